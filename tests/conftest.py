@@ -1,0 +1,82 @@
+"""Load the pack as the host does, under the name `pack`; keep the host on the CPU."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import shutil
+import sys
+import tempfile
+from pathlib import Path
+
+import pytest
+
+TESTS = Path(__file__).resolve().parent
+ROOT = TESTS.parent
+HOST = os.environ.get("PIVOTAL_COMFYUI")
+
+
+def load_pack() -> None:
+    """Give the repository root the package name `pack`, so that its relative imports work."""
+    spec = importlib.util.spec_from_file_location(
+        "pack", ROOT / "__init__.py", submodule_search_locations=[str(ROOT)]
+    )
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["pack"] = module
+    spec.loader.exec_module(module)
+
+
+def prepare_host(folder: str, base: str) -> None:
+    """Put the host on the path and point every folder that it writes to at `base`."""
+    sys.path.insert(0, str(Path(folder).resolve()))
+    import comfy.options  # noqa: F401  - must come before cli_args
+    from comfy.cli_args import args
+
+    args.cpu = True
+    args.base_directory = base
+    args.database_url = "sqlite:///:memory:"
+
+
+os.environ["HF_HUB_OFFLINE"] = "1"
+load_pack()
+# The folder nodes/ must never shadow the host's module of that name.
+sys.path[:] = [entry for entry in sys.path if Path(entry).resolve() != ROOT]
+if HOST:
+    BASE = tempfile.mkdtemp(prefix="pivotal-host-")
+    prepare_host(HOST, BASE)
+
+
+def pytest_unconfigure() -> None:
+    """Take the host's temporary folder away."""
+    if HOST:
+        shutil.rmtree(BASE, ignore_errors=True)
+
+
+def pytest_report_header() -> str:
+    """Say which host the tests run on."""
+    return f"ComfyUI: {HOST or 'none, so no host tests (set PIVOTAL_COMFYUI)'}"
+
+
+def pytest_ignore_collect(collection_path: Path) -> bool | None:
+    """Leave tests/host out when there is no host: its files import it."""
+    return True if not HOST and collection_path == TESTS / "host" else None
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark what lies in tests/host, and skip what this machine cannot run."""
+    for item in items:
+        if TESTS / "host" in item.path.parents:
+            item.add_marker("host")
+        elif not HOST and item.get_closest_marker("host"):
+            item.add_marker(pytest.mark.skip(reason="needs ComfyUI: set PIVOTAL_COMFYUI"))
+        if item.get_closest_marker("cuda") and not has_cuda():
+            item.add_marker(pytest.mark.skip(reason="needs an NVIDIA GPU"))
+
+
+def has_cuda() -> bool:
+    """Ask torch, which is imported only when a test carries the marker."""
+    import torch
+
+    return torch.cuda.is_available()
