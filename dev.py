@@ -1,0 +1,127 @@
+"""Everything a developer runs: `demo`, `test`, `serve`, `bench`.
+
+Each makes its environment (a virtual environment and ComfyUI, in the user's cache folder) when it
+is not there yet. Standard library only: it runs before anything is installed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent
+sys.path.insert(0, str(ROOT / "tests"))
+
+from harness.demo import run_demo  # noqa: E402
+from harness.environment import (  # noqa: E402
+    MODULES,
+    TEST_MODULES,
+    Command,
+    Stop,
+    existing_host,
+    make_environment,
+    say,
+    workspace,
+)
+from harness.server import ServerFailed  # noqa: E402
+
+
+def run(name: str, command: Command, **variables: str) -> int:
+    """Run a command in the repository with its output on the terminal, and return its exit code."""
+    say(name)
+    words = [str(word) for word in command]
+    return subprocess.run(words, cwd=ROOT, env=os.environ | variables, check=False).returncode
+
+
+def test(python: Path, host: Path, arguments: Sequence[str]) -> int:
+    """Linters, types and tests; pytest's summary is the last line when all is well."""
+    checks = {
+        "ruff check": ["ruff", "check", "."],
+        "ruff format --check": ["ruff", "format", "--check", "."],
+        "pyright": ["pyright", "--pythonpath", python],
+    }
+    failed = [name for name, words in checks.items() if run(name, [python, "-m", *words])]
+    command = [python, "-m", "pytest", *arguments]
+    code = run("pytest", command, PIVOTAL_COMFYUI=str(host))
+    if failed:
+        say(f"failed: {', '.join(failed)}")
+    return code or len(failed)
+
+
+def serve(python: Path, host: Path, arguments: Sequence[str]) -> int:
+    """ComfyUI with the pack, until Ctrl+C."""
+    base = workspace("serve")
+    options = [*arguments] if has_accelerator(python) else ["--cpu", *arguments]
+    options += ["--base-directory", base]
+    options += ["--database-url", f"sqlite:///{(base / 'user' / 'comfyui.db').as_posix()}"]
+    say(f"checkpoints go into {base / 'models' / 'checkpoints'}; Ctrl+C ends the server")
+    process = subprocess.Popen([str(word) for word in [python, host / "main.py", *options]])
+    while True:
+        try:
+            return process.wait()
+        except KeyboardInterrupt:
+            # The server got it too and ends by itself.
+            continue
+
+
+def has_accelerator(python: Path) -> bool:
+    """Ask the environment's torch, in a process of its own."""
+    code = "import sys, torch; sys.exit(not torch.accelerator.is_available())"
+    return subprocess.run([str(python), "-c", code], check=False).returncode == 0
+
+
+def demo(python: Path, host: Path, arguments: Sequence[str]) -> int:
+    """Train and use a concept on a real server, on the CPU."""
+    try:
+        run_demo(python, host, workspace("demo"), say)
+    except ServerFailed as failed:
+        raise Stop(f"The demo failed: {failed}") from failed
+    return 0
+
+
+def bench(python: Path, host: Path, arguments: Sequence[str]) -> int:
+    """Measurements against the host alone; `startup` is the only one so far."""
+    return run("bench startup", [python, ROOT / "benchmarks" / "startup.py", host])
+
+
+COMMANDS = {"demo": demo, "test": test, "serve": serve, "bench": bench}
+
+
+def parse(words: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
+    """Read the command line; what `test` and `serve` do not know goes to pytest and ComfyUI."""
+    common = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    common.add_argument("--comfyui", type=Path, help="use the ComfyUI in this folder")
+    common.add_argument("--python", type=Path, help="the Python of that ComfyUI")
+    parser = argparse.ArgumentParser(prog="dev.py", description=__doc__.split("\n")[0])
+    commands = parser.add_subparsers(dest="command", required=True)
+    for name, function in COMMANDS.items():
+        options = {"parents": [common], "allow_abbrev": False}
+        sub = commands.add_parser(name, help=(function.__doc__ or "").split("\n")[0], **options)
+        if name == "bench":
+            sub.add_argument("what", choices=["startup"])
+    known, rest = parser.parse_known_args(words)
+    if rest and known.command in ("demo", "bench"):
+        parser.error(f"{known.command} does not know {' '.join(rest)}")
+    return known, rest
+
+
+def main(words: Sequence[str]) -> int:
+    """Prepare the environment, then run the command."""
+    known, rest = parse(words)
+    modules = MODULES + (TEST_MODULES if known.command == "test" else ())
+    if known.comfyui is None:
+        python, host = make_environment()
+    else:
+        python, host = existing_host(known.comfyui, known.python, modules)
+    return COMMANDS[known.command](python, host, rest)
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main(sys.argv[1:]))
+    except Stop as stop:
+        sys.exit(f"[dev] {stop}")

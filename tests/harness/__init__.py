@@ -1,0 +1,1 @@
+"""Helpers of the tests and of the demo: graphs in process, a real server, editor workflows."""

@@ -1,0 +1,71 @@
+"""What host tests share: one host in this process, two tiny checkpoints, one real server."""
+
+from __future__ import annotations
+
+import gc
+import os
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import comfy.model_management
+import pytest
+import torch
+
+from harness.checkpoints import cached_checkpoint, place
+from harness.environment import PACK, link
+from harness.runner import Host, Loaded, Outputs, start_host
+from harness.server import Server
+from world import checkpoints
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture(scope="session")
+def host() -> Host:
+    """The host with its own nodes and the pack's, in this process."""
+    return start_host(ROOT)
+
+
+@pytest.fixture(scope="session")
+def run_graph(host: Host) -> Callable[..., Outputs]:
+    """`run_graph(prompt)` through the host's executor; `Harness_Keep` makes a value an output."""
+    return host.run
+
+
+def load(path: Path) -> Loaded:
+    """Load a short checkpoint as a loader node would, its weights made under inference mode."""
+    with torch.inference_mode():
+        model, clip, vae = checkpoints.load_short(path)
+    return Loaded(model=model, clip=clip, vae=vae, path=path)
+
+
+@pytest.fixture(scope="session")
+def sd15(host: Host) -> Loaded:
+    """A tiny SD1.5 model; in a graph the node `Harness_Checkpoint` with family "sd15" gives it."""
+    path = cached_checkpoint("sd15_short", checkpoints.build_sd15_short)
+    host.loaded["sd15"] = load(path)
+    return host.loaded["sd15"]
+
+
+@pytest.fixture(scope="module")
+def sdxl(host: Host) -> Iterator[Loaded]:
+    """A tiny SDXL model, kept in memory for one test file at a time."""
+    path = cached_checkpoint("sdxl_short", checkpoints.build_sdxl_short)
+    host.loaded["sdxl"] = load(path)
+    yield host.loaded["sdxl"]
+    del host.loaded["sdxl"]
+    comfy.model_management.unload_all_models()
+    gc.collect()
+
+
+@pytest.fixture(scope="session")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """A real server with the pack linked and `sd15.safetensors` among its checkpoints."""
+    base = tmp_path_factory.mktemp("server")
+    checkpoint = cached_checkpoint("sd15", checkpoints.build_sd15)
+    place(checkpoint, base / "models" / "checkpoints" / "sd15.safetensors")
+    link(ROOT, base / "custom_nodes" / PACK)
+    comfyui = Path(os.environ["PIVOTAL_COMFYUI"])
+    with Server(Path(sys.executable), comfyui, base, ["--cpu"]) as running:
+        yield running
