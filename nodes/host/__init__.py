@@ -1,0 +1,1 @@
+"""The adapters to ComfyUI: the only code that touches its models, folders, server and executor."""

@@ -1,0 +1,134 @@
+"""A bundle applied to host models: the LoRA as the host's own patches, the names by an overlay."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import comfy.lora
+import comfy.lora_convert
+from comfy.model_patcher import ModelPatcher
+from comfy.sd import CLIP
+from torch import Tensor
+
+from ...bundles.manifest import Bundle, check_name
+from .overlay import NamedVectors, leaves, named, with_names
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class NameSetting:
+    """What to do with one name of a bundle: "old = new : strength", or "-old" to leave it out."""
+
+    new_name: str = ""
+    strength: float = 1.0
+    on: bool = True
+
+
+def parse_names(text: str) -> dict[str, NameSetting]:
+    """Per-name settings, a line each: `old = new : strength`, both parts optional; `-old` is off."""
+    settings: dict[str, NameSetting] = {}
+    for line in filter(None, map(str.strip, text.splitlines())):
+        if line.startswith("-"):
+            settings[line[1:].strip()] = NameSetting(on=False)
+            continue
+        names, separator, number = line.rpartition(":")
+        old, _, new = (names if separator else line).partition("=")
+        settings[old.strip()] = NameSetting(
+            new_name=new.strip(), strength=_number(number, line) if separator else 1.0
+        )
+    return settings
+
+
+def _number(text: str, line: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        raise ValueError(
+            f'"{line}" in names is not understood: write old = new : strength, such as cat = tom : 0.8'
+        ) from None
+
+
+def chosen_vectors(bundle: Bundle, settings: Mapping[str, NameSetting]) -> dict[str, Mapping[str, Tensor]]:
+    """The bundle's vectors under the names they get, scaled; ValueError for a name it does not have."""
+    unknown = [name for name in settings if name not in bundle.embeddings]
+    if unknown:
+        raise ValueError(
+            f'The bundle has no name "{unknown[0]}": it has {", ".join(bundle.embeddings) or "none"}.'
+        )
+    chosen: dict[str, Mapping[str, Tensor]] = {}
+    for name, vectors in bundle.embeddings.items():
+        setting = settings.get(name, NameSetting())
+        if not setting.on:
+            continue
+        new = setting.new_name or name
+        if new != name:
+            check_name(new)
+        if new in chosen:
+            raise ValueError(f'Two names of the bundle become "{new}": give them different names.')
+        chosen[new] = {key: rows * setting.strength for key, rows in vectors.items()}
+    return chosen
+
+
+def apply_lora(
+    model: ModelPatcher, clip: CLIP | None, lora: Mapping[str, Tensor], *, strength_model: float, strength_clip: float
+) -> tuple[ModelPatcher, CLIP | None]:
+    """Clones with the LoRA as host patches; ValueError when none of it fits the model.
+
+    The same steps as the host's LoRA loader, which reports misfits only as log lines.
+    """
+    keys = comfy.lora.model_lora_keys_unet(model.model, {})
+    if clip is not None:
+        keys = comfy.lora.model_lora_keys_clip(clip.cond_stage_model, keys)
+    patches = comfy.lora.load_lora(comfy.lora_convert.convert_lora(dict(lora)), keys)
+    if lora and not patches:
+        raise ValueError(
+            "None of the bundle's LoRA fits this model: the bundle belongs to another model family."
+        )
+    made = model.clone()
+    patched = set(made.add_patches(patches, strength_model))
+    made_clip = None if clip is None else clip.clone()
+    if made_clip is not None:
+        patched |= set(made_clip.add_patches(patches, strength_clip))
+    misfit = [key for key in patches if key not in patched]
+    if misfit and clip is not None:
+        raise ValueError(f"The bundle's weights for {misfit[0]} do not fit this model.")
+    return made, made_clip
+
+
+def apply_names(clip: CLIP, vectors: Mapping[str, Mapping[str, Tensor]], origin: str) -> tuple[CLIP, list[str]]:
+    """A clone of the CLIP that knows the names, and a sentence for each encoder left without vectors."""
+    if not vectors:
+        return clip.clone(), []
+    encoders = leaves(clip)
+    notes: list[str] = []
+    entries: list[NamedVectors] = []
+    for name, parts in vectors.items():
+        fitting = {key: rows for key, rows in parts.items() if key in encoders}
+        if not fitting:
+            raise ValueError(
+                f'"{name}" has vectors for {", ".join(parts)} and this CLIP has {", ".join(encoders)}: '
+                "the bundle belongs to another model family."
+            )
+        notes += [f"{name} has no vectors for {key}." for key in encoders if key not in parts]
+        entries.append(named(name, fitting, origin))
+    return with_names(clip, entries), notes
+
+
+def apply_bundle(
+    model: ModelPatcher,
+    clip: CLIP,
+    bundle: Bundle,
+    *,
+    strength_model: float = 1.0,
+    strength_clip: float = 1.0,
+    names: Mapping[str, NameSetting] | None = None,
+    origin: str = "",
+) -> tuple[ModelPatcher, CLIP, list[str], list[str]]:
+    """(MODEL, CLIP, names now known, notes): the LoRA at its strengths and the names on that CLIP alone."""
+    vectors = chosen_vectors(bundle, names or {})
+    named_clip, notes = apply_names(clip, vectors, origin)
+    made, made_clip = apply_lora(
+        model, named_clip, bundle.lora, strength_model=strength_model, strength_clip=strength_clip
+    )
+    assert made_clip is not None
+    return made, made_clip, list(vectors), [*bundle.notes, *notes]

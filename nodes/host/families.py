@@ -1,0 +1,35 @@
+"""Which model family a MODEL is of, and whether a CLIP and a VAE go with it."""
+
+from __future__ import annotations
+
+import comfy.model_base
+from comfy.model_patcher import ModelPatcher
+from comfy.sd import CLIP, VAE
+
+
+def family_of(model: ModelPatcher) -> str:
+    """A short name such as sd15 or sdxl; the host's own class name for families without one."""
+    if isinstance(model.model, comfy.model_base.SDXL):
+        return "sdxl"
+    return type(model.model.model_config).__name__.lower()
+
+
+def check_clip(model: ModelPatcher, clip: CLIP) -> None:
+    """Raise ValueError when the CLIP's conditioning is not as wide as the MODEL wants it."""
+    wanted = model.model.model_config.unet_config.get("context_dim")
+    made = clip.encode_from_tokens(clip.tokenize(""), return_pooled=True)[0].shape[-1]
+    if isinstance(wanted, int) and made != wanted:
+        raise ValueError(
+            f"This CLIP makes conditioning {made} wide and the MODEL ({family_of(model)}) takes "
+            f"{wanted}: connect the CLIP that belongs to the MODEL."
+        )
+
+
+def check_vae(model: ModelPatcher, vae: VAE) -> None:
+    """Raise ValueError when the VAE's latents do not have the MODEL's channels."""
+    wanted = model.model.latent_format.latent_channels
+    if vae.latent_channels != wanted:
+        raise ValueError(
+            f"This VAE makes latents of {vae.latent_channels} channels and the MODEL takes "
+            f"{wanted}: connect the VAE that belongs to the MODEL."
+        )

@@ -1,0 +1,92 @@
+"""Where the pack reads and writes: ComfyUI's input, output and model folders, never outside them."""
+
+from __future__ import annotations
+
+import itertools
+import re
+from pathlib import Path
+
+import folder_paths
+
+RUNS = "pivotal"
+BUNDLE_KINDS = ("loras", "embeddings")
+
+
+def input_folder(name: str) -> Path:
+    """A folder inside ComfyUI's input folder; ValueError or FileNotFoundError when it is none."""
+    root = folder_paths.get_input_directory()
+    path = Path(root, name)
+    if not folder_paths.is_within_directory(root, str(path)):
+        raise ValueError(f'The folder "{name}" is outside ComfyUI\'s input folder: move it inside {root}.')
+    if not path.is_dir():
+        raise FileNotFoundError(f'There is no folder "{name}" in {root}: put the pictures there.')
+    return path
+
+
+def input_folders() -> list[str]:
+    """Names of the folders inside ComfyUI's input folder."""
+    return sorted(folder_paths.get_input_subfolders())
+
+
+def checked_run_name(name: str) -> str:
+    """A run's name as one path part; ValueError when it could lead anywhere else."""
+    if not name.strip() or name in {".", ".."} or re.search(r'[\\/:*?"<>|\x00-\x1f]', name):
+        raise ValueError(f'The run name "{name}" cannot be a folder: use letters, digits, blanks, - and _.')
+    return name.strip()
+
+
+def new_run_folder(name: str) -> Path:
+    """A new folder output/pivotal/<name>, or <name>_2, <name>_3, ... when that is taken."""
+    root = Path(folder_paths.get_output_directory(), RUNS)
+    base = checked_run_name(name)
+    for number in itertools.count(1):
+        path = root / (base if number == 1 else f"{base}_{number}")
+        try:
+            path.mkdir(parents=True)
+        except FileExistsError:
+            continue
+        return path
+    raise AssertionError("unreachable")
+
+
+def new_bundle_path(prefix: str) -> Path:
+    """The next free `<prefix>_00001.safetensors` in the output folder; ValueError outside of it."""
+    root = Path(folder_paths.get_output_directory())
+    wanted = Path(prefix)
+    inside = folder_paths.is_within_directory(str(root), str(root / wanted))
+    if not inside or not wanted.name or ".." in wanted.parts or wanted.is_absolute():
+        raise ValueError(
+            f'The name "{prefix}" leads outside ComfyUI\'s output folder: use a name such as loras/cat.'
+        )
+    folder = root / wanted.parent
+    folder.mkdir(parents=True, exist_ok=True)
+    for number in itertools.count(1):
+        path = folder / f"{wanted.name}_{number:05}.safetensors"
+        if not path.exists():
+            return path
+    raise AssertionError("unreachable")
+
+
+def in_output(path: Path) -> dict[str, str]:
+    """A file of the output folder as the host reports it to the editor."""
+    relative = path.relative_to(folder_paths.get_output_directory())
+    return {"filename": path.name, "subfolder": relative.parent.as_posix(), "type": "output"}
+
+
+def bundle_files() -> list[str]:
+    """Files that may hold a bundle, as `<kind>/<name>`."""
+    return [
+        f"{kind}/{name}"
+        for kind in BUNDLE_KINDS
+        for name in folder_paths.get_filename_list(kind)
+        if name.endswith(".safetensors")
+    ]
+
+
+def bundle_path(file: str) -> Path:
+    """The path of a file that `bundle_files` lists; FileNotFoundError when it is gone."""
+    kind, _, name = file.partition("/")
+    found = folder_paths.get_full_path(kind, name) if kind in BUNDLE_KINDS else None
+    if found is None:
+        raise FileNotFoundError(f'There is no bundle "{file}": choose another file or refresh the list.')
+    return Path(found)

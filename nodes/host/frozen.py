@@ -1,0 +1,128 @@
+"""Frozen layers that save no weight for backward: the weight is fetched again through the host's cast."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import comfy.ops
+import torch
+from torch import Tensor, nn
+from torch.autograd import Function
+
+Forward = Callable[..., Tensor]
+
+PROJECTIONS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
+
+
+@contextmanager
+def _weight(module: nn.Module, like: Tensor) -> Iterator[tuple[Tensor, Tensor | None]]:
+    """The module's weight and bias in the dtype and on the device of `like`, as its forward has them."""
+    weight, bias, stream = comfy.ops.cast_bias_weight(module, like, offloadable=True)
+    try:
+        plain = weight.dequantize() if isinstance(weight, comfy.ops.QuantizedTensor) else weight
+        yield plain.detach(), None if bias is None else bias.detach()
+    finally:
+        comfy.ops.uncast_bias_weight(module, weight, bias, stream)
+
+
+class _Projection(Function):
+    """A Linear or convolution: backward needs the weight and the input's shape, nothing else."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, module: nn.Module, forward: Forward) -> Tensor:
+        ctx.module, ctx.shape = module, x.shape
+        return forward(x)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
+        (grad,) = grads
+        with _weight(ctx.module, grad) as (weight, _):
+            if isinstance(ctx.module, nn.Linear):
+                return grad @ weight, None, None
+            return _convolution_input_grad(grad, ctx.shape, weight, ctx.module), None, None
+
+
+def _convolution_input_grad(grad: Tensor, shape: torch.Size, weight: Tensor, module: Any) -> Tensor:
+    like = grad.new_empty(1).expand(shape)
+    options = [module.stride, module.padding, module.dilation, False, [0], module.groups]
+    return torch.ops.aten.convolution_backward(
+        grad, like, weight, None, *options, [True, False, False]
+    )[0]
+
+
+class _LayerNorm(Function):
+    """A layer norm that keeps its input and two statistics a row."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, module: nn.LayerNorm) -> Tensor:
+        with _weight(module, x) as (weight, bias):
+            y, mean, rstd = torch.native_layer_norm(
+                x, module.normalized_shape, weight, bias, module.eps
+            )
+        ctx.module = module
+        ctx.save_for_backward(x, mean, rstd)
+        return y
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
+        x, mean, rstd = ctx.saved_tensors
+        with _weight(ctx.module, x) as (weight, bias):
+            grad = torch.ops.aten.native_layer_norm_backward(
+                grads[0], x, ctx.module.normalized_shape, mean, rstd, weight, bias,
+                [True, False, False],
+            )[0]  # fmt: skip
+        return grad, None
+
+
+class _GroupNorm(Function):
+    """A group norm that keeps its input and two statistics a group."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, module: nn.GroupNorm) -> Tensor:
+        with _weight(module, x) as (weight, bias):
+            y, mean, rstd = torch.native_group_norm(
+                x, weight, bias, *_group_sizes(x, module), module.eps
+            )
+        ctx.module = module
+        ctx.save_for_backward(x, mean, rstd)
+        return y
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
+        x, mean, rstd = ctx.saved_tensors
+        with _weight(ctx.module, x) as (weight, _):
+            grad = torch.ops.aten.native_group_norm_backward(
+                grads[0].contiguous(), x, mean, rstd, weight, *_group_sizes(x, ctx.module),
+                [True, False, False],
+            )[0]  # fmt: skip
+        return grad, None
+
+
+def _group_sizes(x: Tensor, module: nn.GroupNorm) -> tuple[int, int, int, int]:
+    return x.shape[0], x.shape[1], x[0, 0].numel(), module.num_groups
+
+
+def frozen_forward(module: nn.Module, forward: Forward) -> Forward | None:
+    """A forward that records the module without its weight, or None for a module that needs none.
+
+    `forward` is the module's own, which casts, dequantizes and offloads as the host wants it.
+    """
+    if not isinstance(module, comfy.ops.CastWeightBiasOp):
+        return None
+    if isinstance(module, PROJECTIONS):
+        return lambda x, *rest: (
+            _Projection.apply(x, module, lambda y: forward(y, *rest))
+            if _recorded(x)
+            else forward(x, *rest)
+        )
+    if isinstance(module, nn.LayerNorm) and module.elementwise_affine:
+        return lambda x: _LayerNorm.apply(x, module) if _recorded(x) else forward(x)
+    if isinstance(module, nn.GroupNorm) and module.affine:
+        return lambda x: _GroupNorm.apply(x.contiguous(), module) if _recorded(x) else forward(x)
+    return None
+
+
+def _recorded(x: Tensor) -> bool:
+    return torch.is_grad_enabled() and x.requires_grad

@@ -1,0 +1,232 @@
+"""The denoiser port: a MODEL is borrowed as a clone with adapters and given back untouched."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import comfy.model_management as management
+import comfy.model_sampling
+import comfy.patcher_extension
+import torch
+from comfy.ldm.modules.attention import attention_pytorch
+from comfy.model_patcher import ModelPatcher
+from torch import Tensor, nn
+
+from ...training.dataset.buckets import Crop
+from ...training.ports import Conditioning, Layer, Noised
+from .checkpoint import LARGE_BLOCKS
+from .injection import TrainingInjection, give_back
+
+BYTES_PER_PARAMETER = 16
+"""Of an adapter in training: weight, gradient and two moments, each in fp32."""
+
+
+class HostDenoiser:
+    """The host's MODEL as the engine's Denoiser."""
+
+    def __init__(
+        self,
+        model: ModelPatcher,
+        *,
+        checkpointing: bool,
+        companions: Callable[[], list[ModelPatcher]] = list,
+    ):
+        self._patcher = model.clone()
+        self._blocks = LARGE_BLOCKS if checkpointing else frozenset[str]()
+        self._companions = companions
+        self._injection: TrainingInjection | None = None
+        # A copy on the CPU: targets are exact in fp64 and asking for a sigma never waits for the GPU.
+        self._sampling: Any = copy.deepcopy(model.get_model_object("model_sampling")).cpu()
+
+    @property
+    def patcher(self) -> ModelPatcher:
+        """The clone that trains, with whatever the engine has attached."""
+        return self._patcher
+
+    @property
+    def is_flow(self) -> bool:
+        """Whether the host mixes noise and picture as in flow matching."""
+        return isinstance(self._sampling, comfy.model_sampling.CONST)
+
+    def layers(self) -> list[Layer]:
+        """Every Linear and convolution of the diffusion model, by its dotted name."""
+        modules = self._patcher.model.diffusion_model.named_modules()
+        kinds = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
+        return [
+            Layer(name=name, shape=tuple(module.weight.shape))
+            for name, module in modules
+            if isinstance(module, kinds)
+        ]
+
+    @contextmanager
+    def attach(self, adapters: Mapping[str, nn.Module]) -> Iterator[None]:
+        """Borrow: load the clone with the adapters injected and its raw output exposed."""
+        model, device = self._patcher.model, self._patcher.load_device
+        for adapter in adapters.values():
+            adapter.to(device)
+        self._injection = TrainingInjection(
+            root=model.diffusion_model, adapters=adapters, blocks=self._blocks
+        )
+        self._injection.install(self._patcher)
+        self._patcher.add_object_patch("model_sampling", raw_output(self._patcher))
+        before = management.in_training
+        # Some of the host's operators have no gradient unless this says that one is wanted.
+        management.in_training = True
+        try:
+            yield
+        finally:
+            management.in_training = before
+            give_back(self._patcher)
+            self._injection = None
+
+    def noised(self, latents: Tensor, noise: Tensor, positions: Tensor) -> Noised:
+        """Noise raw latents by the host's own formula; the target solves its denoising for the output.
+
+        `calculate_denoised` is affine in the network's output, so with d0 and d1 its values at
+        0 and 1 the output that gives back the picture is (x0 - d0) / (d1 - d0).
+        """
+        sampling, device = self._sampling, self._patcher.load_device
+        x0 = self._patcher.model.process_latent_in(latents.double())
+        noise, sigma = noise.double(), self._sigma(positions.double())
+        noisy = sampling.noise_scaling(sigma, noise.clone(), x0)
+        zero, one = torch.zeros_like(x0), torch.ones_like(x0)
+        d0 = sampling.calculate_denoised(sigma, zero, noisy)
+        gain = sampling.calculate_denoised(sigma, one, noisy) - d0
+        signal = first(sampling.noise_scaling(sigma, zero.clone(), one))
+        spread = first(sampling.noise_scaling(sigma, one.clone(), zero))
+        parts = {
+            "noisy": noisy,
+            "sigma": sigma,
+            "target": (x0 - d0) / gain,
+            "snr": (signal / spread).square(),
+            "gain": first(gain),
+        }
+        return Noised(**{name: part.float().to(device) for name, part in parts.items()})
+
+    def _sigma(self, positions: Tensor) -> Tensor:
+        """Schedule positions in [0, 1) as the host's noise levels, (batch,).
+
+        Schedules of whole steps are met at their steps, others between their ends.
+        """
+        sampling = self._sampling
+        low, high = (sampling.timestep(end) for end in (sampling.sigma_min, sampling.sigma_max))
+        if not torch.is_floating_point(high):
+            steps = low + torch.floor(positions * (high - low + 1))
+            return sampling.sigma(steps).double()
+        return sampling.sigma(low + positions * (high - low)).double()
+
+    def predict(
+        self,
+        noised: Noised,
+        conditions: Sequence[Conditioning],
+        crops: Sequence[Crop],
+        *,
+        adapted: bool = True,
+    ) -> Tensor:
+        """The raw output in fp32; sample i is conditioned on `conditions[i]` and sized by `crops[i]`."""
+        assert self._injection is not None, "predict outside attach"
+        self._load(noised.noisy)
+        self._injection.adapted = adapted
+        self._patcher.pre_run()
+        try:
+            return self._patcher.model.apply_model(
+                noised.noisy,
+                noised.sigma,
+                transformer_options=self._options(noised.sigma),
+                **self._inputs(noised.noisy, conditions, crops),
+            ).float()
+        finally:
+            self._injection.adapted = True
+            self._patcher.cleanup()
+
+    def _load(self, noisy: Tensor) -> None:
+        """Have the model and its companions on their devices, with room for the step.
+
+        A clone that is still injected is still loaded, and needs no look at the free memory.
+        """
+        if self._patcher.is_injected:
+            return
+        assert self._injection is not None
+        parameters = sum(
+            p.numel() for a in self._injection.adapters.values() for p in a.parameters()
+        )
+        required = BYTES_PER_PARAMETER * parameters + step_memory(self._patcher, noisy)
+        management.load_models_gpu(
+            [*self._companions(), self._patcher], memory_required=required
+        )
+
+    def _options(self, sigma: Tensor) -> dict[str, Any]:
+        """The user's own transformer options and wrappers, with an attention that has a gradient."""
+        options = {**self._patcher.model_options.get("transformer_options", {})}
+        wrappers = comfy.patcher_extension.merge_nested_dicts(
+            options.get("wrappers", {}), self._patcher.wrappers
+        )
+        return {
+            **options,
+            "wrappers": wrappers,
+            "sigmas": sigma,
+            "optimized_attention_override": differentiable_attention,
+        }
+
+    def _inputs(
+        self, noisy: Tensor, conditions: Sequence[Conditioning], crops: Sequence[Crop]
+    ) -> dict[str, Any]:
+        """The model's keyword inputs: made for each sample by the host, then put side by side."""
+        each = [
+            self._sample_inputs(noisy[i : i + 1], conditioning, crop)
+            for i, (conditioning, crop) in enumerate(zip(conditions, crops, strict=True))
+        ]
+        dtype = self._patcher.model.get_dtype_inference()
+        joined = {name: value.concat([o[name] for o in each[1:]]) for name, value in each[0].items()}
+        return {
+            name: value.to(noisy.device, dtype if torch.is_floating_point(value) else None)
+            for name, value in joined.items()
+        }
+
+    def _sample_inputs(
+        self, noisy: Tensor, conditioning: Conditioning, crop: Crop
+    ) -> dict[str, Any]:
+        tensors = dict(conditioning.tensors)
+        made = self._patcher.model.extra_conds(
+            cross_attn=tensors.pop("cond"),
+            **tensors,
+            noise=noisy,
+            device=noisy.device,
+            width=crop.original_width,
+            height=crop.original_height,
+            crop_w=crop.left,
+            crop_h=crop.top,
+            target_width=crop.width,
+            target_height=crop.height,
+        )
+        return {name: one.process_cond(batch_size=1, area=None) for name, one in made.items()}
+
+
+def raw_output(model: ModelPatcher) -> Any:
+    """The model's own sampling object, except that denoising returns the network's output as it is."""
+    sampling = copy.copy(model.get_model_object("model_sampling"))
+    kind = type(sampling)
+    sampling.__class__ = type("RawOutput", (kind,), {"calculate_denoised": lambda _, s, o, x: o})
+    return sampling
+
+
+def differentiable_attention(_: Any, *args: Any, **kwargs: Any) -> Tensor:
+    """torch's scaled dot product attention, whatever the host was started with: others have no gradient."""
+    return attention_pytorch(*args, **kwargs)
+
+
+def step_memory(model: ModelPatcher, noisy: Tensor) -> float:
+    """Bytes that a training step needs beside weights and optimizer.
+
+    The host's estimate is for a forward pass under classifier-free guidance, which is two of
+    these batches; a recorded pass and its backward keep about three times one pass.
+    """
+    return 1.5 * model.memory_required([2 * noisy.shape[0], *noisy.shape[1:]])
+
+
+def first(tensor: Tensor) -> Tensor:
+    """The first number of each sample, (batch,)."""
+    return tensor.flatten(1)[:, 0]

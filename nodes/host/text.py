@@ -1,0 +1,118 @@
+"""The text-encoder port: captions with trainable vectors through the host's own tokenizer and encoders."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+
+import torch
+from comfy.model_patcher import ModelPatcher
+from comfy.sd import CLIP
+from torch import Tensor, nn
+
+from ...training.ports import Caption, Conditioning, Mention
+from .checkpoint import IN_PLACE_BLOCKS
+from .injection import TrainingInjection, give_back
+from .overlay import NamedVectors, leaves, named, with_names
+
+
+class HostTextEncoder:
+    """The host's CLIP as the engine's TextEncoder."""
+
+    def __init__(self, clip: CLIP):
+        self._base = clip
+        self._clip = clip.clone()
+        self._entries: dict[str, NamedVectors] = {}
+        self._released = False
+
+    def companions(self) -> list[ModelPatcher]:
+        """What has to stay loaded beside the denoiser: the encoders, until they are released."""
+        return [] if self._released else [self._clip.patcher]
+
+    def norms(self) -> dict[str, float]:
+        """Median row norm of each encoder's token table, measured in fp32."""
+        return {key: _median_norm(table) for key, table in self._tables().items()}
+
+    def rows(self, phrase: str) -> dict[str, Tensor]:
+        """The token table's rows of a phrase, (tokens, width) in fp32 on the CPU."""
+        found: dict[str, Tensor] = {}
+        for key, table in self._tables().items():
+            ids = _word_ids(leaves(self._base)[key], phrase)
+            picked = table[torch.tensor(ids, dtype=torch.long, device=table.device)]
+            found[key] = picked.detach().to("cpu", torch.float32, copy=True)
+        return found
+
+    def _tables(self) -> dict[str, Tensor]:
+        """The encoders' token tables by encoder key, (vocabulary, width)."""
+        model = self._base.cond_stage_model
+        tables: dict[str, Tensor] = {}
+        for key, tokenizer in leaves(self._base).items():
+            encoder = encoder_of(model, key, tokenizer.embedding_size)
+            tables[key] = encoder.transformer.get_input_embeddings().weight
+        return tables
+
+    @contextmanager
+    def attach(self, vectors: Mapping[str, Mapping[str, Tensor]]) -> Iterator[None]:
+        """Borrow: encoders record no weight, and every name in `vectors` can be mentioned."""
+        device = self._clip.patcher.load_device
+        for parts in vectors.values():
+            for rows in parts.values():
+                rows.data = rows.data.to(device)
+        self._entries = {name: named(name, parts) for name, parts in vectors.items()}
+        self._clip = with_names(self._base, self._entries.values()) if vectors else self._base.clone()
+        injection = TrainingInjection(root=self._clip.cond_stage_model, blocks=IN_PLACE_BLOCKS)
+        injection.install(self._clip.patcher)
+        try:
+            yield
+        finally:
+            give_back(self._clip.patcher)
+
+    def encode(self, captions: Sequence[Caption], *, weights: bool = False) -> list[Conditioning]:
+        """One conditioning a caption; parentheses are plain text unless `weights` says otherwise."""
+        return [self._encode(caption, weights) for caption in captions]
+
+    def _encode(self, caption: Caption, weights: bool) -> Conditioning:
+        options = {} if weights else {"disable_weights": True}
+        tokens = self._clip.tokenize(self._spell(caption), **options)
+        made = self._clip.encode_from_tokens(tokens, return_pooled=True, return_dict=True)
+        return Conditioning({name: value for name, value in made.items() if torch.is_tensor(value)})
+
+    def _spell(self, caption: Caption) -> str:
+        """The caption as the host's tokenizer reads it."""
+        return "".join(
+            f" embedding:{self._entries[part.concept].identity} " if isinstance(part, Mention) else part
+            for part in caption
+        )
+
+    def release(self) -> None:
+        """Eject the training parts now; the host may unload the encoder when it needs the room."""
+        self._released = True
+        give_back(self._clip.patcher)
+        self._clip.patcher.injections = {}
+
+
+def encoder_of(model: nn.Module, key: str, width: int) -> nn.Module:
+    """The encoder inside a host text model that a tokenizer's embedding key stands for."""
+    encoders = {name: m for name, m in model.named_modules() if hasattr(m, "process_tokens")}
+    for name, encoder in encoders.items():
+        if name.split(".")[-1] == key:
+            return encoder
+    fitting = [e for e in encoders.values() if _table_width(e) == width]
+    if len(fitting) == 1:
+        return fitting[0]
+    raise ValueError(f"No text encoder of this CLIP belongs to {key}: it takes no embeddings.")
+
+
+def _table_width(encoder: nn.Module) -> int:
+    return encoder.transformer.get_input_embeddings().weight.shape[1]
+
+
+def _median_norm(table: Tensor) -> float:
+    """In slices, so that a large table is never copied whole to fp32."""
+    return torch.cat([part.float().norm(dim=-1) for part in table.split(8192)]).median().item()
+
+
+def _word_ids(tokenizer: object, phrase: str) -> list[int]:
+    """Token ids of a phrase without start, end and padding."""
+    chunks = tokenizer.tokenize_with_weights(phrase, return_word_ids=True, disable_weights=True)
+    return [int(token) for chunk in chunks for token, _, word in chunk if word != 0]

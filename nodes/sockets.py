@@ -1,0 +1,12 @@
+"""The pack's socket types, each declared once."""
+
+from __future__ import annotations
+
+from comfy_api.latest import io
+
+Dataset = io.Custom("PIVOTAL_DATASET")
+Concepts = io.Custom("PIVOTAL_CONCEPTS")
+Adapter = io.Custom("PIVOTAL_ADAPTER")
+Optimizer = io.Custom("PIVOTAL_OPTIMIZER")
+Objective = io.Custom("PIVOTAL_OBJECTIVE")
+Bundle = io.Custom("PIVOTAL_BUNDLE")

@@ -1,0 +1,1 @@
+"""The training engine: everything a run needs that does not depend on ComfyUI."""

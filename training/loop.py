@@ -1,0 +1,212 @@
+"""The training loop: pivotal tuning, textual inversion and LoRA are this loop with different parts."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+
+from .concepts import Concept, class_caption
+from .conditions import Conditions
+from .data import EMPTY, Batch, TrainingData, draw_batch
+from .embeddings import Vectors, pull_norms
+from .objective import ObjectiveConfig, Prior, offset_noise, sample_weights, weighted_mse
+from .optimizers import (
+    ADAPTER_RATE,
+    EMBEDDING_RATE,
+    OptimizerConfig,
+    drop_group,
+    make_optimizer,
+)
+from .ports import Caption, Denoiser, Noised, TextEncoder
+from .schedule import Schedule, rate_factor, set_learning_rates
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TrainConfig:
+    """The settings of a run."""
+
+    steps: int
+    batch_size: int = 1
+    accumulation: int = 1
+    """Micro steps whose gradients make one step."""
+    seed: int = 0
+    schedule: Schedule = Schedule.CONSTANT
+    warmup_steps: int = 0
+    max_grad_norm: float = 1.0
+    """Cap on the gradient norm of each optimizer's parameters."""
+    norm_pull: float = 0.1
+    """Share of the way to the table's norm that a training vector is pulled after each step."""
+    objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    embedding_optimizer: OptimizerConfig = field(
+        default_factory=lambda: OptimizerConfig(weight_decay=0.0)
+    )
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "batch_size", "accumulation"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}: use at least 1.")
+        if not 0 <= self.warmup_steps < max(self.steps, 1):
+            raise ValueError(
+                f"warmup_steps is {self.warmup_steps}: use 0 to {self.steps - 1}, "
+                f"fewer than the {self.steps} steps."
+            )
+        if self.max_grad_norm <= 0:
+            raise ValueError(f"max_grad_norm is {self.max_grad_norm}: use more than 0.")
+
+
+@dataclass(kw_only=True, slots=True)
+class Parts:
+    """What a run trains and trains with."""
+
+    denoiser: Denoiser
+    text: TextEncoder
+    data: TrainingData
+    concepts: tuple[Concept, ...]
+    vectors: Vectors
+    adapters: Mapping[str, nn.Module]
+    prior_data: TrainingData | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class StepReport:
+    """What one step did; `loss` stays on its device until somebody looks."""
+
+    step: int
+    loss: Tensor
+
+
+class Run:
+    """The optimizers and the conditioning of a run, and the concepts that still train."""
+
+    def __init__(self, parts: Parts, config: TrainConfig):
+        self.parts, self.config = parts, config
+        self.norms = parts.text.norms() if parts.vectors else {}
+        live = [c for c in parts.concepts if c.pivot_step(config.steps) > 0]
+        self.live = {c.final_name: c for c in live}
+        self.optimizers = _make_optimizers(parts, config, list(self.live))
+        self.factor = rate_factor(config.schedule, config.warmup_steps, config.steps)
+        self.conditions = Conditions(parts.text, self.live)
+        if not self.live:
+            self.conditions.settle(all_captions(parts, config.objective))
+
+    def pivot(self, step: int) -> None:
+        """Freeze every concept whose pivot is at this step, bit for bit, for the rest of the run."""
+        due = [n for n, c in self.live.items() if step >= c.pivot_step(self.config.steps)]
+        for name in due:
+            drop_group(self.optimizers["embeddings"], name)
+            for parameter in self.parts.vectors[name].values():
+                parameter.requires_grad_(False)
+            del self.live[name]
+            self.conditions.freeze(name, all_captions(self.parts, self.config.objective))
+        if due and not self.live:
+            del self.optimizers["embeddings"]
+
+    def update(self, scale: float) -> None:
+        """One optimizer step of every part from gradients that are `scale` times too large."""
+        for optimizer in self.optimizers.values():
+            parameters = [p for g in optimizer.param_groups for p in g["params"]]
+            grads = [p.grad for p in parameters if p.grad is not None]
+            torch._foreach_mul_(grads, 1 / scale)  # pyright: ignore[reportPrivateUsage]
+            nn.utils.clip_grad_norm_(parameters, self.config.max_grad_norm)
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+        for name in self.live:
+            pull_norms(self.parts.vectors[name], self.norms, self.config.norm_pull)
+
+
+def train(parts: Parts, config: TrainConfig) -> Generator[StepReport, None, None]:
+    """Train the vectors and adapters of `parts` in place, reporting after every step.
+
+    Closing the generator, also in the middle, gives the borrowed models back as they were.
+    """
+    with ExitStack() as borrowed:
+        borrowed.enter_context(parts.text.attach(parts.vectors))
+        borrowed.enter_context(parts.denoiser.attach(parts.adapters))
+        run = Run(parts, config)
+        for step in range(config.steps):
+            run.pivot(step)
+            for optimizer in run.optimizers.values():
+                set_learning_rates(optimizer, run.factor(step))
+            first = step * config.accumulation
+            losses = [backward(run, first + i) for i in range(config.accumulation)]
+            run.update(scale=config.accumulation * loss_scale(parts.data))
+            yield StepReport(step, torch.stack(losses).mean())
+
+
+def backward(run: Run, micro_step: int) -> Tensor:
+    """Add the gradients of one batch, and of its prior, times `loss_scale`; return the loss."""
+    parts, objective = run.parts, run.config.objective
+    batch = draw_batch(parts.data, run.config.seed, micro_step, objective.caption_dropout)
+    loss, noised = batch_loss(run, batch)
+    (loss * loss_scale(parts.data)).backward()
+    if objective.prior is not Prior.NONE:
+        prior = prior_loss(run, batch, noised, micro_step) * objective.prior_weight
+        (prior * loss_scale(parts.data)).backward()
+        loss = loss + prior
+    return loss.detach()
+
+
+def batch_loss(run: Run, batch: Batch) -> tuple[Tensor, Noised]:
+    """The objective on one batch, a scalar with its graph, and what was fed to the network."""
+    objective, denoiser = run.config.objective, run.parts.denoiser
+    noise = offset_noise(batch.noise, batch.offset, objective.noise_offset)
+    noised = denoiser.noised(batch.latents, noise, batch.positions)
+    output = denoiser.predict(noised, run.conditions.of(batch.captions), batch.crops)
+    weights = sample_weights(noised, objective, is_flow=denoiser.is_flow)
+    return weighted_mse(output, noised.target, weights), noised
+
+
+def prior_loss(run: Run, batch: Batch, noised: Noised, micro_step: int) -> Tensor:
+    """What the model must not forget: class pictures, or its own untrained prediction of the class.
+
+    Class pictures are DreamBooth's prior preservation (Ruiz et al. 2022, arXiv 2208.12242,
+    eq. 2); without pictures the frozen base itself says what the class looks like under the
+    same noise.
+    """
+    parts, seed = run.parts, run.config.seed
+    if parts.prior_data is not None:
+        prior_batch = draw_batch(parts.prior_data, seed + 1, micro_step, dropout=0.0)
+        return batch_loss(run, prior_batch)[0]
+    captions = [class_caption(caption, parts.concepts) for caption in batch.captions]
+    conditions = run.conditions.of(captions)
+    with torch.no_grad():
+        target = parts.denoiser.predict(noised, conditions, batch.crops, adapted=False)
+    output = parts.denoiser.predict(noised, conditions, batch.crops)
+    weights = sample_weights(noised, run.config.objective, is_flow=parts.denoiser.is_flow)
+    return weighted_mse(output, target, weights)
+
+
+def loss_scale(data: TrainingData) -> float:
+    """A power of two near the size of a latent, so that fp16 gradients of a mean do not vanish.
+
+    Powers of two change no mantissa: in fp32 the update is the same with and without it.
+    """
+    return float(2 ** (data.latents[0].numel().bit_length() - 1))
+
+
+def all_captions(parts: Parts, objective: ObjectiveConfig) -> list[Caption]:
+    """Every caption that the run can ask for."""
+    captions = [*parts.data.captions, EMPTY]
+    if parts.prior_data is not None:
+        captions += parts.prior_data.captions
+    elif objective.prior is Prior.BASE:
+        captions += [class_caption(caption, parts.concepts) for caption in captions]
+    return captions
+
+
+def _make_optimizers(
+    parts: Parts, config: TrainConfig, live: list[str]
+) -> dict[str, torch.optim.Optimizer]:
+    made: dict[str, torch.optim.Optimizer] = {}
+    if live:
+        groups = {name: list(parts.vectors[name].values()) for name in live}
+        made["embeddings"] = make_optimizer(config.embedding_optimizer, groups, EMBEDDING_RATE)
+    if parts.adapters:
+        factors = [p for a in parts.adapters.values() for p in a.parameters() if p.requires_grad]
+        made["adapters"] = make_optimizer(config.optimizer, {"adapters": factors}, ADAPTER_RATE)
+    return made

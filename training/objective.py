@@ -1,0 +1,75 @@
+"""Loss weightings and the settings of what is minimized, as pure functions of tensors."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+
+import torch
+from torch import Tensor
+
+from .ports import Noised
+
+
+class Prior(str, Enum):
+    """What keeps the model's knowledge of the class while a concept is learned."""
+
+    NONE = "none"
+    BASE = "base model"
+    PICTURES = "class pictures"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ObjectiveConfig:
+    """What a training step minimizes."""
+
+    min_snr_gamma: float = 5.0
+    """Min-SNR cap for noise- and v-prediction models; 0 switches it off."""
+    noise_offset: float = 0.0
+    """Weight of noise that is constant over each channel of a latent."""
+    caption_dropout: float = 0.0
+    """Share of the samples that train with an empty caption."""
+    prior: Prior = Prior.NONE
+    prior_weight: float = 1.0
+    """Weight of the prior's loss beside the loss of the pictures."""
+
+    def __post_init__(self) -> None:
+        if self.min_snr_gamma < 0:
+            raise ValueError(f"min_snr_gamma is {self.min_snr_gamma}: use 0 (off) or more.")
+        if not 0 <= self.caption_dropout <= 1:
+            raise ValueError(f"caption_dropout is {self.caption_dropout}: use 0 to 1.")
+        if self.prior_weight < 0:
+            raise ValueError(f"prior_weight is {self.prior_weight}: use 0 or more.")
+
+
+def min_snr_weight(snr: Tensor, gain: Tensor, gamma: float) -> Tensor:
+    """Weight of the loss on the network's output, (batch,).
+
+    Hang et al. 2023 (arXiv 2303.09556, eq. 7) weigh the error of the denoised picture by
+    min(SNR, gamma). An output error is `gain` times a picture error, whatever is predicted:
+    min(SNR, gamma) / SNR for noise and min(SNR, gamma) / (SNR + 1) for v follow from it.
+    """
+    return snr.clamp(max=gamma) * gain.square()
+
+
+def sample_weights(noised: Noised, config: ObjectiveConfig, *, is_flow: bool) -> Tensor:
+    """(batch,) weights of the samples' losses; flow models have no SNR schedule to even out."""
+    if config.min_snr_gamma == 0 or is_flow:
+        return torch.ones_like(noised.snr)
+    return min_snr_weight(noised.snr, noised.gain, config.min_snr_gamma)
+
+
+def weighted_mse(output: Tensor, target: Tensor, weights: Tensor) -> Tensor:
+    """Mean over the batch of weight times mean squared error, a scalar."""
+    error = (output - target).square().flatten(1).mean(dim=1)
+    return (error * weights.to(error)).mean()
+
+
+def offset_noise(noise: Tensor, offset: Tensor, weight: float) -> Tensor:
+    """Noise (batch, channels, ...) plus `weight` times a constant per channel, offset (batch, channels).
+
+    Lets a model learn overall brightness, which plain noise never hides (Guttenberg 2023).
+    """
+    if weight == 0:
+        return noise
+    return noise + weight * offset.reshape(*offset.shape, *[1] * (noise.ndim - 2))

@@ -1,0 +1,127 @@
+"""The seams to the host: what the engine asks of a denoiser, a text encoder and a latent codec."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Protocol
+
+from torch import Tensor, nn
+
+from .dataset.buckets import Crop
+
+
+@dataclass(frozen=True, slots=True)
+class Mention:
+    """The place in a caption where the trained vectors of one concept stand."""
+
+    concept: str
+
+
+Caption = tuple[str | Mention, ...]
+"""Text and mentions in order; hashable, so that equal captions are encoded once."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Layer:
+    """A frozen Linear or convolution of the denoiser that an adapter may sit on."""
+
+    name: str
+    shape: tuple[int, ...]
+    """Weight shape: (out, in) or (out, in / groups, *kernel)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Conditioning:
+    """What a text encoder makes of one caption: named tensors with a batch axis of one."""
+
+    tensors: Mapping[str, Tensor]
+
+    def detach(self) -> Conditioning:
+        """The same values without their graph, fit to be kept for later steps."""
+        return Conditioning({name: tensor.detach() for name, tensor in self.tensors.items()})
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Noised:
+    """A batch ready for the denoiser, in the host's own parametrization."""
+
+    noisy: Tensor
+    """(batch, channels, height, width)"""
+    sigma: Tensor
+    """(batch,) the host's noise level"""
+    target: Tensor
+    """like noisy: what the network itself should put out"""
+    snr: Tensor
+    """(batch,) signal power over noise power of `noisy`"""
+    gain: Tensor
+    """(batch,) d(denoised) / d(output): how much an error of the output weighs in the picture"""
+
+
+class Denoiser(Protocol):
+    """A diffusion model that is borrowed for training and given back as it was."""
+
+    @property
+    def is_flow(self) -> bool:
+        """Whether noise and picture are mixed as in flow matching (no signal-to-noise schedule)."""
+        ...
+
+    def layers(self) -> Sequence[Layer]:
+        """Every adaptable layer, in the order of the forward pass."""
+        ...
+
+    def attach(self, adapters: Mapping[str, nn.Module]) -> AbstractContextManager[None]:
+        """Add `adapters[name](x)` to the output of each named layer until the context ends."""
+        ...
+
+    def noised(self, latents: Tensor, noise: Tensor, positions: Tensor) -> Noised:
+        """Noise raw codec latents at schedule positions in [0, 1), 0 being the cleanest."""
+        ...
+
+    def predict(
+        self,
+        noised: Noised,
+        conditions: Sequence[Conditioning],
+        crops: Sequence[Crop],
+        *,
+        adapted: bool = True,
+    ) -> Tensor:
+        """The network's raw output in fp32, each sample under its own conditioning."""
+        ...
+
+
+class TextEncoder(Protocol):
+    """Text encoders that are borrowed for training; `encode` is differentiable in the vectors."""
+
+    def norms(self) -> Mapping[str, float]:
+        """Median row norm of each encoder's token table, by encoder key such as "clip_l"."""
+        ...
+
+    def rows(self, phrase: str) -> Mapping[str, Tensor]:
+        """The token table's rows of a phrase, (tokens, width) for each encoder key."""
+        ...
+
+    def attach(
+        self, vectors: Mapping[str, Mapping[str, Tensor]]
+    ) -> AbstractContextManager[None]:
+        """Let `Mention(name)` stand for `vectors[name][encoder key]` until the context ends."""
+        ...
+
+    def encode(self, captions: Sequence[Caption]) -> list[Conditioning]:
+        """Encode captions through the host's own tokenizer and encoders, under autograd."""
+        ...
+
+    def release(self) -> None:
+        """Offer the encoders' memory back to the host: no caption will be encoded any more."""
+        ...
+
+
+class LatentCodec(Protocol):
+    """The autoencoder: pictures in, raw latents out."""
+
+    def encode(self, pixels: Tensor) -> Tensor:
+        """(batch, height, width, 3) in 0..1 -> (batch, channels, height / 8, width / 8)."""
+        ...
+
+
