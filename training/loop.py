@@ -143,12 +143,18 @@ def backward(run: Run, micro_step: int) -> Tensor:
     parts, objective = run.parts, run.config.objective
     batch = draw_batch(parts.data, run.config.seed, micro_step, objective.caption_dropout)
     loss, noised = batch_loss(run, batch)
-    (loss * loss_scale(parts.data)).backward()
+    add_gradients(loss, loss_scale(parts.data))
     if objective.prior is not Prior.NONE:
         prior = prior_loss(run, batch, noised, micro_step) * objective.prior_weight
-        (prior * loss_scale(parts.data)).backward()
-        loss = loss + prior
+        add_gradients(prior, loss_scale(parts.data))
+        loss = loss.detach() + prior
     return loss.detach()
+
+
+def add_gradients(loss: Tensor, scale: float) -> None:
+    """Backward, unless nothing in the batch trains: a dropped caption without an adapter."""
+    if loss.requires_grad:
+        (loss * scale).backward()
 
 
 def batch_loss(run: Run, batch: Batch) -> tuple[Tensor, Noised]:
