@@ -1,0 +1,30 @@
+"""A LoRA without embeddings, under whatever key names its trainer gave it."""
+
+from __future__ import annotations
+
+import re
+
+from . import Dialect, Metadata, Parts, Tensors
+
+# The tensors by which the host's loaders know a low-rank layer: LoRA in its spellings, LoHa, LoKr, OFT, full deltas.
+_ADAPTER_KEY = re.compile(
+    r"lora_(?:up|down)\.weight$|lora_[AB](?:\.\w+)?(?:\.weight)?$|[._]lora\.(?:up|down)\.weight$"
+    r"|lora_linear_layer\.(?:up|down)\.weight$|\.hada_w[12]_[ab]$|\.lokr_w[12](?:_[ab])?$"
+    r"|\.oft_(?:blocks|diag)$|\.diff(?:_b)?$"
+)
+
+
+def is_adapter(tensors: Tensors) -> bool:
+    """Whether any tensor belongs to a low-rank layer."""
+    return any(_ADAPTER_KEY.search(key) for key in tensors)
+
+
+def _recognizes(tensors: Tensors, metadata: Metadata) -> bool:
+    return is_adapter(tensors)
+
+
+def _read(tensors: Tensors, metadata: Metadata, stem: str) -> Parts:
+    return Parts(lora=dict(tensors), embeddings={})
+
+
+DIALECT = Dialect(title="a LoRA", recognizes=_recognizes, read=_read, fallback=True)

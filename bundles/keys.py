@@ -1,0 +1,179 @@
+"""LoRA key names: the host's generic dotted names, and kohya's for SD1.x, SD2 (diffusers' blocks) and SDXL (sgm's)."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+
+from torch import Tensor
+
+DIFFUSERS_STYLE = frozenset({"sd15", "sd2"})
+SGM_STYLE = frozenset({"sdxl"})
+KOHYA_FAMILIES = DIFFUSERS_STYLE | SGM_STYLE
+
+_UNET, _UNET_KOHYA = "diffusion_model.", "lora_unet_"
+_TEXT_KOHYA = {
+    "sd15": {"clip_l": "lora_te_"},
+    "sd2": {"clip_h": "lora_te_"},
+    "sdxl": {"clip_l": "lora_te1_", "clip_g": "lora_te2_"},
+}
+_SUFFIX = re.compile(
+    r"\.(?:lora_(?:up|down|mid)\.weight|alpha|dora_scale|reshape_weight|rescale|diff|diff_b|w_norm|b_norm|set_weight"
+    r"|hada_\w+|lokr_\w+|oft_\w+)$"
+)
+_TEXT = re.compile(
+    r"text_encoders\.(\w+)\.transformer\.text_model\.encoder\.layers\.(\d+)\."
+    r"(self_attn\.(?:q|k|v|out)_proj|mlp\.fc[12])"
+)
+_TEXT_BACK = re.compile(
+    r"text_model_encoder_layers_(\d+)_(self_attn_(?:q|k|v|out)_proj|mlp_fc[12])"
+)
+# Both UNets have two residual blocks a level, and a level is followed by its down- or upsampler.
+_LEVEL = 3
+_RESIDUAL = {
+    "in_layers.2": "conv1",
+    "emb_layers.1": "time_emb_proj",
+    "out_layers.3": "conv2",
+    "skip_connection": "conv_shortcut",
+}
+_SINGLE = {
+    "input_blocks.0.0": "conv_in",
+    "time_embed.0": "time_embedding.linear_1",
+    "time_embed.2": "time_embedding.linear_2",
+    "out.2": "conv_out",
+}
+_MIDDLE = {"0": "resnets.0", "1": "attentions.0", "2": "resnets.1"}
+# The words of both UNets' module names, so that "_" within a word is told from "_" between two.
+_WORD = re.compile(
+    r"input_blocks|middle_block|output_blocks|transformer_blocks|time_embed|label_emb|in_layers|emb_layers|out_layers"
+    r"|skip_connection|proj_in|proj_out|to_q|to_k|to_v|to_out|[a-z]+\d*|\d+"
+)
+
+
+def to_kohya(lora: Mapping[str, Tensor], family: str) -> dict[str, Tensor]:
+    """Generic keys under kohya's names where the family has some; other keys and families stay as they are."""
+    return _renamed(lora, family, kohya_key)
+
+
+def to_generic(lora: Mapping[str, Tensor], family: str) -> dict[str, Tensor]:
+    """Kohya's keys under the host's generic names, for UNets of the standard block layout."""
+    return _renamed(lora, family, generic_key)
+
+
+def kohya_key(key: str, family: str) -> str:
+    """One generic key in kohya's spelling, or the key itself where there is none."""
+    suffix = _SUFFIX.search(key)
+    if family not in KOHYA_FAMILIES or suffix is None:
+        return key
+    module = key[: suffix.start()]
+    if module.startswith(_UNET):
+        name = module.removeprefix(_UNET)
+        name = _UNET_KOHYA + _blocks(name, family).replace(".", "_")
+    else:
+        name = _text_kohya(module, family)
+    return name + suffix.group() if name else key
+
+
+def generic_key(key: str, family: str) -> str:
+    """One key of kohya's in the host's generic spelling, or the key itself where it is none of kohya's."""
+    stem, dot, suffix = key.partition(".")
+    if family not in KOHYA_FAMILIES or not dot:
+        return key
+    if stem.startswith(_UNET_KOHYA):
+        name = _unet_generic(stem.removeprefix(_UNET_KOHYA))
+    else:
+        name = _text_generic(stem, family)
+    return f"{name}.{suffix}" if name else key
+
+
+def _renamed(
+    lora: Mapping[str, Tensor], family: str, rename: Callable[[str, str], str]
+) -> dict[str, Tensor]:
+    renamed = {rename(key, family): tensor for key, tensor in lora.items()}
+    if len(renamed) < len(lora):
+        raise ValueError(
+            "The LoRA holds one layer under two names, so one of them would be lost: save it from a single source."
+        )
+    return renamed
+
+
+def _blocks(name: str, family: str) -> str:
+    return _diffusers_block(name) if family in DIFFUSERS_STYLE else name
+
+
+def _diffusers_block(name: str) -> str:
+    """A module of the sgm UNet in diffusers' words; what has none there keeps its name, as the host knows both."""
+    if name in _SINGLE:
+        return _SINGLE[name]
+    side, _, rest = name.partition(".")
+    if side == "middle_block":
+        block, _, inner = rest.partition(".")
+        return f"mid_block.{_MIDDLE[block]}.{_RESIDUAL.get(inner, inner)}"
+    if side not in ("input_blocks", "output_blocks"):
+        return name
+    index, slot, inner = rest.split(".", 2)
+    # Input block 0 is the first convolution, so the levels begin at 1.
+    down = side == "input_blocks"
+    level, layer = divmod(int(index) - down, _LEVEL)
+    block = f"{'down' if down else 'up'}_blocks.{level}"
+    if inner in ("op", "conv"):
+        return f"{block}.{'down' if down else 'up'}samplers.0.conv"
+    if slot == "0":
+        return f"{block}.resnets.{layer}.{_RESIDUAL[inner]}"
+    return f"{block}.attentions.{layer}.{inner}"
+
+
+def _text_kohya(module: str, family: str) -> str:
+    found = _TEXT.fullmatch(module)
+    if found is None:
+        return ""
+    encoder, layer, inner = found.groups()
+    prefix = _TEXT_KOHYA[family].get(encoder, "")
+    return prefix and f"{prefix}text_model_encoder_layers_{layer}_{inner.replace('.', '_')}"
+
+
+def _text_generic(stem: str, family: str) -> str:
+    for encoder, prefix in _TEXT_KOHYA[family].items():
+        found = _TEXT_BACK.fullmatch(stem.removeprefix(prefix)) if stem.startswith(prefix) else None
+        if found:
+            layer, inner = found.groups()
+            inner = inner.replace("self_attn_", "self_attn.").replace("mlp_", "mlp.")
+            return f"text_encoders.{encoder}.transformer.text_model.encoder.layers.{layer}.{inner}"
+    return ""
+
+
+def _unet_generic(stem: str) -> str:
+    for name, kohya in _SINGLE.items():
+        if stem == kohya.replace(".", "_"):
+            return _UNET + name
+    return _UNET + (_sgm_block(stem) or ".".join(_WORD.findall(stem)))
+
+
+def _sgm_block(stem: str) -> str:
+    """A module of diffusers' UNet in sgm's dotted words, "" where the name is none of diffusers'."""
+    found = re.fullmatch(r"(down_blocks_\d+|up_blocks_\d+|mid_block)_([a-z]+)_(\d+)_(\w+)", stem)
+    if found is None:
+        return ""
+    block, kind, number, inner = found.groups()
+    side, level = block.split("_")[0], int(block.split("_")[-1]) if block != "mid_block" else 0
+    place = _sgm_place(side, level, kind, int(number))
+    residual = {new: old for old, new in _RESIDUAL.items()}
+    if kind == "resnets":
+        return f"{place}.{residual.get(inner, inner)}"
+    if kind == "attentions":
+        return f"{place}.{'.'.join(_WORD.findall(inner))}"
+    return place
+
+
+def _sgm_place(side: str, level: int, kind: str, number: int) -> str:
+    if side == "mid":
+        return f"middle_block.{1 if kind == 'attentions' else 2 * number}"
+    slot = 1 if kind == "attentions" else 0
+    if side == "down":
+        layer = number if kind != "downsamplers" else _LEVEL - 1
+        inner = ".op" if kind == "downsamplers" else ""
+        return f"input_blocks.{1 + level * _LEVEL + layer}.{slot}{inner}"
+    if kind != "upsamplers":
+        return f"output_blocks.{level * _LEVEL + number}.{slot}"
+    # The upsampler follows the attention, which SD1.x and SD2 lack on their lowest level.
+    return f"output_blocks.{level * _LEVEL + _LEVEL - 1}.{2 if level else 1}.conv"

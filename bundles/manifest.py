@@ -1,0 +1,88 @@
+"""What a bundle is in memory, and which names a concept may have."""
+
+from __future__ import annotations
+
+import unicodedata
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from torch import Tensor
+
+PREFIX = "bundle_emb"
+# Control characters, lone surrogates, line and paragraph separators.
+_UNPRINTABLE = frozenset({"Cc", "Cs", "Zl", "Zp"})
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Entry:
+    """What is known of one named concept beyond its vectors; the name is what one types after `embedding:`."""
+
+    name: str
+    initial: str = ""
+    placeholder: str = ""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Bundle:
+    """LoRA tensors under any key names a loader knows, and per name and encoder key the vectors (n, d) in fp32."""
+
+    family: str
+    lora: Mapping[str, Tensor]
+    embeddings: Mapping[str, Mapping[str, Tensor]]
+    entries: tuple[Entry, ...] = ()
+    recipe: Mapping[str, object] = field(default_factory=dict[str, object])
+    workflow: str = ""
+    notes: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        widths: dict[str, tuple[str, int]] = {}
+        for name, vectors in self.embeddings.items():
+            for encoder, rows in vectors.items():
+                _check_rows(name, encoder, rows)
+                first, width = widths.setdefault(encoder, (name, rows.shape[1]))
+                if rows.shape[1] != width:
+                    raise ValueError(
+                        f"The embeddings '{first}' and '{name}' are made for different models: "
+                        f"{encoder} is {width} wide in the one and {rows.shape[1]} in the other."
+                    )
+
+
+def check_name(name: str) -> None:
+    """Refuse with a sentence each name that some reader of bundles would cut, misread or never match."""
+    reason = _fault(name)
+    if reason:
+        raise ValueError(f"The name {name!r} {reason}: choose another name for the concept.")
+
+
+def _fault(name: str) -> str:
+    if not name:
+        return "is empty"
+    if name != name.strip():
+        return "begins or ends with a blank"
+    if any(unicodedata.category(character) in _UNPRINTABLE for character in name):
+        return "holds a control character"
+    # Most readers end the name at the first dot of "bundle_emb.<name>.<encoder>".
+    if "." in name:
+        return "holds a dot, where other programs cut the name"
+    if PREFIX in name.lower():
+        return f"holds {PREFIX!r}, which marks the keys of a bundle"
+    # "(embedding:2)" is the word "embedding" at weight 2 in the host's prompt syntax.
+    if _is_number(name):
+        return "is a number, which a prompt reads as a weight"
+    return ""
+
+
+def _is_number(name: str) -> bool:
+    try:
+        float(name)
+    except ValueError:
+        return False
+    return True
+
+
+def _check_rows(name: str, encoder: str, rows: Tensor) -> None:
+    if rows.ndim != 2 or not rows.shape[0] or not rows.shape[1] or not rows.is_floating_point():
+        raise ValueError(
+            f"The embedding '{name}' holds a {rows.dtype} tensor of shape {tuple(rows.shape)} for "
+            f"{encoder}: vectors (count, width) in floating point are needed."
+        )

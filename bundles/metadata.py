@@ -1,0 +1,189 @@
+"""The text in a bundle's header: ModelSpec 1.0.1, kohya's `ss_` fields, the graph, and our own index."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from datetime import datetime, timezone
+from typing import cast
+
+from torch import Tensor
+
+from .keys import DIFFUSERS_STYLE, SGM_STYLE
+from .manifest import Bundle, Entry
+
+INDEX = "pivotal.index"
+VERSION = 1
+_ARCHITECTURES = {
+    "sd15": "stable-diffusion-v1",
+    "sd2": "stable-diffusion-v2-512",
+    "sdxl": "stable-diffusion-xl-v1-base",
+}
+_SS_BASE = {"sd15": "sd_v1", "sd2": "sd_v2", "sdxl": "sdxl_base_v1-0"}
+# No index of ours comes near these; more is junk, or an attempt to fill the memory.
+_MAX_INDEX, _MAX_TEXT = 16 * 1024**2, 10_000
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Index:
+    """What a file says about itself, as far as it could be understood."""
+
+    family: str = ""
+    kind: str = ""
+    entries: tuple[Entry, ...] = ()
+    recipe: Mapping[str, object] = field(default_factory=dict[str, object])
+    workflow: str = ""
+    notes: tuple[str, ...] = ()
+
+
+def build_metadata(
+    bundle: Bundle, *, title: str, lora: Mapping[str, Tensor], names: tuple[str, ...], kind: str
+) -> dict[str, str]:
+    """All header fields of one file that holds `lora` and announces `names`; kind is bundle, lora or embedding."""
+    metadata = _model_spec(bundle.family, title, names, kind)
+    if lora:
+        metadata |= _kohya_fields(bundle.family, title, lora)
+    known = {entry.name: entry for entry in bundle.entries}
+    index = {
+        "version": VERSION,
+        "kind": kind,
+        "family": bundle.family,
+        "entries": [asdict(known.get(name, Entry(name=name))) for name in names],
+        "recipe": dict(bundle.recipe),
+    }
+    metadata[INDEX] = json.dumps(index, allow_nan=False)
+    if bundle.workflow:
+        metadata["workflow"] = bundle.workflow
+    return metadata
+
+
+def read_index(metadata: Mapping[str, str]) -> Index:
+    """Our index where there is one; the text may come from anyone, so what has the wrong form is left out with a note."""
+    notes: list[str] = []
+    workflow = _read_workflow(metadata.get("workflow", ""), notes)
+    found = _parse(metadata.get(INDEX, "{}"))
+    if found is None:
+        notes.append("The file's own description cannot be read and is left out.")
+        found = {}
+    if isinstance(version := found.get("version", VERSION), int) and version > VERSION:
+        notes.append(
+            "The file was made by a newer Pivotal: what this one does not know is left out."
+        )
+    return Index(
+        family=_text(found, "family", notes),
+        kind=_text(found, "kind", notes),
+        entries=_read_entries(found.get("entries", []), notes),
+        recipe=_read_recipe(found.get("recipe", {}), notes),
+        workflow=workflow,
+        notes=tuple(notes),
+    )
+
+
+def _model_spec(family: str, title: str, names: tuple[str, ...], kind: str) -> dict[str, str]:
+    adapter = "textual-inversion" if kind == "embedding" else "lora"
+    fields = {
+        "sai_model_spec": "1.0.1",
+        "architecture": f"{_ARCHITECTURES.get(family, family or 'unknown')}/{adapter}",
+        "implementation": _implementation(family),
+        "title": title,
+        "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+    }
+    if names:
+        fields["trigger_phrase"] = ", ".join(names)
+        fields["usage_hint"] = "ComfyUI: " + ", ".join(f"embedding:{name}" for name in names)
+    return {f"modelspec.{name}": value for name, value in fields.items()}
+
+
+def _implementation(family: str) -> str:
+    """The code base whose module names the tensors follow."""
+    if family in DIFFUSERS_STYLE:
+        return "diffusers"
+    if family in SGM_STYLE:
+        return "https://github.com/Stability-AI/generative-models"
+    return "https://github.com/comfyanonymous/ComfyUI"
+
+
+def _kohya_fields(family: str, title: str, lora: Mapping[str, Tensor]) -> dict[str, str]:
+    """What other programs sort LoRA files by; rank and alpha only where all layers agree, as kohya's are one number."""
+    fields = {"ss_output_name": title}
+    if family in _SS_BASE:
+        fields |= {
+            "ss_base_model_version": _SS_BASE[family],
+            "ss_v2": str(family == "sd2"),
+            "ss_network_module": "networks.lora",
+        }
+    ranks = {tensor.shape[0] for key, tensor in lora.items() if key.endswith("lora_down.weight")}
+    alphas = {float(tensor) for key, tensor in lora.items() if key.endswith(".alpha")}
+    if len(ranks) == 1:
+        fields["ss_network_dim"] = str(ranks.pop())
+    if len(alphas) == 1:
+        fields["ss_network_alpha"] = str(alphas.pop())
+    return fields
+
+
+def _parse(text: str) -> dict[str, object] | None:
+    """A JSON object, or None for whatever else the text is."""
+    if len(text) > _MAX_INDEX:
+        return None
+    try:
+        parsed: object = json.loads(text, parse_constant=_refuse_constant)
+    except (ValueError, RecursionError):
+        return None
+    return cast("dict[str, object]", parsed) if isinstance(parsed, dict) else None
+
+
+def _refuse_constant(constant: str) -> float:
+    raise ValueError(f"{constant} is not JSON")
+
+
+def _read_workflow(text: str, notes: list[str]) -> str:
+    if not text or _parse(text) is not None:
+        return text
+    notes.append("The graph in the file cannot be read and is left out.")
+    return ""
+
+
+def _text(found: Mapping[str, object], key: str, notes: list[str]) -> str:
+    value = found.get(key, "")
+    if isinstance(value, str) and len(value) <= _MAX_TEXT and _is_unicode(value):
+        return value
+    notes.append(f"The file's description has no usable {key!r}: it is left out.")
+    return ""
+
+
+def _is_unicode(text: str) -> bool:
+    """False for lone surrogates, which JSON can spell but no file or page can hold."""
+    return not any("\ud800" <= character <= "\udfff" for character in text)
+
+
+def _read_recipe(value: object, notes: list[str]) -> Mapping[str, object]:
+    if isinstance(value, dict):
+        return cast("dict[str, object]", value)
+    notes.append("The recipe in the file has the wrong form and is left out.")
+    return {}
+
+
+def _read_entries(value: object, notes: list[str]) -> tuple[Entry, ...]:
+    items = cast("list[object]", value) if isinstance(value, list) else [value]
+    entries: dict[str, Entry] = {}
+    for item in items:
+        entry = _read_entry(item)
+        if entry is None or entry.name in entries:
+            notes.append("A concept in the file's description has the wrong form and is left out.")
+        else:
+            entries[entry.name] = entry
+    return tuple(entries.values())
+
+
+def _read_entry(item: object) -> Entry | None:
+    if not isinstance(item, dict):
+        return None
+    problems: list[str] = []
+    fields = cast("dict[str, object]", item)
+    name, initial, placeholder = (
+        _text(fields, key, problems) for key in ("name", "initial", "placeholder")
+    )
+    if problems or not name:
+        return None
+    return Entry(name=name, initial=initial, placeholder=placeholder)
