@@ -111,6 +111,8 @@ class Run:
         for optimizer in self.optimizers.values():
             parameters = [p for g in optimizer.param_groups for p in g["params"]]
             grads = [p.grad for p in parameters if p.grad is not None]
+            if not grads:
+                continue
             torch._foreach_mul_(grads, 1 / scale)  # pyright: ignore[reportPrivateUsage]
             nn.utils.clip_grad_norm_(parameters, self.config.max_grad_norm)
             optimizer.step()
