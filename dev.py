@@ -125,3 +125,5 @@ if __name__ == "__main__":
         sys.exit(main(sys.argv[1:]))
     except Stop as stop:
         sys.exit(f"[dev] {stop}")
+    except KeyboardInterrupt:
+        sys.exit("[dev] stopped")

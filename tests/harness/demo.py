@@ -1,1 +1,101 @@
-def run_demo(*a): ...
+"""The demo: queue the first example workflow on a real server and show what came out of it.
+
+Standard library only: the environment may not exist yet when this is imported.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from harness.server import Server, ServerFailed, failure
+from harness.workflow import to_prompt
+
+TESTS = Path(__file__).resolve().parents[1]
+WORKFLOW = TESTS.parent / "example_workflows" / "1 Train a concept.json"
+LIMIT_SECONDS = 3600.0
+Say = Callable[[str], None]
+Results = list[tuple[str, Path]]
+
+
+def run_demo(python: Path, host: Path, base: Path, say: Say) -> Results:
+    """Train and use a concept in `base`; print, and return, where the results are."""
+    workflow = json.loads(WORKFLOW.read_text(encoding="utf-8"))
+    say("making a small checkpoint and a set of pictures")
+    prepare(python, host, base, workflow)
+    say("starting ComfyUI on the CPU")
+    with Server(python, host, base, ["--cpu"]) as server:
+        prompt = to_prompt(workflow, server.object_info())
+        say(f'queueing "{WORKFLOW.name}"')
+        history = follow(server, server.queue(prompt, workflow), say)
+        sentence = failure(history)
+        if sentence:
+            raise ServerFailed(f"{sentence}\n{server.tail()}")
+    results = find_results(base / "output", history, prompt)
+    for label, path in results:
+        say(f"{label}: {path}")
+    return results
+
+
+def prepare(python: Path, host: Path, base: Path, workflow: dict[str, Any]) -> None:
+    """Forget the last demo's files and make the checkpoint and the pictures the workflow names."""
+    for folder in ("input", "output", "temp", "user"):
+        shutil.rmtree(base / folder, ignore_errors=True)
+        (base / folder).mkdir(parents=True)
+    checkpoint = first_value(workflow, "CheckpointLoaderSimple")
+    folder = first_value(workflow, "Pivotal_LoadDataset")
+    command = [str(python), "-m", "harness.demo_world", str(host), str(base), checkpoint, folder]
+    environment = os.environ | {"PYTHONPATH": str(TESTS), "HF_HUB_OFFLINE": "1"}
+    done = subprocess.run(command, cwd=base, env=environment, capture_output=True, text=True)
+    if done.returncode:
+        raise ServerFailed(f"The demo's checkpoint could not be made.\n{done.stderr[-2000:]}")
+
+
+def first_value(workflow: dict[str, Any], kind: str) -> str:
+    """The first widget's value of the first node of a kind."""
+    return next(n["widgets_values"][0] for n in workflow["nodes"] if n["type"] == kind)
+
+
+def follow(server: Server, prompt_id: str, say: Say) -> dict[str, Any]:
+    """Wait for the prompt to end, and tell the training's progress at every tenth of it."""
+    end, told = time.monotonic() + LIMIT_SECONDS, -1
+    while time.monotonic() < end:
+        found = server.history(prompt_id)
+        line = last_report(server.base / "output")
+        if line and line["step"] * 10 // line["steps"] > told:
+            told = line["step"] * 10 // line["steps"]
+            say("step {step} of {steps}, loss {loss:.4f}, {seconds:.0f} s".format(**line))
+        if found is not None:
+            return found
+        time.sleep(0.3)
+    raise ServerFailed(f"The workflow did not end in an hour.\n{server.tail()}")
+
+
+def last_report(output: Path) -> dict[str, Any] | None:
+    """The last whole line of the run's journal."""
+    for journal in output.glob("pivotal/*/report.jsonl"):
+        lines = journal.read_text(encoding="utf-8").split("\n")
+        if len(lines) > 1:
+            return json.loads(lines[-2])
+    return None
+
+
+def find_results(output: Path, history: dict[str, Any], prompt: dict[str, Any]) -> Results:
+    """Label and path of the loss plot, of each saved picture and, last, of the bundle."""
+    results = [("loss plot", path) for path in output.glob("pivotal/*/loss.png")]
+    for number, shown in history["outputs"].items():
+        for picture in shown.get("images", []):
+            if picture["type"] == "output":
+                path = output / picture["subfolder"] / picture["filename"]
+                results.append((prompt[number]["_meta"]["title"], path))
+    results += [("bundle", path) for path in output.rglob("*.safetensors")]
+    missing = {"loss plot", "bundle"} - {label for label, _ in results}
+    if missing or len(results) < 3:
+        raise ServerFailed(f"The workflow ended without {' and '.join(missing) or 'a picture'}.")
+    return results

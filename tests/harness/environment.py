@@ -70,9 +70,13 @@ def python_of(folder: Path) -> Path:
 
 def succeeds(command: Command, log: Path) -> bool:
     """Run a command with its output appended to `log`, and tell whether it went well."""
-    with open(log, "ab") as out:
-        words = [str(word) for word in command]
-        return subprocess.run(words, stdout=out, stderr=out, check=False).returncode == 0
+    words = [str(word) for word in command]
+    try:
+        with open(log, "ab") as out:
+            return subprocess.run(words, stdout=out, stderr=out, check=False).returncode == 0
+    except OSError:
+        # A half-written interpreter does not even start.
+        return False
 
 
 def pip(python: Path, log: Path, what: str, arguments: Command) -> None:
