@@ -1,0 +1,220 @@
+"""Train Concepts: the run itself."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from comfy_api.latest import io
+
+from ..training.loop import TrainConfig
+from ..training.objective import ObjectiveConfig
+from ..training.optimizers import OptimizerConfig
+from ..training.schedule import Schedule
+from . import sockets
+from .host.bundling import apply_bundle
+from .host.runs import Request, run_training
+
+CHECKPOINTING = ["on", "off"]
+
+
+class TrainConcepts(io.ComfyNode):
+    """Trains concepts, an adapter or both on the models of the graph."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="Pivotal_TrainConcepts",
+            display_name="Train Concepts",
+            category="pivotal/training",
+            description="Pivotal tuning: learns concepts and an adapter together on the MODEL and "
+            "CLIP of this graph. Concepts alone are textual inversion, an adapter alone is LoRA "
+            "training.",
+            search_aliases=[
+                "train lora",
+                "pivotal tuning",
+                "textual inversion",
+                "dreambooth",
+                "finetune",
+                "training",
+            ],
+            inputs=[
+                io.Model.Input("model", tooltip="The diffusion model to train on. It stays as it is."),
+                io.Clip.Input("clip", tooltip="The text encoder of the model. It stays as it is."),
+                io.Vae.Input("vae", tooltip="The VAE that the pictures are encoded with."),
+                sockets.Dataset.Input("dataset", tooltip="Pictures and captions to learn from."),
+                io.Int.Input(
+                    "steps",
+                    default=1000,
+                    min=1,
+                    max=1000000,
+                    tooltip="Updates of the parameters.",
+                ),
+                io.Int.Input(
+                    "batch_size",
+                    default=1,
+                    min=1,
+                    max=256,
+                    tooltip="Pictures at once. More are steadier and take more memory.",
+                ),
+                io.Int.Input(
+                    "accumulation",
+                    default=1,
+                    min=1,
+                    max=256,
+                    tooltip="Batches whose gradients make one step: a larger batch in the same memory.",
+                ),
+                io.Int.Input(
+                    "resolution",
+                    default=512,
+                    min=64,
+                    max=4096,
+                    step=64,
+                    tooltip="Side of a square of the area that pictures are resized to. Each keeps "
+                    "its aspect ratio as nearly as steps of 64 pixels allow.",
+                ),
+                io.Int.Input(
+                    "seed",
+                    default=0,
+                    min=0,
+                    max=2**53,
+                    control_after_generate=io.ControlAfterGenerate.fixed,
+                    tooltip="The same seed on the same device gives the same result, bit for bit.",
+                ),
+                io.Combo.Input(
+                    "schedule",
+                    options=Schedule,
+                    default=Schedule.CONSTANT,
+                    tooltip="Shape of the learning rates over the run, after the warm-up.",
+                ),
+                io.Int.Input(
+                    "warmup_steps",
+                    default=0,
+                    min=0,
+                    max=100000,
+                    tooltip="Steps over which the learning rates grow from 0.",
+                ),
+                io.Combo.Input(
+                    "checkpointing",
+                    options=CHECKPOINTING,
+                    default="on",
+                    tooltip="on computes the blocks a second time in the backward pass: less "
+                    "memory, more time.",
+                ),
+                io.String.Input(
+                    "run_name",
+                    default="concept",
+                    tooltip="Folder of this run in ComfyUI's output folder, under pivotal.",
+                ),
+                io.Float.Input(
+                    "max_grad_norm",
+                    default=1.0,
+                    min=0.001,
+                    max=1000.0,
+                    step=0.1,
+                    tooltip="Cap on the gradient norm of each part.",
+                    advanced=True,
+                ),
+                io.Float.Input(
+                    "norm_pull",
+                    default=0.1,
+                    min=0.0,
+                    max=1.0,
+                    step=0.01,
+                    tooltip="How far vectors are pulled after each step to the norm of ordinary words.",
+                    advanced=True,
+                ),
+                sockets.Concepts.Input(
+                    "concepts", optional=True, tooltip="What to learn as new words."
+                ),
+                sockets.Adapter.Input(
+                    "adapter", optional=True, tooltip="What to train beside the model, such as LoRA."
+                ),
+                sockets.Optimizer.Input(
+                    "optimizer", optional=True, tooltip="For the adapter; AdamW when not connected."
+                ),
+                sockets.Optimizer.Input(
+                    "embedding_optimizer",
+                    optional=True,
+                    tooltip="For the concepts; AdamW when not connected.",
+                ),
+                sockets.Objective.Input(
+                    "objective", optional=True, tooltip="What to minimize; Min-SNR 5 when not connected."
+                ),
+                sockets.Dataset.Input(
+                    "class_dataset",
+                    optional=True,
+                    tooltip="Class pictures, for an objective with that prior.",
+                ),
+            ],
+            outputs=[
+                sockets.Bundle.Output(display_name="bundle"),
+                io.Model.Output(display_name="model"),
+                io.Clip.Output(display_name="clip"),
+                io.LoraModel.Output(display_name="lora"),
+                io.LossMap.Output(display_name="loss"),
+                io.String.Output(display_name="report"),
+            ],
+        )
+
+    @classmethod
+    def execute(
+        cls,
+        model: Any,
+        clip: Any,
+        vae: Any,
+        dataset: Any,
+        steps: int,
+        batch_size: int,
+        accumulation: int,
+        resolution: int,
+        seed: int,
+        schedule: str,
+        warmup_steps: int,
+        checkpointing: str,
+        run_name: str,
+        max_grad_norm: float,
+        norm_pull: float,
+        concepts: Any = (),
+        adapter: Any = None,
+        optimizer: OptimizerConfig | None = None,
+        embedding_optimizer: OptimizerConfig | None = None,
+        objective: ObjectiveConfig | None = None,
+        class_dataset: Any = None,
+    ) -> io.NodeOutput:
+        config = TrainConfig(
+            steps=steps,
+            batch_size=batch_size,
+            accumulation=accumulation,
+            seed=seed,
+            schedule=Schedule(schedule),
+            warmup_steps=warmup_steps,
+            max_grad_norm=max_grad_norm,
+            norm_pull=norm_pull,
+            objective=objective or ObjectiveConfig(),
+            optimizer=optimizer or OptimizerConfig(),
+            embedding_optimizer=embedding_optimizer or OptimizerConfig(weight_decay=0.0),
+        )
+        request = Request(
+            dataset=dataset,
+            config=config,
+            concepts=concepts,
+            adapter=adapter,
+            class_dataset=class_dataset,
+            resolution=resolution,
+            checkpointing=checkpointing == "on",
+            run_name=run_name,
+        )
+        trained = run_training(model, clip, vae, request)
+        origin = f"the run {trained.folder.name}"
+        new_model, new_clip, _, _ = apply_bundle(model, clip, trained.bundle, origin=origin)
+        return io.NodeOutput(
+            trained.bundle,
+            new_model,
+            new_clip,
+            dict(trained.bundle.lora),
+            {"loss": trained.losses},
+            trained.report,
+        )
+
+
+NODES = [TrainConcepts]
