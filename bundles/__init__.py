@@ -1,1 +1,1 @@
-"""Bundle files: low-rank weights, named embeddings and the recipe, in forms that other tools read."""
+"""Bundle files: low-rank weights, named embeddings and the recipe in forms that others read."""

@@ -1,4 +1,4 @@
-"""Bundles to files and back: one file with everything, or a plain LoRA with an embedding file per name beside it."""
+"""Bundles to files and back: all in one file, or a plain LoRA and a file per embedding."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ FORGE_LIMIT = 12
 
 
 class Container(str, Enum):
-    """The form of the files; `a1111` is one file that A1111 and SD.Next read whole, `loose` is read by every program."""
+    """`a1111` is one file, which A1111 and SD.Next read whole; `loose` files every program reads."""
 
     A1111 = "a1111"
     LOOSE = "loose"
 
 
 def save_bundle(bundle: Bundle, path: Path, container: Container, dtype: torch.dtype) -> list[Path]:
-    """Write the LoRA in `dtype` and the embeddings in fp32; every file written, the LoRA's first, or none at all."""
+    """Write the LoRA in `dtype`, embeddings in fp32: all files (the LoRA's is first) or none."""
     _check(bundle, path, dtype)
     lora = _cast(to_kohya(bundle.lora, bundle.family), dtype)
     if container is Container.A1111:
@@ -42,7 +42,7 @@ def save_bundle(bundle: Bundle, path: Path, container: Container, dtype: torch.d
 
 
 def load_bundle(path: Path) -> Bundle:
-    """A bundle from any file of a known form; LoRA keys stay as the file has them, `notes` says what was left out."""
+    """A file of any known form; LoRA keys stay as they are, `notes` says what was left out."""
     tensors, metadata = read_safetensors(path)
     try:
         parts = find_dialect(tensors, metadata).read(tensors, metadata, path.stem)
@@ -55,14 +55,14 @@ def load_bundle(path: Path) -> Bundle:
             entries=index.entries,
             recipe=index.recipe,
             workflow=index.workflow,
-            notes=parts.notes + notes + index.notes + _absent(index, embeddings, parts.embeddings),
+            notes=notes + index.notes + _absent(index, embeddings, parts.embeddings),
         )
     except ValueError as error:
         raise ValueError(f"{path.name} cannot be loaded: {error}") from error
 
 
 def warnings_for(bundle: Bundle, container: Container) -> list[str]:
-    """Sentences about programs that cannot read the bundle in this form, and about names that the files change."""
+    """Sentences about programs that refuse this form, and about names that it changes."""
     if container is Container.LOOSE:
         return [
             _renamed_note(name, stem)
@@ -73,12 +73,13 @@ def warnings_for(bundle: Bundle, container: Container) -> list[str]:
     warnings: list[str] = []
     if count > FORGE_LIMIT:
         warnings.append(
-            f"Forge refuses a LoRA with more than {FORGE_LIMIT} embedding tensors, and this bundle has {count}: "
-            "save it in the 'loose' form for Forge."
+            f"Forge refuses a LoRA with more than {FORGE_LIMIT} embedding tensors, and this bundle "
+            f"has {count}: save it in the 'loose' form for Forge."
         )
     if count:
         warnings.append(
-            "diffusers refuses a LoRA file that holds embeddings: save it in the 'loose' form for diffusers."
+            "diffusers refuses a LoRA file that holds embeddings: "
+            "save it in the 'loose' form for diffusers."
         )
     return warnings
 
@@ -92,9 +93,7 @@ def _check(bundle: Bundle, path: Path, dtype: torch.dtype) -> None:
     if not dtype.is_floating_point:
         raise ValueError(f"A LoRA cannot be saved as {dtype}: choose float16, bfloat16 or float32.")
     if not bundle.lora and not bundle.embeddings:
-        raise ValueError(
-            "The bundle holds neither a LoRA nor an embedding: there is nothing to save."
-        )
+        raise ValueError("The bundle holds no LoRA and no embedding: there is nothing to save.")
     for name, vectors in bundle.embeddings.items():
         check_name(name)
         for rows in vectors.values():
@@ -132,7 +131,7 @@ def _loose(bundle: Bundle, path: Path, lora: dict[str, Tensor]) -> list[Draft]:
 
 
 def _loose_tensors(vectors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """A single CLIP encoder goes under kohya's `emb_params`, which every program reads; more go under their keys."""
+    """A single CLIP encoder goes under kohya's `emb_params`, which every program reads."""
     rows = {encoder: tensor.to(torch.float32) for encoder, tensor in vectors.items()}
     single = next(iter(rows)) if len(rows) == 1 else ""
     if (single, rows[single].shape[1] if single else 0) in {("clip_l", 768), ("clip_h", 1024)}:
@@ -161,10 +160,13 @@ def _absent(
     """A sentence for each name that the file announces and does not hold."""
     absent = [entry.name for entry in index.entries if entry.name not in {*embeddings, *found}]
     return tuple(
-        f"The embedding '{name}' is in a file of its own, {safe_stem(name)}{SUFFIX}: this file does not hold it."
+        f"The embedding '{name}' is not in this file: look for a file of that name."
         for name in absent
     )
 
 
 def _renamed_note(name: str, stem: str) -> str:
-    return f"The embedding '{name}' is saved as {stem}{SUFFIX}: type embedding:{stem} where that file is used."
+    return (
+        f"The embedding '{name}' is saved as {stem}{SUFFIX}: "
+        f"type embedding:{stem} where that file is used."
+    )

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 CLIP_BY_WIDTH = {768: "clip_l", 1280: "clip_g", 1024: "clip_h"}
-# Keys that say nothing, as several trainers write for models with a single encoder; `emp_params` is a known misspelling.
+# Keys that name no encoder, written for models that have one; OneTrainer misspells the second.
 ANONYMOUS = frozenset({"string_to_param.*", "emb_params", "emp_params"})
 _CLIP = frozenset(CLIP_BY_WIDTH.values())
 _ALIASES = {"t5": "t5xxl", "gemma": "gemma2_2b"}
@@ -19,7 +19,7 @@ Vectors = Mapping[str, Tensor]
 
 
 def encoder_of(key: str, width: int) -> str:
-    """The encoder's key in the host; SD2 vectors come as `clip_l`, old Flux ones as `clip_g`, and the width tells."""
+    """The encoder's key in the host; SD2's vectors may come as `clip_l`, Flux's as `clip_g`."""
     if key in _CLIP or key in ANONYMOUS:
         key = CLIP_BY_WIDTH.get(width, key)
     if key in ANONYMOUS:
@@ -48,7 +48,7 @@ def _inputs(name: str, vectors: Vectors, notes: list[str]) -> dict[str, Tensor]:
         notes.append(_output_note(name, sorted(outputs)))
     inputs: dict[str, Tensor] = {}
     for key, tensor in vectors.items():
-        # Beside an output embedding the input of that encoder holds zeros, which must never reach a prompt.
+        # Beside an output embedding the encoder's input key holds zeros, made for no prompt.
         if key.endswith(OUTPUT) or key in outputs:
             continue
         rows = _rows(name, key, tensor)
@@ -65,7 +65,8 @@ def _rows(name: str, key: str, tensor: Tensor) -> Tensor:
     if not tensor.is_floating_point() or tensor.ndim not in (1, 2) or not tensor.numel():
         shape = tuple(tensor.shape)
         raise ValueError(
-            f"the embedding '{name}' holds a {tensor.dtype} tensor of shape {shape} under {key!r}, not vectors."
+            f"the embedding '{name}' holds no vectors under {key!r}, "
+            f"but a {tensor.dtype} tensor of shape {shape}."
         )
     rows = tensor.reshape(-1, tensor.shape[-1]).to(torch.float32)
     check_finite(name, rows)
@@ -75,9 +76,7 @@ def _rows(name: str, key: str, tensor: Tensor) -> Tensor:
 def check_finite(name: str, rows: Tensor) -> None:
     """Refuse vectors that would turn every picture black."""
     if not torch.isfinite(rows).all():
-        raise ValueError(
-            f"the embedding '{name}' holds NaN or infinite values, so it is of no use."
-        )
+        raise ValueError(f"the embedding '{name}' holds NaN or infinite values: train it again.")
 
 
 def _refuse_mixed(embeddings: Mapping[str, Vectors]) -> None:
@@ -86,13 +85,13 @@ def _refuse_mixed(embeddings: Mapping[str, Vectors]) -> None:
     other = of_encoder.get("clip_l") or of_encoder.get("clip_g")
     if other and "clip_h" in of_encoder:
         raise ValueError(
-            f"the embeddings '{of_encoder['clip_h']}' (1024 wide, Stable Diffusion 2) and '{other}' "
+            f"the embeddings '{of_encoder['clip_h']}' (Stable Diffusion 2) and '{other}' "
             "are made for different models."
         )
 
 
 def _output_note(name: str, encoders: list[str]) -> str:
     return (
-        f"The embedding '{name}' is an output embedding for {', '.join(encoders)}, which replaces what the text "
-        "encoder returns: that half is left out. Train it as an input embedding to use it here."
+        f"The embedding '{name}' is an output embedding for {', '.join(encoders)}, which replaces "
+        "what the text encoder returns: it is left out there. Train it as an input embedding."
     )

@@ -6,16 +6,17 @@ import errno
 import os
 import secrets
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack, suppress
+from contextlib import AbstractContextManager, ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import cast
+from stat import S_IMODE
+from typing import Protocol, cast
 
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save_file  # pyright: ignore[reportUnknownVariableType]
 from torch import Tensor
 
-# What file systems without hard links (FAT, exFAT, some network shares and phones) answer to os.link.
+# What file systems without hard links (FAT, some network shares, phones) answer to os.link.
 _NO_LINKS = frozenset(
     {
         errno.EPERM,
@@ -27,6 +28,14 @@ _NO_LINKS = frozenset(
         errno.EMLINK,
     }
 )
+
+
+class _Reader(Protocol):
+    """What the library's file object offers; its own stubs have no types."""
+
+    def keys(self) -> list[str]: ...
+    def get_tensor(self, name: str) -> Tensor: ...
+    def metadata(self) -> dict[str, str] | None: ...
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -41,12 +50,12 @@ class Draft:
 def write_safetensors(
     path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]
 ) -> None:
-    """Write a new file; FileExistsError where `path` is taken, and nothing appears at `path` before it is whole."""
+    """Write a new file, seen at `path` only when whole; FileExistsError where that is taken."""
     write_all([Draft(path=path, tensors=tensors, metadata=metadata)])
 
 
 def write_all(drafts: Sequence[Draft]) -> None:
-    """Write several new files or none of them; FileExistsError names the first path that is taken."""
+    """Write several new files or none; FileExistsError names the first path that is taken."""
     for draft in drafts:
         if os.path.lexists(draft.path):
             raise _taken(draft.path)
@@ -67,28 +76,33 @@ def replace_safetensors(
 
 
 def read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """The tensors (on the CPU, in memory of their own) and the metadata; ValueError where the file is damaged."""
+    """Tensors (on the CPU, in memory of their own) and metadata; ValueError where damaged."""
     if not path.is_file():
         raise FileNotFoundError(f"There is no file {path}: check the name and the folder.")
     try:
-        with safe_open(str(path), framework="pt", device="cpu") as file:
-            names = cast("list[str]", file.keys())
+        opened = safe_open(str(path), framework="pt", device="cpu")
+        with cast("AbstractContextManager[_Reader]", opened) as file:
             # The library maps the file into memory; a copy outlives a later change of the file.
-            tensors = {name: cast(Tensor, file.get_tensor(name)).clone() for name in names}
-            metadata = cast("dict[str, str] | None", file.metadata())
+            tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118
+            metadata = file.metadata()
     except SafetensorError as error:
         raise ValueError(f"{path} is not a readable safetensors file: {error}.") from error
     return tensors, metadata or {}
 
 
 def _stage(draft: Draft, temporary: ExitStack) -> Path:
-    """Write a draft under a temporary name beside its path, down to the disk; the name goes when the stack closes."""
+    """Write a draft beside its path, down to the disk; the stack removes the temporary name."""
     folder = draft.path.parent
     if not folder.is_dir():
         raise FileNotFoundError(f"There is no folder {folder}: create it before saving into it.")
     file = folder / f".pivotal-{secrets.token_hex(8)}.tmp"
     temporary.callback(file.unlink, missing_ok=True)
+    file.open("xb").close()
+    # The library makes files that no other user can read; these get what the user's umask gives.
+    mode = file.stat().st_mode
     save_file(_own_memory(draft.tensors), file, metadata=dict(draft.metadata))
+    if file.stat().st_mode != mode:
+        file.chmod(S_IMODE(mode))
     with open(file, "rb+") as handle:
         os.fsync(handle.fileno())
     return file
@@ -132,7 +146,7 @@ def _publish(file: Path, path: Path) -> None:
 
 
 def _claim(file: Path, path: Path) -> None:
-    """Without hard links: claim the name by an empty file that only one process can create, then move onto that."""
+    """Without hard links: move onto an empty file, which only one process can have created."""
     try:
         path.open("xb").close()
     except FileExistsError:
@@ -145,7 +159,7 @@ def _claim(file: Path, path: Path) -> None:
 
 
 def _sync_folder(folder: Path) -> None:
-    """Bring the new name to the disk too, where the system can do that: the file itself is there and whole."""
+    """Bring the new name to the disk too where the system can; the file itself is whole."""
     if os.name == "nt":
         return
     with suppress(OSError):
@@ -158,5 +172,5 @@ def _sync_folder(folder: Path) -> None:
 
 def _taken(path: Path) -> FileExistsError:
     return FileExistsError(
-        f"{path} exists already and is not overwritten: choose another name or move that file away."
+        f"{path} exists already and is never overwritten: choose another name or move it away."
     )

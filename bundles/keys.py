@@ -1,4 +1,4 @@
-"""LoRA key names: the host's generic dotted names, and kohya's for SD1.x, SD2 (diffusers' blocks) and SDXL (sgm's)."""
+"""LoRA keys: the host's generic names, and kohya's for SD1.x and SD2 (diffusers) and SDXL (sgm)."""
 
 from __future__ import annotations
 
@@ -31,8 +31,10 @@ _TEXT_BACK = re.compile(
 # Both UNets have two residual blocks a level, and a level is followed by its down- or upsampler.
 _LEVEL = 3
 _RESIDUAL = {
+    "in_layers.0": "norm1",
     "in_layers.2": "conv1",
     "emb_layers.1": "time_emb_proj",
+    "out_layers.0": "norm2",
     "out_layers.3": "conv2",
     "skip_connection": "conv_shortcut",
 }
@@ -51,7 +53,7 @@ _WORD = re.compile(
 
 
 def to_kohya(lora: Mapping[str, Tensor], family: str) -> dict[str, Tensor]:
-    """Generic keys under kohya's names where the family has some; other keys and families stay as they are."""
+    """Generic keys under kohya's names where the family has some; other keys stay as they are."""
     return _renamed(lora, family, kohya_key)
 
 
@@ -75,7 +77,7 @@ def kohya_key(key: str, family: str) -> str:
 
 
 def generic_key(key: str, family: str) -> str:
-    """One key of kohya's in the host's generic spelling, or the key itself where it is none of kohya's."""
+    """One of kohya's keys in the host's generic spelling; any other key as it is."""
     stem, dot, suffix = key.partition(".")
     if family not in KOHYA_FAMILIES or not dot:
         return key
@@ -92,7 +94,7 @@ def _renamed(
     renamed = {rename(key, family): tensor for key, tensor in lora.items()}
     if len(renamed) < len(lora):
         raise ValueError(
-            "The LoRA holds one layer under two names, so one of them would be lost: save it from a single source."
+            "The LoRA holds a layer under two names, so one would be lost: remove either of them."
         )
     return renamed
 
@@ -102,24 +104,24 @@ def _blocks(name: str, family: str) -> str:
 
 
 def _diffusers_block(name: str) -> str:
-    """A module of the sgm UNet in diffusers' words; what has none there keeps its name, as the host knows both."""
+    """A module of the sgm UNet in diffusers' words; one that has none keeps its name."""
     if name in _SINGLE:
         return _SINGLE[name]
-    side, _, rest = name.partition(".")
-    if side == "middle_block":
-        block, _, inner = rest.partition(".")
-        return f"mid_block.{_MIDDLE[block]}.{_RESIDUAL.get(inner, inner)}"
-    if side not in ("input_blocks", "output_blocks"):
+    if middle := re.fullmatch(r"middle_block\.([012])\.(.+)", name):
+        slot, inner = middle.groups()
+        return f"mid_block.{_MIDDLE[slot]}.{_RESIDUAL.get(inner, inner)}"
+    found = re.fullmatch(r"(input|output)_blocks\.(\d+)\.(\d)\.(.+)", name)
+    if found is None:
         return name
-    index, slot, inner = rest.split(".", 2)
+    side, index, slot, inner = found.groups()
     # Input block 0 is the first convolution, so the levels begin at 1.
-    down = side == "input_blocks"
+    down = side == "input"
     level, layer = divmod(int(index) - down, _LEVEL)
     block = f"{'down' if down else 'up'}_blocks.{level}"
     if inner in ("op", "conv"):
         return f"{block}.{'down' if down else 'up'}samplers.0.conv"
     if slot == "0":
-        return f"{block}.resnets.{layer}.{_RESIDUAL[inner]}"
+        return f"{block}.resnets.{layer}.{_RESIDUAL.get(inner, inner)}"
     return f"{block}.attentions.{layer}.{inner}"
 
 
@@ -150,7 +152,7 @@ def _unet_generic(stem: str) -> str:
 
 
 def _sgm_block(stem: str) -> str:
-    """A module of diffusers' UNet in sgm's dotted words, "" where the name is none of diffusers'."""
+    """A module of diffusers' UNet in sgm's dotted words, "" for any other name."""
     found = re.fullmatch(r"(down_blocks_\d+|up_blocks_\d+|mid_block)_([a-z]+)_(\d+)_(\w+)", stem)
     if found is None:
         return ""

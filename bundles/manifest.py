@@ -15,7 +15,7 @@ _UNPRINTABLE = frozenset({"Cc", "Cs", "Zl", "Zp"})
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Entry:
-    """What is known of one named concept beyond its vectors; the name is what one types after `embedding:`."""
+    """What is known of a concept beyond its vectors; one types its name after `embedding:`."""
 
     name: str
     initial: str = ""
@@ -24,7 +24,7 @@ class Entry:
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class Bundle:
-    """LoRA tensors under any key names a loader knows, and per name and encoder key the vectors (n, d) in fp32."""
+    """LoRA tensors under keys a loader knows; by name and encoder the vectors (n, d) in fp32."""
 
     family: str
     lora: Mapping[str, Tensor]
@@ -48,7 +48,7 @@ class Bundle:
 
 
 def check_name(name: str) -> None:
-    """Refuse with a sentence each name that some reader of bundles would cut, misread or never match."""
+    """Refuse with a sentence each name that some reader of bundles would cut or misread."""
     reason = _fault(name)
     if reason:
         raise ValueError(f"The name {name!r} {reason}: choose another name for the concept.")

@@ -1,4 +1,4 @@
-"""The text in a bundle's header: ModelSpec 1.0.1, kohya's `ss_` fields, the graph, and our own index."""
+"""The text in a bundle's header: ModelSpec 1.0.1, kohya's `ss_` fields, the graph, our index."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class Index:
 def build_metadata(
     bundle: Bundle, *, title: str, lora: Mapping[str, Tensor], names: tuple[str, ...], kind: str
 ) -> dict[str, str]:
-    """All header fields of one file that holds `lora` and announces `names`; kind is bundle, lora or embedding."""
+    """All fields of a file that announces `names`; kind is bundle, lora or embedding."""
     metadata = _model_spec(bundle.family, title, names, kind)
     if lora:
         metadata |= _kohya_fields(bundle.family, title, lora)
@@ -52,14 +52,17 @@ def build_metadata(
         "entries": [asdict(known.get(name, Entry(name=name))) for name in names],
         "recipe": dict(bundle.recipe),
     }
-    metadata[INDEX] = json.dumps(index, allow_nan=False)
+    try:
+        metadata[INDEX] = json.dumps(index, allow_nan=False)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"The recipe holds what JSON cannot: {error}.") from error
     if bundle.workflow:
         metadata["workflow"] = bundle.workflow
     return metadata
 
 
 def read_index(metadata: Mapping[str, str]) -> Index:
-    """Our index where there is one; the text may come from anyone, so what has the wrong form is left out with a note."""
+    """Our index, if any; the text may be anyone's, so what is malformed is left out with a note."""
     notes: list[str] = []
     workflow = _read_workflow(metadata.get("workflow", ""), notes)
     found = _parse(metadata.get(INDEX, "{}"))
@@ -105,7 +108,7 @@ def _implementation(family: str) -> str:
 
 
 def _kohya_fields(family: str, title: str, lora: Mapping[str, Tensor]) -> dict[str, str]:
-    """What other programs sort LoRA files by; rank and alpha only where all layers agree, as kohya's are one number."""
+    """What other programs sort LoRA files by; rank and alpha only where all layers agree."""
     fields = {"ss_output_name": title}
     if family in _SS_BASE:
         fields |= {
@@ -169,10 +172,10 @@ def _read_entries(value: object, notes: list[str]) -> tuple[Entry, ...]:
     entries: dict[str, Entry] = {}
     for item in items:
         entry = _read_entry(item)
-        if entry is None or entry.name in entries:
-            notes.append("A concept in the file's description has the wrong form and is left out.")
-        else:
-            entries[entry.name] = entry
+        if entry is not None:
+            entries.setdefault(entry.name, entry)
+    if len(entries) < len(items):
+        notes.append("Concepts in the file's description have the wrong form and are left out.")
     return tuple(entries.values())
 
 

@@ -1,4 +1,4 @@
-"""The forms in which bundles are found: one module each, which says what it recognizes and how to read it."""
+"""The forms in which bundles are found: a module each, with what it recognizes and reads."""
 
 from __future__ import annotations
 
@@ -16,11 +16,10 @@ Metadata = Mapping[str, str]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Parts:
-    """A file taken apart: LoRA tensors, per name the vectors under the file's own keys, sentences about the rest."""
+    """A file taken apart: LoRA tensors, and per name the vectors under the file's own keys."""
 
     lora: dict[str, Tensor]
     embeddings: dict[str, dict[str, Tensor]]
-    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -34,7 +33,7 @@ class Dialect:
 
 
 def find_dialect(tensors: Tensors, metadata: Metadata) -> Dialect:
-    """The one dialect of a file; ValueError where none or several fit, since a guess would load the wrong vectors."""
+    """The one dialect of a file; ValueError where none or several fit: nothing is guessed."""
     fitting = [dialect for dialect in dialects() if dialect.recognizes(tensors, metadata)]
     fitting = [dialect for dialect in fitting if not dialect.fallback] or fitting
     if len(fitting) > 1:

@@ -1,4 +1,4 @@
-"""The form of AUTOMATIC1111's web UI (pull request 13568): `bundle_emb.<name>.<key>` tensors beside the LoRA."""
+"""AUTOMATIC1111's form (pull request 13568): `bundle_emb.<name>.<key>` beside the LoRA."""
 
 from __future__ import annotations
 
@@ -16,16 +16,14 @@ def embedding_key(name: str, encoder: str) -> str:
 
 
 def split_key(key: str) -> tuple[str, str]:
-    """Name and encoder key of a `bundle_emb` key, cut from the right because a name may hold dots."""
+    """Name and encoder of a `bundle_emb` key, cut from the right as a name may hold dots."""
     rest = key.removeprefix(PREFIX)
     if rest.endswith(_TEXTUAL_INVERSION):
         name, encoder = rest.removesuffix(_TEXTUAL_INVERSION), _TEXTUAL_INVERSION[1:]
     else:
         name, _, encoder = rest.rpartition(".")
     if not name or not encoder:
-        raise ValueError(
-            f"the key {key!r} holds no name and encoder (bundle_emb.<name>.<encoder>)."
-        )
+        raise ValueError(f"the key {key!r} is not of the form bundle_emb.<name>.<encoder>.")
     return name, encoder
 
 

@@ -10,11 +10,13 @@ KIND = "embedding"
 
 
 def _recognizes(tensors: Tensors, metadata: Metadata) -> bool:
-    if read_index(metadata).kind == KIND:
-        return True
-    return bool(tensors) and all(
-        key.removesuffix(OUTPUT) in NAMED or key in ANONYMOUS for key in tensors
-    )
+    ours = read_index(metadata).kind == KIND
+    return bool(tensors) and all(_is_encoder(key, ours) for key in tensors)
+
+
+def _is_encoder(key: str, ours: bool) -> bool:
+    """Files of our own may hold encoders that no list knows, but never a dotted key."""
+    return key.removesuffix(OUTPUT) in NAMED or key in ANONYMOUS or (ours and "." not in key)
 
 
 def _read(tensors: Tensors, metadata: Metadata, stem: str) -> Parts:

@@ -6,7 +6,7 @@ import re
 
 from . import Dialect, Metadata, Parts, Tensors
 
-# The tensors by which the host's loaders know a low-rank layer: LoRA in its spellings, LoHa, LoKr, OFT, full deltas.
+# What the host's loaders know a layer by: LoRA in its spellings, LoHa, LoKr, OFT, full deltas.
 _ADAPTER_KEY = re.compile(
     r"lora_(?:up|down)\.weight$|lora_[AB](?:\.\w+)?(?:\.weight)?$|[._]lora\.(?:up|down)\.weight$"
     r"|lora_linear_layer\.(?:up|down)\.weight$|\.hada_w[12]_[ab]$|\.lokr_w[12](?:_[ab])?$"
