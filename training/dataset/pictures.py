@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import struct
-import zlib
 from pathlib import Path
 
 from PIL import ExifTags, Image, ImageCms, ImageFile, ImageOps, UnidentifiedImageError
@@ -19,8 +18,8 @@ EXTENSIONS = frozenset(
 )
 # What Pillow raises on files that are cut off, damaged or too large.
 UNREADABLE = (
-    *(OSError, SyntaxError, ValueError, TypeError, IndexError, KeyError),
-    *(EOFError, struct.error, zlib.error, Image.DecompressionBombError),
+    *(OSError, EOFError, SyntaxError, ValueError, RuntimeError),
+    *(struct.error, Image.DecompressionBombError),
 )
 TRANSPOSE = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -69,6 +68,8 @@ def unreadable(path: Path, error: Exception) -> ValueError:
     reason = str(error) or type(error).__name__
     if isinstance(error, UnidentifiedImageError):
         reason = "unknown or damaged format"
+    elif isinstance(error, OSError) and error.strerror:
+        reason = error.strerror
     return ValueError(
         f"{path.name} cannot be read as a picture ({reason.rstrip('.')}): "
         "save it again as PNG or JPEG, or remove it."
@@ -98,8 +99,11 @@ def check_complete(image: ImageFile.ImageFile) -> None:
 
 def orientation(image: Image.Image) -> int:
     """The EXIF orientation, 1 to 8, from what lies before the pixels."""
-    # PngImageFile.getexif decodes the picture to look behind it, so the method of its base.
-    value: object = Image.Image.getexif(image).get(ExifTags.Base.Orientation, 1)
+    try:
+        # PngImageFile.getexif decodes the picture to look behind it, so the method of its base.
+        value: object = Image.Image.getexif(image).get(ExifTags.Base.Orientation)
+    except (SyntaxError, struct.error):  # damaged EXIF: the pixels are good as they lie
+        return 1
     return value if isinstance(value, int) else 1
 
 
