@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import sys
 import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -145,12 +146,15 @@ async def register_nodes(root: Path) -> None:
     custom_nodes = Path(args.base_directory, "custom_nodes")
     custom_nodes.mkdir(parents=True, exist_ok=True)
     link(root, custom_nodes / "pack")
-    before = Path.cwd()
+    before, tested = Path.cwd(), vars(sys.modules["pack"])
     os.chdir(custom_nodes)
     try:
         assert await nodes.load_custom_node("pack"), "the host could not load the pack: see the log"
     finally:
         os.chdir(before)
+    # The loader made a new module object for the same package.
+    vars(sys.modules["pack"]).update({**tested, **vars(sys.modules["pack"])})
+    sys.modules["pack"].__path__ = tested["__path__"]
 
 
 class AnyType(str):

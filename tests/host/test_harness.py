@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import threading
 import time
 from pathlib import Path
@@ -12,6 +13,7 @@ import pytest
 import nodes
 from harness.runner import GraphFailed, GraphInterrupted
 from harness.server import ServerFailed, failure
+from harness.workflow import to_prompt
 
 
 def core_graph(checkpoint: dict, *, steps: int = 2) -> dict:
@@ -122,3 +124,29 @@ def test_the_server_stops_on_cancel_and_goes_on(server):
     server.interrupt()
     assert "Interrupted" in failure(server.wait(prompt, timeout=60))
     server.run(core_graph(FROM_FILE, steps=1), timeout=60)
+
+
+def test_a_workflow_of_the_editor_runs_through_the_server(server):
+    templates = pytest.importorskip("comfyui_workflow_templates_json")
+    path = Path(templates.__file__).parent / "templates" / "default.json"
+    workflow = json.loads(path.read_text(encoding="utf-8"))
+    small = {
+        "CheckpointLoaderSimple": ["sd15.safetensors"],
+        "EmptyLatentImage": [64, 64, 1],
+        "KSampler": [7, "randomize", 1, 8, "euler", "normal", 1],
+    }
+    for node in workflow["nodes"]:
+        node["widgets_values"] = small.get(node["type"], node.get("widgets_values"))
+    prompt = to_prompt(workflow, server.object_info())
+    sampler = next(node for node in prompt.values() if node["class_type"] == "KSampler")
+    assert (sampler["inputs"]["seed"], sampler["inputs"]["steps"]) == (7, 1)
+    history = server.run(prompt, timeout=120)
+    assert any(shown.get("images") for shown in history["outputs"].values())
+
+
+def test_the_pack_is_loaded_by_the_hosts_own_loader(host):
+    from pack.nodes.extension import NODES
+
+    registered = {node.GET_SCHEMA().node_id: node for node in NODES}
+    assert registered.items() <= nodes.NODE_CLASS_MAPPINGS.items()
+    assert nodes.LOADED_MODULE_DIRS["pack"] == str(host.base / "custom_nodes" / "pack")
