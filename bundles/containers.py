@@ -20,10 +20,11 @@ from .names import SUFFIX, file_stems, safe_stem
 
 # Forge counts keys that fit no layer and gives the whole LoRA up above this.
 FORGE_LIMIT = 12
+DTYPES = (torch.float16, torch.bfloat16, torch.float32)
 
 
 class Container(str, Enum):
-    """`a1111` is one file, which A1111 and SD.Next read whole; `loose` files every program reads."""
+    """`a1111` is one file that A1111 and SD.Next read whole; every program reads `loose` ones."""
 
     A1111 = "a1111"
     LOOSE = "loose"
@@ -33,7 +34,7 @@ def save_bundle(bundle: Bundle, path: Path, container: Container, dtype: torch.d
     """Write the LoRA in `dtype`, embeddings in fp32: all files (the LoRA's is first) or none."""
     _check(bundle, path, dtype)
     lora = _cast(to_kohya(bundle.lora, bundle.family), dtype)
-    if container is Container.A1111:
+    if container == Container.A1111:
         drafts = [_whole(bundle, path, lora)]
     else:
         drafts = _loose(bundle, path, lora)
@@ -63,12 +64,9 @@ def load_bundle(path: Path) -> Bundle:
 
 def warnings_for(bundle: Bundle, container: Container) -> list[str]:
     """Sentences about programs that refuse this form, and about names that it changes."""
-    if container is Container.LOOSE:
-        return [
-            _renamed_note(name, stem)
-            for name in bundle.embeddings
-            if (stem := safe_stem(name)) != name
-        ]
+    if container == Container.LOOSE:
+        notes = [_file_note(name) for name in bundle.embeddings]
+        return [note for note in notes if note]
     count = sum(len(vectors) for vectors in bundle.embeddings.values())
     warnings: list[str] = []
     if count > FORGE_LIMIT:
@@ -90,7 +88,7 @@ def _check(bundle: Bundle, path: Path, dtype: torch.dtype) -> None:
         raise ValueError(
             f"{path.name} does not end in {SUFFIX}: give the bundle a file name that does."
         )
-    if not dtype.is_floating_point:
+    if dtype not in DTYPES:
         raise ValueError(f"A LoRA cannot be saved as {dtype}: choose float16, bfloat16 or float32.")
     if not bundle.lora and not bundle.embeddings:
         raise ValueError("The bundle holds no LoRA and no embedding: there is nothing to save.")
@@ -165,7 +163,14 @@ def _absent(
     )
 
 
-def _renamed_note(name: str, stem: str) -> str:
+def _file_note(name: str) -> str:
+    """What is to be said of a name as a file name, "" for nothing."""
+    try:
+        stem = safe_stem(name)
+    except ValueError as error:
+        return str(error)
+    if stem == name:
+        return ""
     return (
         f"The embedding '{name}' is saved as {stem}{SUFFIX}: "
         f"type embedding:{stem} where that file is used."

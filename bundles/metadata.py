@@ -12,6 +12,7 @@ from torch import Tensor
 
 from .keys import DIFFUSERS_STYLE, SGM_STYLE
 from .manifest import Bundle, Entry
+from .names import safe_stem
 
 INDEX = "pivotal.index"
 VERSION = 1
@@ -93,8 +94,10 @@ def _model_spec(family: str, title: str, names: tuple[str, ...], kind: str) -> d
         "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
     }
     if names:
-        fields["trigger_phrase"] = ", ".join(names)
-        fields["usage_hint"] = "ComfyUI: " + ", ".join(f"embedding:{name}" for name in names)
+        # A name in a file of its own is called by the file.
+        called = names if kind == "bundle" else tuple(safe_stem(name) for name in names)
+        fields["trigger_phrase"] = ", ".join(called)
+        fields["usage_hint"] = "ComfyUI: " + ", ".join(f"embedding:{name}" for name in called)
     return {f"modelspec.{name}": value for name, value in fields.items()}
 
 
