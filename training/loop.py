@@ -91,6 +91,8 @@ class Run:
         self.optimizers = _make_optimizers(parts, config, list(self.live))
         self.factor = rate_factor(config.schedule, config.warmup_steps, config.steps)
         self.conditions = Conditions(parts.text, self.live)
+        for name in parts.vectors.keys() - self.live.keys():
+            freeze(parts.vectors[name])
         if not self.live:
             self.conditions.settle(all_captions(parts, config.objective))
 
@@ -99,8 +101,7 @@ class Run:
         due = [n for n, c in self.live.items() if step >= c.pivot_step(self.config.steps)]
         for name in due:
             drop_group(self.optimizers["embeddings"], name)
-            for parameter in self.parts.vectors[name].values():
-                parameter.requires_grad_(False)
+            freeze(self.parts.vectors[name])
             del self.live[name]
             self.conditions.freeze(name, all_captions(self.parts, self.config.objective))
         if due and not self.live:
@@ -205,6 +206,12 @@ def all_captions(parts: Parts, objective: ObjectiveConfig) -> list[Caption]:
     elif objective.prior is Prior.BASE:
         captions += [class_caption(caption, parts.concepts) for caption in captions]
     return captions
+
+
+def freeze(vectors: Mapping[str, nn.Parameter]) -> None:
+    """Let the vectors of a concept gather no gradient, also in captions that still have one."""
+    for parameter in vectors.values():
+        parameter.requires_grad_(False)
 
 
 def _make_optimizers(

@@ -1,0 +1,1 @@
+"""The engine without a host: every part it borrows is a toy."""

@@ -1,0 +1,207 @@
+"""Toy parts that fulfil the engine's Protocols: a few numbers each, open to the tests."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from pack.training.adapters import build_adapters
+from pack.training.adapters.lora import LoraConfig
+from pack.training.concepts import Concept, parse_caption
+from pack.training.data import TrainingData
+from pack.training.dataset.buckets import Crop
+from pack.training.dataset.order import Batches
+from pack.training.embeddings import initial_vectors
+from pack.training.loop import Parts, TrainConfig, train
+from pack.training.ports import Caption, Conditioning, Layer, Mention, Noised
+from pack.training.randomness import generator
+
+QUERY, VALUE, FEED = "block.attn1.to_q", "block.attn2.to_v", "block.ff"
+CAPTIONS = ("a TOK", "the TOK in snow", "a hill", "red TOK")
+CROP = Crop(width=16, height=16, left=0, top=0, original_width=16, original_height=16)
+
+
+class ToyText:
+    """Two encoders that average the rows of a caption's words, and a record of what was asked."""
+
+    def __init__(self) -> None:
+        draw = generator("toy text")
+        widths = {"clip_l": 3, "clip_g": 5}
+        self.tables = {key: torch.randn(32, width, generator=draw) for key, width in widths.items()}
+        self.vectors: Mapping[str, Mapping[str, Tensor]] = {}
+        self.encoded: list[Caption] = []
+        self.released, self.attached = 0, 0
+
+    def norms(self) -> dict[str, float]:
+        return {key: table.norm(dim=-1).median().item() for key, table in self.tables.items()}
+
+    def rows(self, phrase: str) -> dict[str, Tensor]:
+        ids = [zlib.crc32(word.encode()) % 32 for word in phrase.split()]
+        return {key: table[torch.tensor(ids).long()] for key, table in self.tables.items()}
+
+    @contextmanager
+    def attach(self, vectors: Mapping[str, Mapping[str, Tensor]]) -> Iterator[None]:
+        self.vectors, self.attached = vectors, self.attached + 1
+        try:
+            yield
+        finally:
+            self.attached -= 1
+
+    def encode(self, captions: Sequence[Caption]) -> list[Conditioning]:
+        assert self.attached and not self.released, "encode after release"
+        self.encoded += captions
+        return [Conditioning({"cond": self.pooled(caption)}) for caption in captions]
+
+    def pooled(self, caption: Caption) -> Tensor:
+        """(1, 8): the tanh of each encoder's mean row, side by side; nothing counts as a zero row."""
+        means: list[Tensor] = []
+        for key, table in self.tables.items():
+            spelled = [
+                self.vectors[part.concept][key]
+                if isinstance(part, Mention)
+                else self.rows(part)[key]
+                for part in caption
+            ]
+            means.append(torch.cat([torch.zeros(1, table.shape[1]), *spelled]).mean(dim=0))
+        return torch.cat(means)[None].tanh()
+
+    def release(self) -> None:
+        self.released += 1
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """One call of the toy denoiser."""
+
+    noised: Noised
+    conditions: list[Tensor]
+    output: Tensor
+    adapted: bool
+    with_gradient: bool
+
+
+class ToyDenoiser:
+    """Three matrices that guess the noise in 2 x 2 latents of four channels; sigma runs 0.1 to 10."""
+
+    def __init__(self, *, is_flow: bool = False) -> None:
+        draw = generator("toy denoiser")
+        shapes = {QUERY: (4, 4), VALUE: (4, 8), FEED: (4, 4)}
+        self.weights = {n: torch.randn(*shape, generator=draw) for n, shape in shapes.items()}
+        self.adapters: Mapping[str, nn.Module] = {}
+        self.predictions: list[Prediction] = []
+        self.is_flow, self.attached = is_flow, 0
+
+    def layers(self) -> list[Layer]:
+        return [Layer(name=name, shape=tuple(w.shape)) for name, w in self.weights.items()]
+
+    @contextmanager
+    def attach(self, adapters: Mapping[str, nn.Module]) -> Iterator[None]:
+        self.adapters, self.attached = adapters, self.attached + 1
+        try:
+            yield
+        finally:
+            self.attached -= 1
+
+    def noised(self, latents: Tensor, noise: Tensor, positions: Tensor) -> Noised:
+        sigma = (0.1 * 100**positions).float()
+        noisy = latents + sigma[:, None, None, None] * noise
+        return Noised(noisy=noisy, sigma=sigma, target=noise, snr=sigma**-2, gain=-sigma)
+
+    def predict(
+        self,
+        noised: Noised,
+        conditions: Sequence[Conditioning],
+        crops: Sequence[Crop],
+        *,
+        adapted: bool = True,
+    ) -> Tensor:
+        assert self.attached and len(conditions) == len(crops) == len(noised.noisy)
+        each = [c.tensors["cond"] for c in conditions]
+        output = torch.stack(
+            [self.guess(x, cond, adapted) for x, cond in zip(noised.noisy, each, strict=True)]
+        )
+        call = Prediction(noised, each, output, adapted, torch.is_grad_enabled())
+        self.predictions.append(call)
+        return output
+
+    def guess(self, x: Tensor, cond: Tensor, adapted: bool) -> Tensor:
+        """(channels, height, width) and (1, 8) -> (channels, height, width)."""
+        hidden = self.layer(QUERY, x.movedim(0, -1), adapted) + self.layer(VALUE, cond, adapted)
+        return self.layer(FEED, hidden.tanh(), adapted).movedim(-1, 0)
+
+    def layer(self, name: str, x: Tensor, adapted: bool) -> Tensor:
+        base = x @ self.weights[name].T
+        return base + self.adapters[name](x) if adapted and name in self.adapters else base
+
+
+def toy_data(
+    captions: Sequence[str],
+    concepts: Sequence[Concept] = (),
+    *,
+    batch_size: int = 2,
+    seed: int = 0,
+    key: str = "toy",
+) -> TrainingData:
+    """One random latent a caption, all in one bucket; another key gives other pictures."""
+    count = len(captions)
+    return TrainingData(
+        latents=[torch.randn(4, 2, 2, generator=generator(key, i)) for i in range(count)],
+        captions=[parse_caption(caption, concepts) for caption in captions],
+        crops=[CROP] * count,
+        batches=Batches(["square"] * count, [1] * count, batch_size, seed),
+    )
+
+
+def toy_parts(
+    *concepts: Concept,
+    captions: Sequence[str] = CAPTIONS,
+    lora: LoraConfig | None = LoraConfig(rank=2, alpha=3.0),
+    prior: TrainingData | None = None,
+    batch_size: int = 2,
+    seed: int = 0,
+    is_flow: bool = False,
+) -> Parts:
+    """Everything a run needs, the same at every call."""
+    text, denoiser = ToyText(), ToyDenoiser(is_flow=is_flow)
+    return Parts(
+        denoiser=denoiser,
+        text=text,
+        data=toy_data(captions, concepts, batch_size=batch_size, seed=seed),
+        concepts=concepts,
+        vectors=initial_vectors(concepts, text, seed),
+        adapters=build_adapters(lora, denoiser.layers(), seed) if lora else {},
+        prior_data=prior,
+    )
+
+
+def losses(parts: Parts, config: TrainConfig) -> list[float]:
+    """Run to the end and give the loss of every step."""
+    return [report.loss.item() for report in train(parts, config)]
+
+
+def trained(parts: Parts) -> dict[str, Tensor]:
+    """A copy of every number that a run may change, by a readable name."""
+    vectors = {
+        f"{name}.{key}": rows for name, part in parts.vectors.items() for key, rows in part.items()
+    }
+    factors = {
+        f"{name}.{key}": factor
+        for name, adapter in parts.adapters.items()
+        for key, factor in adapter.named_parameters()
+    }
+    return {name: value.detach().clone() for name, value in (vectors | factors).items()}
+
+
+def same(left: Mapping[str, Tensor], right: Mapping[str, Tensor]) -> bool:
+    """Whether two copies agree bit for bit."""
+    return left.keys() == right.keys() and all(torch.equal(left[k], right[k]) for k in left)
+
+
+def of_concept(state: Mapping[str, Tensor], name: str) -> dict[str, Tensor]:
+    """The part of a copy that belongs to one concept."""
+    return {key: value for key, value in state.items() if key.startswith(f"{name}.clip")}
