@@ -1,1 +1,1 @@
-"""The nodes: schemas and translation; the only folder that knows ComfyUI, the engine and the bundles."""
+"""The nodes: schemas and translation; the folder that knows ComfyUI, engine and bundles."""

@@ -8,12 +8,12 @@ from enum import Enum
 from typing import Any
 
 import torch
-from comfy_api.latest import io, ui
+from comfy_api.latest import io
 
 from ..bundles.containers import Container, load_bundle, save_bundle, warnings_for
 from ..bundles.manifest import Bundle
 from . import sockets
-from .host.bundling import apply_bundle, parse_names
+from .host.bundling import apply_bundle, parse_names, read_back
 from .host.folders import bundle_files, bundle_path, in_output, new_bundle_path
 
 CONNECTED = "(connected bundle)"
@@ -41,8 +41,8 @@ class SaveBundle(io.ComfyNode):
             node_id="Pivotal_SaveBundle",
             display_name="Save Bundle",
             category="pivotal/bundles",
-            description="Writes a LoRA and its named embeddings into one file, or into a plain LoRA "
-            "and an embedding file for each name.",
+            description="Writes a LoRA and its named embeddings into one file, or a plain LoRA and "
+            "an embedding file for each name.",
             search_aliases=["save lora", "save embedding", "export", "safetensors"],
             is_output_node=True,
             hidden=[io.Hidden.extra_pnginfo],
@@ -58,8 +58,8 @@ class SaveBundle(io.ComfyNode):
                     "container",
                     options=Container,
                     default=Container.A1111,
-                    tooltip="a1111: one file with everything. loose: a plain LoRA that loads "
-                    "everywhere, and an embedding file for each name beside it.",
+                    tooltip="a1111: one file with everything. loose: a folder with a plain LoRA "
+                    "that loads everywhere, and an embedding file for each name.",
                 ),
                 io.Combo.Input(
                     "precision",
@@ -69,7 +69,9 @@ class SaveBundle(io.ComfyNode):
                 ),
             ],
             outputs=[
-                sockets.Bundle.Output(display_name="saved", tooltip="The bundle as it is in the file."),
+                sockets.Bundle.Output(
+                    display_name="saved", tooltip="The bundle as it is in the file."
+                ),
                 io.String.Output(display_name="report"),
             ],
         )
@@ -81,12 +83,12 @@ class SaveBundle(io.ComfyNode):
         form = Container(container)
         extra: dict[str, Any] = cls.hidden.extra_pnginfo or {}
         workflow = json.dumps(extra["workflow"]) if "workflow" in extra else bundle.workflow
-        path = new_bundle_path(filename_prefix)
+        path = new_bundle_path(filename_prefix, own_folder=form is Container.LOOSE)
         dtype = Precision(precision).dtype
         files = save_bundle(replace(bundle, workflow=workflow), path, form, dtype)
         report = "\n".join([*(f"saved {file}" for file in files), *warnings_for(bundle, form)])
         shown = {"files": [in_output(file) for file in files], "text": (report,)}
-        return io.NodeOutput(load_bundle(path), report, ui=shown)
+        return io.NodeOutput(read_back(files), report, ui=shown)
 
 
 class LoadBundle(io.ComfyNode):
@@ -176,7 +178,9 @@ class LoadBundle(io.ComfyNode):
             origin=file,
         )
         triggers = ", ".join(f"embedding:{name}" for name in known)
-        report = "\n".join([f"{len(chosen.lora)} LoRA tensors", f"names: {triggers or 'none'}", *notes])
+        report = "\n".join(
+            [f"{len(chosen.lora)} LoRA tensors", f"names: {triggers or 'none'}", *notes]
+        )
         return io.NodeOutput(made, made_clip, triggers, report)
 
 

@@ -36,7 +36,7 @@ class LoadDataset(io.ComfyNode):
                 io.String.Input(
                     "default_caption",
                     default="",
-                    tooltip="Caption of pictures that have no caption file, such as: a photo of TOK",
+                    tooltip="Caption of pictures without a caption file, such as: a photo of TOK",
                 ),
                 io.Int.Input(
                     "repeats",

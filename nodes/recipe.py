@@ -83,7 +83,7 @@ class Objective(io.ComfyNode):
             node_id="Pivotal_Objective",
             display_name="Objective",
             category="pivotal/training",
-            description="What training minimizes: weighting, noise, dropout and prior preservation.",
+            description="What is minimized: weighting, noise, dropout and prior preservation.",
             search_aliases=["loss", "min snr", "prior preservation", "noise offset", "dreambooth"],
             inputs=[
                 io.Float.Input(

@@ -38,7 +38,9 @@ class TrainConcepts(io.ComfyNode):
                 "training",
             ],
             inputs=[
-                io.Model.Input("model", tooltip="The diffusion model to train on. It stays as it is."),
+                io.Model.Input(
+                    "model", tooltip="The diffusion model to train on. It stays as it is."
+                ),
                 io.Clip.Input("clip", tooltip="The text encoder of the model. It stays as it is."),
                 io.Vae.Input("vae", tooltip="The VAE that the pictures are encoded with."),
                 sockets.Dataset.Input("dataset", tooltip="Pictures and captions to learn from."),
@@ -61,7 +63,7 @@ class TrainConcepts(io.ComfyNode):
                     default=1,
                     min=1,
                     max=256,
-                    tooltip="Batches whose gradients make one step: a larger batch in the same memory.",
+                    tooltip="Batches whose gradients make one step: larger batches in less memory.",
                 ),
                 io.Int.Input(
                     "resolution",
@@ -120,14 +122,16 @@ class TrainConcepts(io.ComfyNode):
                     min=0.0,
                     max=1.0,
                     step=0.01,
-                    tooltip="How far vectors are pulled after each step to the norm of ordinary words.",
+                    tooltip="How far each step pulls vectors to the norm of ordinary words.",
                     advanced=True,
                 ),
                 sockets.Concepts.Input(
                     "concepts", optional=True, tooltip="What to learn as new words."
                 ),
                 sockets.Adapter.Input(
-                    "adapter", optional=True, tooltip="What to train beside the model, such as LoRA."
+                    "adapter",
+                    optional=True,
+                    tooltip="What to train beside the model, such as LoRA.",
                 ),
                 sockets.Optimizer.Input(
                     "optimizer", optional=True, tooltip="For the adapter; AdamW when not connected."
@@ -138,7 +142,9 @@ class TrainConcepts(io.ComfyNode):
                     tooltip="For the concepts; AdamW when not connected.",
                 ),
                 sockets.Objective.Input(
-                    "objective", optional=True, tooltip="What to minimize; Min-SNR 5 when not connected."
+                    "objective",
+                    optional=True,
+                    tooltip="What to minimize; Min-SNR 5 when not connected.",
                 ),
                 sockets.Dataset.Input(
                     "class_dataset",

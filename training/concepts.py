@@ -68,7 +68,7 @@ def mentioned(caption: Caption) -> frozenset[str]:
 
 
 def check_concepts(concepts: Sequence[Concept], dataset: Dataset) -> None:
-    """Raise ValueError, naming the concept or the picture, when names clash or captions lack them."""
+    """Raise ValueError, naming concept or picture, when names clash or captions lack them."""
     for label, values in {
         "placeholder": [concept.placeholder for concept in concepts],
         "name": [concept.final_name for concept in concepts],

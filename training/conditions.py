@@ -1,4 +1,4 @@
-"""Conditioning of captions: encoded with a graph while their concepts train, once and for all after."""
+"""Conditioning of captions: with a graph while their concepts train, once for all after."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a run draws from: latents, captions and crops of a dataset, and the random draws of a step."""
+"""What a run draws from: latents, captions, crops, and the random draws of a step."""
 
 from __future__ import annotations
 
@@ -49,7 +49,8 @@ def draw_batch(data: TrainingData, seed: int, micro_step: int, dropout: float) -
     and the sample's place in the batch, so a resumed run or another device draws the same.
     """
     items = data.batches.at(micro_step)
-    noise, offset, positions, captions = [], [], [], []
+    noise, offset, positions = list[Tensor](), list[Tensor](), list[Tensor]()
+    captions = list[Caption]()
     for place, item in enumerate(items):
         draw = generator(seed, "sample", micro_step, place)
         positions.append(torch.rand((), generator=draw, dtype=torch.float64))

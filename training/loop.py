@@ -1,4 +1,4 @@
-"""The training loop: pivotal tuning, textual inversion and LoRA are this loop with different parts."""
+"""The training loop: pivotal tuning, textual inversion and LoRA are its different parts."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ class Run:
 
     def __init__(self, parts: Parts, config: TrainConfig):
         self.parts, self.config = parts, config
-        self.norms = parts.text.norms() if parts.vectors else {}
+        self.norms = parts.text.norms()
         live = [c for c in parts.concepts if c.pivot_step(config.steps) > 0]
         self.live = {c.final_name: c for c in live}
         self.optimizers = _make_optimizers(parts, config, list(self.live))
@@ -97,7 +97,7 @@ class Run:
             self.conditions.settle(all_captions(parts, config.objective))
 
     def pivot(self, step: int) -> None:
-        """Freeze every concept whose pivot is at this step, bit for bit, for the rest of the run."""
+        """Freeze every concept whose pivot is at this step, bit for bit, for good."""
         due = [n for n, c in self.live.items() if step >= c.pivot_step(self.config.steps)]
         for name in due:
             drop_group(self.optimizers["embeddings"], name)
@@ -114,7 +114,7 @@ class Run:
             grads = [p.grad for p in parameters if p.grad is not None]
             if not grads:
                 continue
-            torch._foreach_mul_(grads, 1 / scale)  # pyright: ignore[reportPrivateUsage]
+            torch._foreach_mul_(grads, 1 / scale)  # pyright: ignore[reportPrivateImportUsage]
             nn.utils.clip_grad_norm_(parameters, self.config.max_grad_norm)
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
@@ -157,7 +157,7 @@ def backward(run: Run, micro_step: int) -> Tensor:
 def add_gradients(loss: Tensor, scale: float) -> None:
     """Backward, unless nothing in the batch trains: a dropped caption without an adapter."""
     if loss.requires_grad:
-        (loss * scale).backward()
+        torch.autograd.backward(loss * scale)
 
 
 def batch_loss(run: Run, batch: Batch) -> tuple[Tensor, Noised]:

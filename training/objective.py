@@ -66,7 +66,7 @@ def weighted_mse(output: Tensor, target: Tensor, weights: Tensor) -> Tensor:
 
 
 def offset_noise(noise: Tensor, offset: Tensor, weight: float) -> Tensor:
-    """Noise (batch, channels, ...) plus `weight` times a constant per channel, offset (batch, channels).
+    """Noise (batch, channels, ...) plus `weight` times the offset (batch, channels).
 
     Lets a model learn overall brightness, which plain noise never hides (Guttenberg 2023).
     """

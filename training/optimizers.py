@@ -38,7 +38,7 @@ class OptimizerConfig:
             raise ValueError(f"d_coef is {self.d_coef}: use more than 0.")
 
     def rate(self, default: float) -> float:
-        """The learning rate: as set, or 1 for Prodigy, which finds its own, or the part's default."""
+        """The rate as set, or 1 for Prodigy, which finds its own, or the part's default."""
         if self.learning_rate:
             return self.learning_rate
         return 1.0 if self.algorithm is Algorithm.PRODIGY else default
@@ -50,7 +50,9 @@ EMBEDDING_RATE = 1e-3
 Parts = Mapping[str, list[nn.Parameter]]
 
 
-def make_optimizer(config: OptimizerConfig, parts: Parts, default_rate: float) -> torch.optim.Optimizer:
+def make_optimizer(
+    config: OptimizerConfig, parts: Parts, default_rate: float
+) -> torch.optim.Optimizer:
     """An optimizer with one group per named part; each group carries its base rate as "rate"."""
     rate = config.rate(default_rate)
     groups = [
@@ -61,17 +63,19 @@ def make_optimizer(config: OptimizerConfig, parts: Parts, default_rate: float) -
     return torch.optim.AdamW(groups, lr=rate, weight_decay=config.weight_decay)
 
 
-def _prodigy(groups: list[dict[str, Any]], rate: float, config: OptimizerConfig) -> torch.optim.Optimizer:
-    """Prodigy (Mishchenko and Defazio 2023, arXiv 2306.06101) with the settings used for diffusion."""
+def _prodigy(
+    groups: list[dict[str, Any]], rate: float, config: OptimizerConfig
+) -> torch.optim.Optimizer:
+    """Prodigy (Mishchenko and Defazio 2023, arXiv 2306.06101) as set for diffusion."""
     try:
-        from prodigyopt import Prodigy
+        from prodigyopt import Prodigy  # pyright: ignore[reportMissingTypeStubs]
     except ImportError as missing:
         raise ImportError("Prodigy is not installed: run pip install prodigyopt") from missing
     return Prodigy(
         groups,
         lr=rate,
         betas=(0.9, 0.99),
-        weight_decay=config.weight_decay,
+        weight_decay=config.weight_decay,  # pyright: ignore[reportArgumentType]
         decouple=True,
         use_bias_correction=True,
         safeguard_warmup=True,

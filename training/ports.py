@@ -102,9 +102,7 @@ class TextEncoder(Protocol):
         """The token table's rows of a phrase, (tokens, width) for each encoder key."""
         ...
 
-    def attach(
-        self, vectors: Mapping[str, Mapping[str, Tensor]]
-    ) -> AbstractContextManager[None]:
+    def attach(self, vectors: Mapping[str, Mapping[str, Tensor]]) -> AbstractContextManager[None]:
         """Let `Mention(name)` stand for `vectors[name][encoder key]` until the context ends."""
         ...
 
@@ -123,5 +121,3 @@ class LatentCodec(Protocol):
     def encode(self, pixels: Tensor) -> Tensor:
         """(batch, height, width, 3) in 0..1 -> (batch, channels, height / 8, width / 8)."""
         ...
-
-

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 import comfy.lora
 import comfy.lora_convert
@@ -11,6 +12,7 @@ from comfy.model_patcher import ModelPatcher
 from comfy.sd import CLIP
 from torch import Tensor
 
+from ...bundles.containers import load_bundle
 from ...bundles.manifest import Bundle, check_name
 from .overlay import NamedVectors, leaves, named, with_names
 
@@ -24,8 +26,16 @@ class NameSetting:
     on: bool = True
 
 
+def read_back(files: Sequence[Path]) -> Bundle:
+    """What files that were saved together hold, as one bundle."""
+    parts = [load_bundle(file) for file in files]
+    lora = {key: tensor for part in parts for key, tensor in part.lora.items()}
+    embeddings = {name: vectors for part in parts for name, vectors in part.embeddings.items()}
+    return replace(parts[0], lora=lora, embeddings=embeddings, notes=())
+
+
 def parse_names(text: str) -> dict[str, NameSetting]:
-    """Per-name settings, a line each: `old = new : strength`, both parts optional; `-old` is off."""
+    """Settings by name, a line each: `old = new : strength`, parts optional; `-old` is off."""
     settings: dict[str, NameSetting] = {}
     for line in filter(None, map(str.strip, text.splitlines())):
         if line.startswith("-"):
@@ -44,16 +54,20 @@ def _number(text: str, line: str) -> float:
         return float(text)
     except ValueError:
         raise ValueError(
-            f'"{line}" in names is not understood: write old = new : strength, such as cat = tom : 0.8'
+            f'"{line}" in names is not understood: write old = new : strength, '
+            "such as cat = tom : 0.8"
         ) from None
 
 
-def chosen_vectors(bundle: Bundle, settings: Mapping[str, NameSetting]) -> dict[str, Mapping[str, Tensor]]:
-    """The bundle's vectors under the names they get, scaled; ValueError for a name it does not have."""
+def chosen_vectors(
+    bundle: Bundle, settings: Mapping[str, NameSetting]
+) -> dict[str, Mapping[str, Tensor]]:
+    """The bundle's vectors under their new names, scaled; ValueError for an unknown name."""
     unknown = [name for name in settings if name not in bundle.embeddings]
     if unknown:
         raise ValueError(
-            f'The bundle has no name "{unknown[0]}": it has {", ".join(bundle.embeddings) or "none"}.'
+            f'The bundle has no name "{unknown[0]}": '
+            f"it has {', '.join(bundle.embeddings) or 'none'}."
         )
     chosen: dict[str, Mapping[str, Tensor]] = {}
     for name, vectors in bundle.embeddings.items():
@@ -70,7 +84,12 @@ def chosen_vectors(bundle: Bundle, settings: Mapping[str, NameSetting]) -> dict[
 
 
 def apply_lora(
-    model: ModelPatcher, clip: CLIP | None, lora: Mapping[str, Tensor], *, strength_model: float, strength_clip: float
+    model: ModelPatcher,
+    clip: CLIP | None,
+    lora: Mapping[str, Tensor],
+    *,
+    strength_model: float,
+    strength_clip: float,
 ) -> tuple[ModelPatcher, CLIP | None]:
     """Clones with the LoRA as host patches; ValueError when none of it fits the model.
 
@@ -95,8 +114,10 @@ def apply_lora(
     return made, made_clip
 
 
-def apply_names(clip: CLIP, vectors: Mapping[str, Mapping[str, Tensor]], origin: str) -> tuple[CLIP, list[str]]:
-    """A clone of the CLIP that knows the names, and a sentence for each encoder left without vectors."""
+def apply_names(
+    clip: CLIP, vectors: Mapping[str, Mapping[str, Tensor]], origin: str
+) -> tuple[CLIP, list[str]]:
+    """A clone of the CLIP that knows the names, and a sentence for each encoder left out."""
     if not vectors:
         return clip.clone(), []
     encoders = leaves(clip)
@@ -106,7 +127,8 @@ def apply_names(clip: CLIP, vectors: Mapping[str, Mapping[str, Tensor]], origin:
         fitting = {key: rows for key, rows in parts.items() if key in encoders}
         if not fitting:
             raise ValueError(
-                f'"{name}" has vectors for {", ".join(parts)} and this CLIP has {", ".join(encoders)}: '
+                f'"{name}" has vectors for {", ".join(parts)} and this CLIP has '
+                f"{', '.join(encoders)}: "
                 "the bundle belongs to another model family."
             )
         notes += [f"{name} has no vectors for {key}." for key in encoders if key not in parts]
@@ -124,7 +146,7 @@ def apply_bundle(
     names: Mapping[str, NameSetting] | None = None,
     origin: str = "",
 ) -> tuple[ModelPatcher, CLIP, list[str], list[str]]:
-    """(MODEL, CLIP, names now known, notes): the LoRA at its strengths and the names on that CLIP alone."""
+    """(MODEL, CLIP, names, notes): the LoRA at its strengths, the names on that CLIP alone."""
     vectors = chosen_vectors(bundle, names or {})
     named_clip, notes = apply_names(clip, vectors, origin)
     made, made_clip = apply_lora(

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.autograd import Function
 
 IN_PLACE_BLOCKS = frozenset({"CLIPLayer", "T5Block"})

@@ -1,4 +1,4 @@
-"""Where the pack reads and writes: ComfyUI's input, output and model folders, never outside them."""
+"""Where the pack reads and writes: ComfyUI's input, output and model folders only."""
 
 from __future__ import annotations
 
@@ -17,7 +17,9 @@ def input_folder(name: str) -> Path:
     root = folder_paths.get_input_directory()
     path = Path(root, name)
     if not folder_paths.is_within_directory(root, str(path)):
-        raise ValueError(f'The folder "{name}" is outside ComfyUI\'s input folder: move it inside {root}.')
+        raise ValueError(
+            f'The folder "{name}" is outside ComfyUI\'s input folder: move it inside {root}.'
+        )
     if not path.is_dir():
         raise FileNotFoundError(f'There is no folder "{name}" in {root}: put the pictures there.')
     return path
@@ -31,7 +33,9 @@ def input_folders() -> list[str]:
 def checked_run_name(name: str) -> str:
     """A run's name as one path part; ValueError when it could lead anywhere else."""
     if not name.strip() or name in {".", ".."} or re.search(r'[\\/:*?"<>|\x00-\x1f]', name):
-        raise ValueError(f'The run name "{name}" cannot be a folder: use letters, digits, blanks, - and _.')
+        raise ValueError(
+            f'The run name "{name}" cannot be a folder: use letters, digits, blanks, - and _.'
+        )
     return name.strip()
 
 
@@ -49,20 +53,24 @@ def new_run_folder(name: str) -> Path:
     raise AssertionError("unreachable")
 
 
-def new_bundle_path(prefix: str) -> Path:
-    """The next free `<prefix>_00001.safetensors` in the output folder; ValueError outside of it."""
+def new_bundle_path(prefix: str, *, own_folder: bool = False) -> Path:
+    """The next free `<prefix>_00001.safetensors` in the output folder; ValueError outside of it.
+
+    With `own_folder` it is `<prefix>_00001/<name>.safetensors`, for files that belong together.
+    """
     root = Path(folder_paths.get_output_directory())
     wanted = Path(prefix)
     inside = folder_paths.is_within_directory(str(root), str(root / wanted))
     if not inside or not wanted.name or ".." in wanted.parts or wanted.is_absolute():
         raise ValueError(
-            f'The name "{prefix}" leads outside ComfyUI\'s output folder: use a name such as loras/cat.'
+            f'The name "{prefix}" leads outside ComfyUI\'s output folder: '
+            "use a name such as loras/cat."
         )
-    folder = root / wanted.parent
-    folder.mkdir(parents=True, exist_ok=True)
     for number in itertools.count(1):
-        path = folder / f"{wanted.name}_{number:05}.safetensors"
-        if not path.exists():
+        stem = root / wanted.parent / f"{wanted.name}_{number:05}"
+        path = stem / f"{wanted.name}.safetensors" if own_folder else Path(f"{stem}.safetensors")
+        if not path.exists() and not (own_folder and stem.exists()):
+            path.parent.mkdir(parents=True, exist_ok=True)
             return path
     raise AssertionError("unreachable")
 
@@ -88,5 +96,7 @@ def bundle_path(file: str) -> Path:
     kind, _, name = file.partition("/")
     found = folder_paths.get_full_path(kind, name) if kind in BUNDLE_KINDS else None
     if found is None:
-        raise FileNotFoundError(f'There is no bundle "{file}": choose another file or refresh the list.')
+        raise FileNotFoundError(
+            f'There is no bundle "{file}": choose another file or refresh the list.'
+        )
     return Path(found)

@@ -1,4 +1,4 @@
-"""Frozen layers that save no weight for backward: the weight is fetched again through the host's cast."""
+"""Frozen layers that save no weight for backward: it is fetched again by the host's cast."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ PROJECTIONS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
 @contextmanager
 def _weight(module: nn.Module, like: Tensor) -> Iterator[tuple[Tensor, Tensor | None]]:
-    """The module's weight and bias in the dtype and on the device of `like`, as its forward has them."""
+    """The module's weight and bias in the dtype and on the device of `like`."""
     weight, bias, stream = comfy.ops.cast_bias_weight(module, like, offloadable=True)
     try:
         plain = weight.dequantize() if isinstance(weight, comfy.ops.QuantizedTensor) else weight

@@ -1,4 +1,4 @@
-"""Adapters, frozen layers and checkpointed blocks put into a host model, and taken out in reverse order."""
+"""Adapters, frozen layers and checkpointed blocks put into a host model and taken out again."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ class TrainingInjection:
 
 
 def give_back(patcher: ModelPatcher) -> None:
-    """Eject what a training clone injected and restore what it swapped; weights stay where they are."""
+    """Eject what a training clone injected and restore what it swapped; weights stay put."""
     patcher.cleanup()
     patcher.eject_model()
     patcher.unpatch_model(unpatch_weights=False)

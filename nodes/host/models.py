@@ -38,7 +38,7 @@ class HostDenoiser:
         self._blocks = LARGE_BLOCKS if checkpointing else frozenset[str]()
         self._companions = companions
         self._injection: TrainingInjection | None = None
-        # A copy on the CPU: targets are exact in fp64 and asking for a sigma never waits for the GPU.
+        # A copy on the CPU: targets are exact in fp64 and no sigma waits for the GPU.
         self._sampling: Any = copy.deepcopy(model.get_model_object("model_sampling")).cpu()
 
     @property
@@ -83,7 +83,7 @@ class HostDenoiser:
             self._injection = None
 
     def noised(self, latents: Tensor, noise: Tensor, positions: Tensor) -> Noised:
-        """Noise raw latents by the host's own formula; the target solves its denoising for the output.
+        """Noise raw latents by the host's formula; the target solves its denoising for the output.
 
         `calculate_denoised` is affine in the network's output, so with d0 and d1 its values at
         0 and 1 the output that gives back the picture is (x0 - d0) / (d1 - d0).
@@ -126,7 +126,7 @@ class HostDenoiser:
         *,
         adapted: bool = True,
     ) -> Tensor:
-        """The raw output in fp32; sample i is conditioned on `conditions[i]` and sized by `crops[i]`."""
+        """The raw output in fp32; sample i goes with `conditions[i]` and `crops[i]`."""
         assert self._injection is not None, "predict outside attach"
         self._load(noised.noisy)
         self._injection.adapted = adapted
@@ -154,12 +154,10 @@ class HostDenoiser:
             p.numel() for a in self._injection.adapters.values() for p in a.parameters()
         )
         required = BYTES_PER_PARAMETER * parameters + step_memory(self._patcher, noisy)
-        management.load_models_gpu(
-            [*self._companions(), self._patcher], memory_required=required
-        )
+        management.load_models_gpu([*self._companions(), self._patcher], memory_required=required)
 
     def _options(self, sigma: Tensor) -> dict[str, Any]:
-        """The user's own transformer options and wrappers, with an attention that has a gradient."""
+        """The user's transformer options and wrappers, with an attention that has a gradient."""
         options = {**self._patcher.model_options.get("transformer_options", {})}
         wrappers = comfy.patcher_extension.merge_nested_dicts(
             options.get("wrappers", {}), self._patcher.wrappers
@@ -180,7 +178,9 @@ class HostDenoiser:
             for i, (conditioning, crop) in enumerate(zip(conditions, crops, strict=True))
         ]
         dtype = self._patcher.model.get_dtype_inference()
-        joined = {name: value.concat([o[name] for o in each[1:]]) for name, value in each[0].items()}
+        joined = {
+            name: value.concat([o[name] for o in each[1:]]) for name, value in each[0].items()
+        }
         return {
             name: value.to(noisy.device, dtype if torch.is_floating_point(value) else None)
             for name, value in joined.items()
@@ -206,7 +206,7 @@ class HostDenoiser:
 
 
 def raw_output(model: ModelPatcher) -> Any:
-    """The model's own sampling object, except that denoising returns the network's output as it is."""
+    """The model's sampling object, except that denoising returns the network's output."""
     sampling = copy.copy(model.get_model_object("model_sampling"))
     kind = type(sampling)
     sampling.__class__ = type("RawOutput", (kind,), {"calculate_denoised": lambda _, s, o, x: o})
@@ -214,7 +214,7 @@ def raw_output(model: ModelPatcher) -> Any:
 
 
 def differentiable_attention(_: Any, *args: Any, **kwargs: Any) -> Tensor:
-    """torch's scaled dot product attention, whatever the host was started with: others have no gradient."""
+    """torch's own attention: some that the host can be started with have no gradient."""
     return attention_pytorch(*args, **kwargs)
 
 

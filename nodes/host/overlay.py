@@ -40,13 +40,13 @@ def named(name: str, vectors: Mapping[str, Tensor], origin: str = "") -> NamedVe
 
 
 class _Overlay:
-    """Mixed into copies of the host's tokenizers: looks names up before the host looks for files."""
+    """Mixed into copies of host tokenizers: names are looked up before the host seeks files."""
 
     pivotal_entries: Mapping[str, NamedVectors]
     pivotal_pattern: re.Pattern[str] | None
 
     def tokenize_with_weights(self, text: Any, *args: Any, **kwargs: Any) -> Any:
-        """The host's tokens; every `embedding:<name>` of ours is found, whatever stands beside it."""
+        """The host's tokens; each `embedding:<name>` of ours is found, whatever is beside it."""
         if isinstance(text, str) and self.pivotal_pattern is not None:
             text = self.pivotal_pattern.sub(self._identity, text)
         tokens = super().tokenize_with_weights(text, *args, **kwargs)  # type: ignore[misc]
@@ -85,7 +85,7 @@ def _overlay_class(kind: type) -> type:
 
 
 def _pattern(entries: Mapping[str, NamedVectors]) -> re.Pattern[str] | None:
-    """`embedding:` followed by one of the names, the longest first; names may hold any character."""
+    """`embedding:` and one of the names, the longest first; names may hold any character."""
     if not entries:
         return None
     names = [_name_pattern(name) for name in sorted(entries, key=len, reverse=True)]
@@ -120,7 +120,7 @@ def _overlay_tree(tokenizer: Any, entries: Mapping[str, NamedVectors]) -> Any:
 
 
 def leaves(clip: CLIP) -> dict[str, SDTokenizer]:
-    """The tokenizers inside a CLIP by encoder key; ValueError when it has none that takes vectors."""
+    """The tokenizers in a CLIP by encoder key; ValueError when none of them takes vectors."""
     tokenizer = clip.tokenizer
     parts = [tokenizer] if isinstance(tokenizer, SDTokenizer) else list(vars(tokenizer).values())
     found = {part.embedding_key: part for part in parts if isinstance(part, SDTokenizer)}
@@ -148,8 +148,8 @@ def with_names(clip: CLIP, entries: Iterable[NamedVectors]) -> CLIP:
     for entry in entries:
         if entry.name in known:
             raise ValueError(
-                f'The name "{entry.name}" of {entry.origin or "this bundle"} is already loaded from '
-                f"{known[entry.name].origin or 'another bundle'}: rename one of them."
+                f'The name "{entry.name}" of {entry.origin or "this bundle"} is already loaded '
+                f"from {known[entry.name].origin or 'another bundle'}: rename one of them."
             )
         for key, vectors in entry.vectors.items():
             width = parts[key].embedding_size if key in parts else None

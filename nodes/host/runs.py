@@ -57,7 +57,9 @@ class Request:
     def checked(self) -> Request:
         """The request ready to run; ValueError, before any work, for what cannot be trained."""
         if self.adapter is None and not self.concepts:
-            raise ValueError("Nothing to train: connect concepts, an adapter such as LoRA, or both.")
+            raise ValueError(
+                "Nothing to train: connect concepts, an adapter such as LoRA, or both."
+            )
         checked_run_name(self.run_name)
         for concept in self.concepts:
             check_name(concept.final_name)
@@ -77,7 +79,9 @@ class Request:
         if self.adapter is not None:
             return self.concepts
         if all(concept.pivot == 0 for concept in self.concepts):
-            raise ValueError("Every concept has pivot 0 and there is no adapter: nothing would train.")
+            raise ValueError(
+                "Every concept has pivot 0 and there is no adapter: nothing would train."
+            )
         return tuple(replace(c, pivot=1.0 if c.pivot else 0.0) for c in self.concepts)
 
 
@@ -122,9 +126,7 @@ def _make_parts(
     request: Request, denoiser: HostDenoiser, text: HostTextEncoder, codec: HostLatentCodec
 ) -> Parts:
     seed, prior = request.config.seed, request.class_dataset
-    adapters = (
-        build_adapters(request.adapter, denoiser.layers(), seed) if request.adapter else {}
-    )
+    adapters = build_adapters(request.adapter, denoiser.layers(), seed) if request.adapter else {}
     wants_pictures = request.config.objective.prior is Prior.PICTURES
     return Parts(
         denoiser=denoiser,
@@ -133,7 +135,9 @@ def _make_parts(
         vectors=initial_vectors(request.concepts, text, seed),
         adapters=adapters,
         data=_make_data(request, request.dataset, codec, seed),
-        prior_data=_make_data(request, prior, codec, seed + 1) if prior and wants_pictures else None,
+        prior_data=_make_data(request, prior, codec, seed + 1)
+        if prior and wants_pictures
+        else None,
     )
 
 
@@ -243,8 +247,8 @@ def _report(
     for concept in request.concepts:
         pivot = concept.pivot_step(request.config.steps)
         lines.append(
-            f'"{concept.placeholder}" is embedding:{concept.final_name}, {concept.vectors} vectors, '
-            f"trained for {min(pivot, len(losses))} steps"
+            f'"{concept.placeholder}" is embedding:{concept.final_name}, '
+            f"{concept.vectors} vectors, trained for {min(pivot, len(losses))} steps"
         )
     lines += [*request.dataset.skipped, f"run folder: {folder}"]
     return "\n".join(lines)

@@ -1,4 +1,4 @@
-"""The text-encoder port: captions with trainable vectors through the host's own tokenizer and encoders."""
+"""The text-encoder port: captions with trainable vectors through the host's own encoders."""
 
 from __future__ import annotations
 
@@ -59,7 +59,9 @@ class HostTextEncoder:
             for rows in parts.values():
                 rows.data = rows.data.to(device)
         self._entries = {name: named(name, parts) for name, parts in vectors.items()}
-        self._clip = with_names(self._base, self._entries.values()) if vectors else self._base.clone()
+        self._clip = (
+            with_names(self._base, self._entries.values()) if vectors else self._base.clone()
+        )
         injection = TrainingInjection(root=self._clip.cond_stage_model, blocks=IN_PLACE_BLOCKS)
         injection.install(self._clip.patcher)
         try:
@@ -68,7 +70,7 @@ class HostTextEncoder:
             give_back(self._clip.patcher)
 
     def encode(self, captions: Sequence[Caption], *, weights: bool = False) -> list[Conditioning]:
-        """One conditioning a caption; parentheses are plain text unless `weights` says otherwise."""
+        """One conditioning a caption; parentheses are plain text unless `weights` is set."""
         return [self._encode(caption, weights) for caption in captions]
 
     def _encode(self, caption: Caption, weights: bool) -> Conditioning:
@@ -80,7 +82,9 @@ class HostTextEncoder:
     def _spell(self, caption: Caption) -> str:
         """The caption as the host's tokenizer reads it."""
         return "".join(
-            f" embedding:{self._entries[part.concept].identity} " if isinstance(part, Mention) else part
+            f" embedding:{self._entries[part.concept].identity} "
+            if isinstance(part, Mention)
+            else part
             for part in caption
         )
 

@@ -1,4 +1,4 @@
-"""Adapters: small trainable modules beside frozen layers, each a pure delta function and a thin module."""
+"""Adapters: small trainable modules beside frozen layers."""
 
 from __future__ import annotations
 
