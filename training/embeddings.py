@@ -49,7 +49,12 @@ def spread_rows(rows: Tensor, count: int) -> Tensor:
 def noise_rows(count: int, width: int, norm: float, draw: torch.Generator) -> Tensor:
     """Gaussian directions of the table's own norm, (count, width)."""
     rows = torch.randn(count, width, generator=draw)
-    return rows * (norm / torch.linalg.vector_norm(rows, dim=-1, keepdim=True))
+    return rows * (norm / row_norms(rows))
+
+
+def row_norms(rows: Tensor) -> Tensor:
+    """Euclidean norm of each row, (rows, 1)."""
+    return rows.square().sum(dim=-1, keepdim=True).sqrt()
 
 
 @torch.no_grad()
@@ -60,5 +65,5 @@ def pull_norms(vectors: Mapping[str, nn.Parameter], norms: Mapping[str, float], 
     or towards a constant that fits one encoder only.
     """
     for key, rows in vectors.items():
-        length = torch.linalg.vector_norm(rows, dim=-1, keepdim=True).clamp_min(1e-12)
+        length = row_norms(rows).clamp_min(1e-12)
         rows.mul_((length + k * (norms[key] - length)) / length)

@@ -114,7 +114,7 @@ class Run:
             grads = [p.grad for p in parameters if p.grad is not None]
             if not grads:
                 continue
-            torch._foreach_mul_(grads, 1 / scale)  # pyright: ignore[reportPrivateImportUsage]
+            torch._foreach_mul_(grads, 1 / scale)  # pyright: ignore
             nn.utils.clip_grad_norm_(parameters, self.config.max_grad_norm)
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
