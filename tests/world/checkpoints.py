@@ -23,7 +23,7 @@ CLIP_CONFIGS = {"clip_l": "sd1_clip_config.json", "clip_g": "clip_config_bigg.js
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Family:
-    """What differs between the two tiny checkpoints; `short_layers` is the depth of a cut encoder."""
+    """What differs between the tiny checkpoints; `short_layers` is the depth of a cut encoder."""
 
     encoders: tuple[str, ...]
     depths: tuple[int, ...]
@@ -102,23 +102,24 @@ def clip_as_saved(family: Family, clip: Tensors) -> Tensors:
     return config({}).process_clip_state_dict_for_saving(clip)
 
 
-def unet_module(family: Family, *, blocks: int | None = None) -> nn.Module:
-    """A UNet without weights: one level, `blocks` res blocks a side (default: as many as depths)."""
+def unet_module(
+    family: Family, *, output_depths: tuple[int, ...] = (), device: str = "meta"
+) -> nn.Module:
+    """A UNet with unset weights: one level, transformers at `depths` and, on the way out, here."""
     import comfy.ops
     from comfy.ldm.modules.diffusionmodules.openaimodel import UNetModel
 
     xl = family is SDXL
-    depths = list(family.depths) if blocks is None else [1] * blocks
+    outputs = len(family.depths) + 1
     return UNetModel(
         image_size=32,
         in_channels=4,
         out_channels=4,
         model_channels=320,
-        num_res_blocks=[len(depths)],
+        num_res_blocks=[len(family.depths)],
         channel_mult=[1],
-        transformer_depth=depths,
-        # SDXL's output side counts in the detected list only when it is not empty.
-        transformer_depth_output=[0] * (len(depths) + 1),
+        transformer_depth=list(family.depths),
+        transformer_depth_output=list(output_depths) or [0] * outputs,
         transformer_depth_middle=-2,
         use_spatial_transformer=True,
         legacy=False,
@@ -129,7 +130,7 @@ def unet_module(family: Family, *, blocks: int | None = None) -> nn.Module:
         num_classes="sequential" if xl else None,
         adm_in_channels=2816 if xl else None,
         dtype=torch.float32,
-        device="meta",
+        device=device,
         operations=comfy.ops.disable_weight_init,
     )
 

@@ -14,7 +14,7 @@ DTYPE_CODES = {torch.float32: "F32", torch.float16: "F16", torch.int64: "I64"}
 
 
 def write_with_holes(path: Path, tensors: Mapping[str, Tensor]) -> None:
-    """Write `tensors` to `path`; a tensor on the meta device stands for zeros and becomes a hole."""
+    """Write `tensors` to `path`; one on the meta device stands for zeros and becomes a hole."""
     header, end = {}, 0
     for name, tensor in tensors.items():
         start, end = end, end + tensor.numel() * tensor.element_size()
