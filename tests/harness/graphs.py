@@ -1,4 +1,4 @@
-"""Prompts in the host's API form, built node by node; a widget that is not named keeps its default."""
+"""Prompts in the host's API form, built node by node; widgets keep their defaults."""
 
 from __future__ import annotations
 
@@ -111,7 +111,7 @@ def default_of(kind: Any, options: Mapping[str, Any] | None = None) -> Any:
 
 
 def write_pictures(folder: Path, captions: list[str], size: tuple[int, int] = (64, 64)) -> str:
-    """A flat picture for each caption, "" for one without a caption file; return the folder's name."""
+    """A flat picture for each caption, "" for none; return the name of the folder."""
     folder.mkdir(parents=True, exist_ok=True)
     for number, caption in enumerate(captions):
         color = (60 * number % 256, (200 - 40 * number) % 256, 90)

@@ -1,4 +1,4 @@
-"""What is sampled is what was trained: by the graph's MODEL and CLIP, by a saved file, by the host's own loaders."""
+"""What is sampled is what was trained: in the graph, from a file, by the host's own loaders."""
 
 from __future__ import annotations
 
@@ -105,7 +105,7 @@ def train_and_sample(run_graph, family: str, name: str) -> tuple[Any, dict[str, 
 
 
 def use_output_folder(family: str) -> None:
-    """Look for LoRAs in the output folder as the host's main.py does, and for its embeddings too."""
+    """Look for LoRAs in the output folder, as the host's main.py does, and for embeddings too."""
     loras = Path(folder_paths.get_output_directory(), "loras")
     folder_paths.add_model_folder_path("loras", str(loras))
     folder_paths.add_model_folder_path("embeddings", str(loras / family))
@@ -163,7 +163,7 @@ def test_load_bundle_samples_what_train_concepts_gives(made, way):
 
 @pytest.mark.parametrize("form", ["a1111", "loose"])
 def test_the_hosts_own_loaders_sample_the_same(made, form):
-    """Bit for bit: LoraLoader patches the same factors, the embedding file holds the same vectors."""
+    """Bit for bit: LoraLoader patches the same factors, the file holds the same vectors."""
     assert torch.equal(made.samples[f"host {form}"], made.samples["train"])
 
 
@@ -198,7 +198,7 @@ def first_step(model: Any) -> SimpleNamespace:
 
 @pytest.mark.parametrize("checkpointing", [False, True])
 def test_the_training_clone_predicts_what_the_sampler_sees(made, run_graph, checkpointing):
-    """At most 1e-4: in training the LoRA is a path beside the layer, in sampling a part of its weight."""
+    """At most 1e-4: in training LoRA is a path beside the layer, in sampling a part of it."""
     graph = Graph()
     base = graph.base(made.family)
     loader = graph.add(
