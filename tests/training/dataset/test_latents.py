@@ -47,13 +47,14 @@ def test_each_picture_gets_its_own_latent_from_batches_of_one_bucket(dataset):
         alone = Average().encode(load_pixels(dataset.records[index], crops[index])[None])[0]
         assert torch.equal(latent, alone.float())
         assert latent.dtype == torch.float32 and latent.device.type == "cpu"
+        assert not latent.requires_grad
 
 
 def test_a_latent_is_an_ordinary_tensor_of_its_own(dataset):
     class Host(Average):
         def encode(self, pixels: Tensor) -> Tensor:
             with torch.inference_mode():
-                return super().encode(pixels).float()
+                return super().encode(pixels).float().contiguous()
 
     crops = [choose_crop(record.width, record.height, SIZES) for record in dataset.records]
     for _, latent in encode_latents(dataset, crops, Host(), batch_size=3):

@@ -64,6 +64,12 @@ def test_equal_repeats_put_no_picture_twice_into_a_batch():
     assert all(len(set(order.at(index))) == 4 for index in range(order.per_epoch * 3))
 
 
+def test_other_pictures_share_a_batch_in_every_epoch():
+    order = Batches([0] * 12, [2] * 12, 4, seed=0)
+    seen = {frozenset(batch) for number in range(5) for batch in epoch(order, number)}
+    assert len(seen) > 20
+
+
 def test_all_places_are_equally_likely():
     firsts = Counter(Batches([0] * 4, [1] * 4, 1, seed).at(0)[0] for seed in range(2000))
     assert all(420 < firsts[item] < 580 for item in range(4))
