@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
+
 from pack.bundles.files import (
     Draft,
     read_safetensors,
@@ -18,7 +20,6 @@ from pack.bundles.files import (
     write_all,
     write_safetensors,
 )
-from safetensors.torch import load_file
 
 OLD = {"x": torch.zeros(3)}
 NEW = {"x": torch.ones(5)}

@@ -1,0 +1,284 @@
+"""diffusers itself reads the plain LoRA and the loose embeddings, and refuses the whole bundle."""
+
+from __future__ import annotations
+
+import copy
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from pack.bundles.containers import Container, save_bundle
+from pack.bundles.files import read_safetensors
+from pack.bundles.keys import generic_key
+from pack.bundles.manifest import Bundle
+
+UP, DOWN = ".lora_up.weight", ".lora_down.weight"
+RANK, ALPHA = 2, 3.0
+Deltas = dict[str, Tensor]
+
+
+def make_tokenizer(folder: Path) -> object:
+    """A CLIP tokenizer that knows the letters."""
+    from transformers import CLIPTokenizer
+
+    letters = [chr(code) for code in range(33, 127)]
+    tokens = [*letters, *(f"{letter}</w>" for letter in letters)]
+    tokens += ["<|startoftext|>", "<|endoftext|>"]
+    (folder / "vocab.json").write_text(json.dumps({token: i for i, token in enumerate(tokens)}))
+    (folder / "merges.txt").write_text("#version: 0.2\n")
+    return CLIPTokenizer(str(folder / "vocab.json"), str(folder / "merges.txt"))
+
+
+def make_encoder(kind: type, width: int, tokens: int, layers: int = 2) -> torch.nn.Module:
+    from transformers import CLIPTextConfig
+
+    return kind(
+        CLIPTextConfig(
+            vocab_size=tokens,
+            hidden_size=width,
+            intermediate_size=16,
+            projection_dim=8,
+            num_hidden_layers=layers,
+            num_attention_heads=2,
+            max_position_embeddings=16,
+        )
+    )
+
+
+def make_unet(
+    attention: tuple[bool, ...], transformers: int | tuple[int, ...], context: int, **extra: object
+) -> torch.nn.Module:
+    """A narrow UNet with one entry of `attention` a level, from the finest to the coarsest."""
+    from diffusers import UNet2DConditionModel
+
+    kinds = ["CrossAttn{}Block2D" if attended else "{}Block2D" for attended in attention]
+    return UNet2DConditionModel(
+        sample_size=8,
+        block_out_channels=(8,) * len(kinds),
+        norm_num_groups=4,
+        down_block_types=tuple(kind.format("Down") for kind in kinds),
+        up_block_types=tuple(kind.format("Up") for kind in reversed(kinds)),
+        attention_head_dim=4,
+        cross_attention_dim=context,
+        transformer_layers_per_block=transformers,
+        **extra,
+    )
+
+
+@pytest.fixture(scope="module")
+def sd15(tmp_path_factory: pytest.TempPathFactory):
+    """StableDiffusionPipeline with SD1.5's block layout and random weights."""
+    from diffusers import DDIMScheduler, StableDiffusionPipeline
+    from transformers import CLIPTextModel
+
+    torch.manual_seed(0)
+    tokenizer = make_tokenizer(tmp_path_factory.mktemp("tokenizer"))
+    return StableDiffusionPipeline(
+        vae=None,
+        text_encoder=make_encoder(CLIPTextModel, 768, len(tokenizer)),
+        tokenizer=tokenizer,
+        unet=make_unet((True, True, True, False), 1, 768),
+        scheduler=DDIMScheduler(steps_offset=1, clip_sample=False),
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
+    )
+
+
+@pytest.fixture(scope="module")
+def sdxl(tmp_path_factory: pytest.TempPathFactory):
+    """StableDiffusionXLPipeline with SDXL's block layout and random weights."""
+    from diffusers import DDIMScheduler, StableDiffusionXLPipeline
+    from transformers import CLIPTextModel, CLIPTextModelWithProjection
+
+    torch.manual_seed(0)
+    tokenizers = [make_tokenizer(tmp_path_factory.mktemp("tokenizer")) for _ in range(2)]
+    count = len(tokenizers[0])
+    extra = {
+        "addition_embed_type": "text_time",
+        "addition_time_embed_dim": 8,
+        "projection_class_embeddings_input_dim": 56,
+        "use_linear_projection": True,
+    }
+    return StableDiffusionXLPipeline(
+        vae=None,
+        text_encoder=make_encoder(CLIPTextModel, 768, count),
+        text_encoder_2=make_encoder(CLIPTextModelWithProjection, 1280, count),
+        tokenizer=tokenizers[0],
+        tokenizer_2=tokenizers[1],
+        unet=make_unet((False, True, True), (1, 2, 3), 2048, **extra),
+        scheduler=DDIMScheduler(steps_offset=1, clip_sample=False),
+        add_watermarker=False,
+    )
+
+
+def adaptable(model: torch.nn.Module) -> dict[str, torch.nn.Module]:
+    kinds = (torch.nn.Linear, torch.nn.Conv2d)
+    return {name: layer for name, layer in model.named_modules() if isinstance(layer, kinds)}
+
+
+def pair(layer: torch.nn.Module, noise: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Random up and down of a Linear or convolution."""
+    rows, columns, *kernel = layer.weight.shape
+    up = torch.randn(rows, RANK, *([1] * len(kernel)), generator=noise)
+    return up, torch.randn(RANK, columns, *kernel, generator=noise)
+
+
+def delta(up: Tensor, down: Tensor) -> Tensor:
+    """What a LoRA adds to a weight: up @ down * alpha / rank (arXiv 2106.09685)."""
+    return (up.flatten(1) @ down.flatten(1)).view(up.shape[0], *down.shape[1:]) * ALPHA / RANK
+
+
+def make_lora(layers: dict[str, tuple[str, torch.nn.Module]]) -> tuple[dict[str, Tensor], Deltas]:
+    """Generic LoRA tensors for layers {diffusers name: (generic name, layer)}, and each delta."""
+    noise = torch.Generator().manual_seed(1)
+    lora: dict[str, Tensor] = {}
+    deltas: Deltas = {}
+    for name, (generic, layer) in layers.items():
+        up, down = pair(layer, noise)
+        lora |= {generic + UP: up, generic + DOWN: down, generic + ".alpha": torch.tensor(ALPHA)}
+        deltas[name] = delta(up, down)
+    return lora, deltas
+
+
+def text_layers(model: torch.nn.Module, part: str, encoder: str):
+    """The layers that kohya's names cover, by the name within the pipeline."""
+    found: dict[str, tuple[str, torch.nn.Module]] = {}
+    for name, layer in adaptable(model).items():
+        if "encoder.layers." in name:
+            inner = name[name.index("encoder.layers.") :]
+            found[f"{part}.{name}"] = (
+                f"text_encoders.{encoder}.transformer.text_model.{inner}",
+                layer,
+            )
+    return found
+
+
+def applied(pipeline, before: dict[str, Tensor]) -> Deltas:
+    """What fusing the loaded LoRA has changed, by the name within the pipeline."""
+    pipeline.fuse_lora()
+    pipeline.unload_lora_weights()
+    return {key: weight - before[key] for key, weight in weights(pipeline).items()}
+
+
+def weights(pipeline) -> dict[str, Tensor]:
+    return {
+        f"{part}.{name}": layer.weight.detach().clone()
+        for part, model in pipeline.components.items()
+        if isinstance(model, torch.nn.Module)
+        for name, layer in adaptable(model).items()
+    }
+
+
+def assert_applied(pipeline, path: Path, deltas: Deltas) -> None:
+    """Load a file and compare the change of every layer; the others must stay as they were."""
+    before = weights(pipeline)
+    pipeline.load_lora_weights(str(path.parent), weight_name=path.name)
+    changes = applied(pipeline, before)
+    assert set(deltas) <= set(changes)
+    for name, change in changes.items():
+        expected = deltas.get(name, torch.zeros_like(change))
+        assert torch.allclose(change, expected, atol=1e-4), name
+
+
+def test_diffusers_applies_the_plain_lora_of_sd15(sd15, tmp_path: Path) -> None:
+    pipeline = copy.deepcopy(sd15)
+    layers = {}
+    for name, layer in adaptable(pipeline.unet).items():
+        kohya = f"lora_unet_{name.replace('.', '_')}.alpha"
+        layers[f"unet.{name}"] = (generic_key(kohya, "sd15").removesuffix(".alpha"), layer)
+    layers |= text_layers(pipeline.text_encoder, "text_encoder", "clip_l")
+    lora, deltas = make_lora(layers)
+    assert len(deltas) > 250
+    bundle = Bundle(family="sd15", lora=lora, embeddings={})
+    (path,) = save_bundle(bundle, tmp_path / "b.safetensors", Container.LOOSE, torch.float32)
+    assert_applied(pipeline, path, deltas)
+
+
+# One layer of every kind, in sgm's words and in those of diffusers.
+SDXL_LAYERS = {
+    "input_blocks.4.1.transformer_blocks.0.attn2.to_k": (
+        "down_blocks.1.attentions.0.transformer_blocks.0.attn2.to_k"
+    ),
+    "input_blocks.8.1.transformer_blocks.2.attn1.to_out.0": (
+        "down_blocks.2.attentions.1.transformer_blocks.2.attn1.to_out.0"
+    ),
+    "input_blocks.5.1.proj_in": "down_blocks.1.attentions.1.proj_in",
+    "input_blocks.2.0.in_layers.2": "down_blocks.0.resnets.1.conv1",
+    "input_blocks.3.0.op": "down_blocks.0.downsamplers.0.conv",
+    "middle_block.1.transformer_blocks.0.ff.net.0.proj": (
+        "mid_block.attentions.0.transformer_blocks.0.ff.net.0.proj"
+    ),
+    "middle_block.2.out_layers.3": "mid_block.resnets.1.conv2",
+    "output_blocks.0.1.transformer_blocks.1.attn2.to_v": (
+        "up_blocks.0.attentions.0.transformer_blocks.1.attn2.to_v"
+    ),
+    "output_blocks.4.0.skip_connection": "up_blocks.1.resnets.1.conv_shortcut",
+    "output_blocks.5.2.conv": "up_blocks.1.upsamplers.0.conv",
+    "output_blocks.8.0.emb_layers.1": "up_blocks.2.resnets.2.time_emb_proj",
+}
+
+
+def test_diffusers_applies_the_plain_lora_of_sdxl(sdxl, tmp_path: Path) -> None:
+    pipeline = copy.deepcopy(sdxl)
+    unet = adaptable(pipeline.unet)
+    layers = {
+        f"unet.{name}": (f"diffusion_model.{sgm}", unet[name]) for sgm, name in SDXL_LAYERS.items()
+    }
+    layers |= text_layers(pipeline.text_encoder, "text_encoder", "clip_l")
+    layers |= text_layers(pipeline.text_encoder_2, "text_encoder_2", "clip_g")
+    lora, deltas = make_lora(layers)
+    bundle = Bundle(family="sdxl", lora=lora, embeddings={})
+    (path,) = save_bundle(bundle, tmp_path / "b.safetensors", Container.LOOSE, torch.float32)
+    assert_applied(pipeline, path, deltas)
+
+
+def small_bundle(pipeline, vectors: dict[str, Tensor]) -> Bundle:
+    layer = pipeline.unet.down_blocks[1].attentions[0].transformer_blocks[0].attn2.to_k
+    name = "diffusion_model.input_blocks.4.1.transformer_blocks.0.attn2.to_k"
+    lora, _ = make_lora({name: (name, layer)})
+    family = "sdxl" if "clip_g" in vectors else "sd15"
+    return Bundle(family=family, lora=lora, embeddings={"surtr": vectors})
+
+
+def test_diffusers_refuses_the_whole_bundle(sd15, tmp_path: Path) -> None:
+    bundle = small_bundle(sd15, {"clip_l": torch.randn(3, 768)})
+    path = tmp_path / "b.safetensors"
+    save_bundle(bundle, path, Container.A1111, torch.float32)
+    with pytest.raises(ValueError, match="Invalid LoRA checkpoint"):
+        copy.deepcopy(sd15).load_lora_weights(str(tmp_path), weight_name=path.name)
+
+
+def test_diffusers_reads_the_loose_embedding_of_sd15(sd15, tmp_path: Path) -> None:
+    vectors = torch.randn(3, 768)
+    bundle = small_bundle(sd15, {"clip_l": vectors})
+    _, path = save_bundle(bundle, tmp_path / "b.safetensors", Container.LOOSE, torch.float16)
+    pipeline = copy.deepcopy(sd15)
+    pipeline.load_textual_inversion(str(path), token="<surtr>")
+    assert torch.equal(rows_of(pipeline.tokenizer, pipeline.text_encoder), vectors)
+
+
+def test_diffusers_reads_the_loose_embedding_of_sdxl(sdxl, tmp_path: Path) -> None:
+    vectors = {"clip_l": torch.randn(3, 768), "clip_g": torch.randn(3, 1280)}
+    bundle = small_bundle(sdxl, vectors)
+    _, path = save_bundle(bundle, tmp_path / "b.safetensors", Container.LOOSE, torch.float16)
+    found, _ = read_safetensors(path)
+    pipeline = copy.deepcopy(sdxl)
+    encoders = {
+        "clip_l": (pipeline.tokenizer, pipeline.text_encoder),
+        "clip_g": (pipeline.tokenizer_2, pipeline.text_encoder_2),
+    }
+    for key, (tokenizer, encoder) in encoders.items():
+        pipeline.load_textual_inversion(
+            found[key], token="<surtr>", tokenizer=tokenizer, text_encoder=encoder
+        )
+        assert torch.equal(rows_of(tokenizer, encoder), vectors[key])
+
+
+def rows_of(tokenizer, encoder) -> Tensor:
+    """The table's rows of the three tokens that a loaded embedding has."""
+    ids = tokenizer.convert_tokens_to_ids(["<surtr>", "<surtr>_1", "<surtr>_2"])
+    return encoder.get_input_embeddings().weight[ids].detach()

@@ -1,0 +1,159 @@
+"""What the header says, and what becomes of a header that someone made up."""
+
+from __future__ import annotations
+
+import json
+from datetime import datetime
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from pack.bundles.containers import Container, load_bundle, save_bundle
+from pack.bundles.files import read_safetensors
+from pack.bundles.manifest import Bundle, Entry
+from pack.bundles.metadata import INDEX, build_metadata, read_index
+
+LORA = {
+    "lora_unet_x.lora_up.weight": torch.ones(8, 4),
+    "lora_unet_x.lora_down.weight": torch.ones(4, 8),
+    "lora_unet_x.alpha": torch.tensor(2.0),
+}
+
+
+def bundle(family: str = "sdxl", **known: object) -> Bundle:
+    embeddings = {"my cat": {"clip_l": torch.ones(1, 768)}}
+    entries = (Entry(name="my cat", initial="a cat"),)
+    workflow = '{"nodes": []}'
+    return Bundle(
+        family=family,
+        lora=LORA,
+        embeddings=embeddings,
+        entries=entries,
+        workflow=workflow,
+        recipe=known,
+    )
+
+
+def metadata(family: str, kind: str = "bundle") -> dict[str, str]:
+    lora = {} if kind == "embedding" else LORA
+    return build_metadata(bundle(family), title="cats", lora=lora, names=("my cat",), kind=kind)
+
+
+@pytest.mark.parametrize(
+    ("family", "architecture", "implementation", "base"),
+    [
+        ("sd15", "stable-diffusion-v1", "diffusers", "sd_v1"),
+        ("sd2", "stable-diffusion-v2-512", "diffusers", "sd_v2"),
+        ("sdxl", "stable-diffusion-xl-v1-base", "generative-models", "sdxl_base_v1-0"),
+        ("flux", "flux", "ComfyUI", None),
+    ],
+)
+def test_other_programs_find_the_fields_they_sort_by(
+    family: str, architecture: str, implementation: str, base: str | None
+) -> None:
+    found = metadata(family)
+    assert found["modelspec.sai_model_spec"] == "1.0.1"
+    assert found["modelspec.architecture"] == f"{architecture}/lora"
+    assert found["modelspec.implementation"].endswith(implementation)
+    assert found["modelspec.title"] == found["ss_output_name"] == "cats"
+    assert datetime.fromisoformat(found["modelspec.date"]).tzinfo is not None
+    assert found.get("ss_base_model_version") == base
+    assert (found["ss_network_dim"], found["ss_network_alpha"]) == ("4", "2.0")
+    assert all(isinstance(value, str) for value in found.values())
+
+
+def test_the_words_to_type_are_in_the_header() -> None:
+    whole, loose = metadata("sdxl"), metadata("sdxl", "embedding")
+    assert whole["modelspec.trigger_phrase"] == "my cat"
+    assert whole["modelspec.usage_hint"] == "ComfyUI: embedding:my cat"
+    assert loose["modelspec.usage_hint"] == "ComfyUI: embedding:my_cat"
+    assert loose["modelspec.architecture"].endswith("/textual-inversion")
+
+
+def test_layers_of_different_rank_give_no_single_rank() -> None:
+    lora = LORA | {"lora_unet_y.lora_down.weight": torch.ones(16, 8)}
+    found = build_metadata(bundle(), title="cats", lora=lora, names=(), kind="lora")
+    assert "ss_network_dim" not in found and found["ss_network_alpha"] == "2.0"
+
+
+def test_dropping_the_file_finds_the_graph(tmp_path: Path) -> None:
+    path = tmp_path / "b.safetensors"
+    save_bundle(bundle(), path, Container.A1111, torch.float16)
+    assert json.loads(read_safetensors(path)[1]["workflow"]) == {"nodes": []}
+
+
+def test_the_index_says_back_what_was_written() -> None:
+    found = read_index(metadata("sdxl"))
+    assert found.family == "sdxl" and found.kind == "bundle" and found.notes == ()
+    assert found.entries == (Entry(name="my cat", initial="a cat"),)
+    assert found.workflow == '{"nodes": []}'
+
+
+@pytest.mark.parametrize("value", [float("nan"), {1, 2}, Path("x")])
+def test_a_recipe_that_json_cannot_hold_is_refused(value: object) -> None:
+    with pytest.raises(ValueError, match="The recipe holds what JSON cannot"):
+        build_metadata(bundle(loss=value), title="cats", lora=LORA, names=(), kind="lora")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "not json",
+        "[]",
+        "1",
+        '"text"',
+        "null",
+        '{"recipe": NaN}',
+        "[" * 200_000,
+        '{"a":' * 200_000,
+        "9" * 10_000,
+        '{"family": "' + "x" * 17 * 1024**2 + '"}',
+    ],
+    ids=lambda text: text[:12],
+)
+def test_an_unreadable_index_costs_only_itself(tmp_path: Path, text: str) -> None:
+    save_file(LORA, tmp_path / "b.safetensors", {INDEX: text})
+    found = load_bundle(tmp_path / "b.safetensors")
+    assert found.lora.keys() == LORA.keys() and found.family == ""
+    assert found.notes == ("The file's own description cannot be read and is left out.",)
+
+
+@pytest.mark.parametrize(
+    ("index", "word"),
+    [
+        ({"family": 7}, "family"),
+        ({"family": ["sdxl"]}, "family"),
+        ({"family": "x" * 20_000}, "family"),
+        ({"family": "\ud800"}, "family"),
+        ({"entries": "abc"}, "Concepts"),
+        ({"entries": {"name": "x", "initial": 3}}, "Concepts"),
+        ({"entries": [None, 1, "x", []]}, "Concepts"),
+        ({"entries": [{"name": "x"}, {"name": "x"}]}, "Concepts"),
+        ({"entries": [{"name": ""}]}, "Concepts"),
+        ({"entries": [{"initial": "x"}]}, "Concepts"),
+        ({"entries": [{"name": "x", "placeholder": {}}]}, "Concepts"),
+        ({"entries": [0] * 100_000}, "Concepts"),
+        ({"recipe": []}, "recipe"),
+        ({"recipe": "rm -rf"}, "recipe"),
+        ({"version": 99}, "newer"),
+    ],
+)
+def test_junk_in_the_index_is_left_out_and_noted(index: dict[str, object], word: str) -> None:
+    found = read_index({INDEX: json.dumps(index)})
+    assert len(found.notes) == 1 and word in found.notes[0]
+    assert found.family == "" and len(found.entries) <= 1 and found.recipe == {}
+
+
+def test_a_junk_graph_is_left_out_and_noted() -> None:
+    found = read_index({"workflow": "{{"})
+    assert found.workflow == "" and "graph" in found.notes[0]
+
+
+def test_a_lora_that_calls_itself_an_embedding_stays_a_lora(tmp_path: Path) -> None:
+    text = json.dumps({"kind": "embedding", "entries": [{"name": "x"}]})
+    save_file(LORA, tmp_path / "b.safetensors", {INDEX: text})
+    found = load_bundle(tmp_path / "b.safetensors")
+    assert found.lora.keys() == LORA.keys() and not found.embeddings
