@@ -1,0 +1,160 @@
+"""Gradients through the host's tokenizer, text encoders and UNet, and what they keep in memory."""
+
+from __future__ import annotations
+
+import comfy.sd
+import pytest
+import torch
+from host.measure import (
+    LONG,
+    SHORT,
+    WEIGHTED,
+    borrowed,
+    disagreement,
+    kept_for_backward,
+    make_batch,
+    probe,
+    relative,
+    size_of,
+    weights_among,
+    weights_of,
+)
+
+from harness.runner import Loaded
+from pack.nodes.host import injection, text
+from pack.nodes.host.frozen import PROJECTIONS
+
+STEP = 3e-2
+"""Of a finite difference, as a share of the parameters' root mean square."""
+CLOSE = 5e-3
+"""Fp32 rounding over such a step, with room for other processors; measured 0.0003 to 0.0016."""
+
+
+@pytest.fixture
+def loaded(request: pytest.FixtureRequest) -> Loaded:
+    """The models of the family that a test is parametrized with."""
+    return request.getfixturevalue(request.param)
+
+
+@pytest.mark.parametrize("weighted", [False, True], ids=["plain", "weighted"])
+@pytest.mark.parametrize(
+    ("loaded", "encoder"),
+    [("sd15", "clip_l"), ("sdxl", "clip_l"), ("sdxl", "clip_g")],
+    indirect=["loaded"],
+)
+def test_gradients_of_embedding_rows_agree_with_finite_differences(
+    loaded: Loaded, encoder: str, weighted: bool
+):
+    batch = make_batch([WEIGHTED if weighted else SHORT])
+    with borrowed(loaded) as ports:
+        rows = ports.vectors["TOK"][encoder]
+        ports.gradients(batch, weights=weighted)
+        grads = [rows.grad]
+        error = disagreement(
+            lambda: probe(ports.predict(batch, weights=weighted)), [rows], grads, step=STEP
+        )
+    assert grads[0].square().sum(dim=1).min() > 0
+    assert error < CLOSE
+
+
+def test_the_weight_of_a_mention_reaches_the_gradient(sd15: Loaded):
+    """With weights on, parentheses are a weight; with weights off they are text."""
+    batch = make_batch([WEIGHTED])
+    with borrowed(sd15) as ports:
+        heavier = ports.gradients(batch, weights=True)
+        as_text = ports.gradients(batch, weights=False)
+    assert relative(heavier, as_text) > 0.1
+
+
+@pytest.mark.parametrize("factor", ["up", "down"])
+@pytest.mark.parametrize("checkpointing", [False, True], ids=["kept", "checkpointed"])
+def test_gradients_of_lora_factors_agree_with_finite_differences(
+    sd15: Loaded, factor: str, checkpointing: bool
+):
+    batch = make_batch([SHORT])
+    with borrowed(sd15, rank=4, checkpointing=checkpointing) as ports:
+        factors = [getattr(adapter, factor) for adapter in ports.adapters.values()]
+        ports.gradients(batch)
+        grads = [parameter.grad for parameter in factors]
+        error = disagreement(lambda: probe(ports.predict(batch)), factors, grads, step=STEP)
+    assert min(grad.abs().max() for grad in grads) > 0
+    assert error < CLOSE
+
+
+@pytest.mark.parametrize(("loaded", "bound"), [("sd15", 0), ("sdxl", 2e-6)], indirect=["loaded"])
+def test_checkpointing_changes_no_gradient(loaded: Loaded, bound: float):
+    """Exact where a tensor feeds one block; what feeds several is summed in another order."""
+    batch = make_batch([SHORT, LONG])
+    with borrowed(loaded, rank=4) as ports:
+        kept = ports.gradients(batch)
+    with borrowed(loaded, rank=4, checkpointing=True) as ports:
+        recomputed = ports.gradients(batch)
+    assert all(grad.abs().max() > 0 for grad in kept)
+    assert max(relative([a], [b]) for a, b in zip(recomputed, kept, strict=True)) <= bound
+    last = recomputed[-2:]
+    assert all(torch.equal(a, b) for a, b in zip(last, kept[-2:], strict=True))
+
+
+def test_checkpointing_keeps_less(sd15: Loaded):
+    batch = make_batch([SHORT, LONG])
+    sizes = {}
+    for checkpointing in (False, True):
+        with borrowed(sd15, rank=4, checkpointing=checkpointing) as ports:
+            conditions = ports.text.encode(batch.captions)
+            with kept_for_backward() as kept:
+                ports.denoiser.predict(batch.noised(ports.denoiser), conditions, batch.crops)
+        sizes[checkpointing] = size_of(kept)
+    assert sizes[True] < sizes[False] / 3
+
+
+def record_plainly(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let autograd record the host's own operators, with adapters on them as before."""
+
+    def own(module, forward):
+        return forward if isinstance(module, PROJECTIONS) else None
+
+    monkeypatch.setattr(injection, "frozen_forward", own)
+
+
+def load_unet(loaded: Loaded, dtype: torch.dtype) -> object:
+    """The UNet alone; outside inference mode, so that plain autograd can keep its weights."""
+    return comfy.sd.load_diffusion_model(str(loaded.path), model_options={"dtype": dtype})
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.float8_e4m3fn])
+def test_no_weight_of_the_unet_is_kept_for_backward(
+    sd15: Loaded, monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype
+):
+    model, batch = load_unet(sd15, dtype), make_batch([SHORT])
+    weights = weights_of(model.model.diffusion_model)
+    grads, kept = {}, {}
+    for way in ("frozen", "plain"):
+        if way == "plain":
+            record_plainly(monkeypatch)
+        with borrowed(sd15, model=model, rank=4) as ports:
+            conditions = ports.text.encode(batch.captions)
+            with kept_for_backward() as kept[way]:
+                output = ports.denoiser.predict(
+                    batch.noised(ports.denoiser), conditions, batch.crops
+                )
+            grads[way] = ports.gradients_of(probe(output))
+    assert not weights_among(kept["frozen"], weights)
+    assert len(weights_among(kept["plain"], weights)) > 20
+    assert relative(grads["frozen"], grads["plain"]) < 1e-6
+
+
+@pytest.mark.parametrize("loaded", ["sd15", "sdxl"], indirect=True)
+def test_no_weight_of_the_text_encoders_is_kept_for_backward(
+    loaded: Loaded, monkeypatch: pytest.MonkeyPatch
+):
+    weights = weights_of(loaded.clip.cond_stage_model)
+    # Without recomputation everything that a layer keeps is seen in the forward pass.
+    monkeypatch.setattr(text, "IN_PLACE_BLOCKS", frozenset())
+    kept = {}
+    for way in ("frozen", "plain"):
+        if way == "plain":
+            record_plainly(monkeypatch)
+        with borrowed(loaded) as ports, kept_for_backward() as kept[way]:
+            ports.text.encode([SHORT])
+    assert not weights_among(kept["frozen"], weights)
+    assert len(weights_among(kept["plain"], weights)) > 10
