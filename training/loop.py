@@ -57,6 +57,8 @@ class TrainConfig:
             )
         if self.max_grad_norm <= 0:
             raise ValueError(f"max_grad_norm is {self.max_grad_norm}: use more than 0.")
+        if not 0 <= self.norm_pull <= 1:
+            raise ValueError(f"norm_pull is {self.norm_pull}: use 0 to 1.")
 
 
 @dataclass(kw_only=True, slots=True)

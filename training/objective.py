@@ -36,6 +36,8 @@ class ObjectiveConfig:
     def __post_init__(self) -> None:
         if self.min_snr_gamma < 0:
             raise ValueError(f"min_snr_gamma is {self.min_snr_gamma}: use 0 (off) or more.")
+        if self.noise_offset < 0:
+            raise ValueError(f"noise_offset is {self.noise_offset}: use 0 (off) or more.")
         if not 0 <= self.caption_dropout <= 1:
             raise ValueError(f"caption_dropout is {self.caption_dropout}: use 0 to 1.")
         if self.prior_weight < 0:
