@@ -7,13 +7,13 @@ from collections import Counter
 import pytest
 import torch
 from torch import Tensor, nn
-from training.toys import CAPTIONS, losses, of_concept, same, toy_parts, trained
 
 from pack.training.concepts import Concept
 from pack.training.data import EMPTY
 from pack.training.loop import Parts, TrainConfig, train
 from pack.training.objective import ObjectiveConfig, Prior
 from pack.training.optimizers import Algorithm, OptimizerConfig, drop_group, make_optimizer
+from training.toys import CAPTIONS, losses, of_concept, same, toy_parts, trained
 
 ADAMW = OptimizerConfig(weight_decay=0.0)
 PRODIGY = OptimizerConfig(algorithm=Algorithm.PRODIGY, weight_decay=0.0)
@@ -102,7 +102,7 @@ def test_a_learning_rate_of_0_does_not_stop_prodigy_but_leaving_its_optimizer_do
 
 
 def guided_by_prodigy(stop) -> tuple[Tensor, Tensor]:
-    """A small regression in both parts: the embedding at the pivot after 30 steps and at the end."""
+    """A small regression in two parts: the embedding at the pivot, step 30, and at step 60."""
     draw = torch.Generator().manual_seed(0)
     x, y = torch.randn(64, 4, generator=draw), torch.randn(64, 2, generator=draw)
     factor = nn.Parameter(torch.randn(4, 2, generator=draw))

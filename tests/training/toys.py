@@ -23,6 +23,7 @@ from pack.training.randomness import generator
 
 QUERY, VALUE, FEED = "block.attn1.to_q", "block.attn2.to_v", "block.ff"
 CAPTIONS = ("a TOK", "the TOK in snow", "a hill", "red TOK")
+LORA = LoraConfig(rank=2, alpha=3.0)
 CROP = Crop(width=16, height=16, left=0, top=0, original_width=16, original_height=16)
 
 
@@ -58,7 +59,7 @@ class ToyText:
         return [Conditioning({"cond": self.pooled(caption)}) for caption in captions]
 
     def pooled(self, caption: Caption) -> Tensor:
-        """(1, 8): the tanh of each encoder's mean row, side by side; nothing counts as a zero row."""
+        """(1, 8): the tanh of each encoder's mean row, side by side, a zero row among them."""
         means: list[Tensor] = []
         for key, table in self.tables.items():
             spelled = [
@@ -69,6 +70,9 @@ class ToyText:
             ]
             means.append(torch.cat([torch.zeros(1, table.shape[1]), *spelled]).mean(dim=0))
         return torch.cat(means)[None].tanh()
+
+    def spelled(self, part: str | Mention) -> Mapping[str, Tensor]:
+        return self.vectors[part.concept] if isinstance(part, Mention) else self.rows(part)
 
     def release(self) -> None:
         self.released += 1
@@ -86,7 +90,7 @@ class Prediction:
 
 
 class ToyDenoiser:
-    """Three matrices that guess the noise in 2 x 2 latents of four channels; sigma runs 0.1 to 10."""
+    """Three matrices that guess the noise in latents of (4, 2, 2); sigma runs from 0.1 to 10."""
 
     def __init__(self, *, is_flow: bool = False) -> None:
         draw = generator("toy denoiser")
@@ -160,7 +164,7 @@ def toy_data(
 def toy_parts(
     *concepts: Concept,
     captions: Sequence[str] = CAPTIONS,
-    lora: LoraConfig | None = LoraConfig(rank=2, alpha=3.0),
+    lora: LoraConfig | None = LORA,
     prior: TrainingData | None = None,
     batch_size: int = 2,
     seed: int = 0,
