@@ -109,14 +109,15 @@ class HostDenoiser:
     def _sigma(self, positions: Tensor) -> Tensor:
         """Schedule positions in [0, 1) as the host's noise levels, (batch,).
 
-        Schedules of whole steps are met at their steps, others between their ends.
+        They lie evenly in the host's table of levels, which holds the shift of flow models:
+        schedules of whole steps are met at their steps, others also between the entries.
         """
-        sampling = self._sampling
-        low, high = (sampling.timestep(end) for end in (sampling.sigma_min, sampling.sigma_max))
-        if not torch.is_floating_point(high):
-            steps = low + torch.floor(positions * (high - low + 1))
-            return sampling.sigma(steps).double()
-        return sampling.sigma(low + positions * (high - low)).double()
+        table = self._sampling.sigmas.double()
+        if not torch.is_floating_point(self._sampling.timestep(self._sampling.sigma_max)):
+            return table[(positions * len(table)).long()]
+        place = positions * (len(table) - 1)
+        low = place.long()
+        return torch.lerp(table[low], table[low + 1], place - low)
 
     def predict(
         self,
