@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -51,12 +52,15 @@ def parse_names(text: str) -> dict[str, NameSetting]:
 
 def _number(text: str, line: str) -> float:
     try:
-        return float(text)
+        number = float(text)
     except ValueError:
+        number = math.nan
+    if not math.isfinite(number):
         raise ValueError(
             f'"{line}" in names is not understood: write old = new : strength, '
             "such as cat = tom : 0.8"
-        ) from None
+        )
+    return number
 
 
 def chosen_vectors(

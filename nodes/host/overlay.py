@@ -15,8 +15,9 @@ from comfy.sd1_clip import SDTokenizer
 from torch import Tensor
 
 _serial = itertools.count()
-_AFTER_NAME = r"(?=$|[\s,;:|!?()\[\]<>\"']|\.(?!\w))"
-_EXTENSION = r"(?:\.(?:safetensors|pt|bin)\b)?"
+_EXTENSION = r"\.(?:safetensors|pt|bin)\b"
+# What would make a longer name of it; a backslash before a bracket is an escape of the prompt.
+_LONGER = rf"(?![\w/-]|\\(?![()])|\.(?=\w)(?!{_EXTENSION[2:]}))"
 _TENSOR_ENCODERS = ("clip", "t5", "pile")
 
 
@@ -56,10 +57,16 @@ class _Overlay:
 
     def _identity(self, match: re.Match[str]) -> str:
         name = match["name"].replace("\\(", "(").replace("\\)", ")")
-        return f" {self.embedding_identifier}{self.pivotal_entries[name].identity} "  # type: ignore[attr-defined]
+        # The host wants a blank before; a second one would be a token of its own in some encoders.
+        blank = "" if match.string[: match.start()][-1:].isspace() else " "
+        word = f"{self.embedding_identifier}{self.pivotal_entries[name].identity}"  # type: ignore[attr-defined]
+        return f"{blank}{word} "
 
     def _try_get_embedding(self, embedding_name: str) -> tuple[Tensor | None, str, str]:
         head, _, rest = embedding_name.strip().partition(" ")
+        if not head:
+            # The host fails with an IndexError on "embedding:" and nothing after it.
+            return None, "", ""
         for entry in self.pivotal_entries.values():
             if entry.identity == head:
                 return entry.vectors.get(self.embedding_key), entry.name, rest.strip()  # type: ignore[attr-defined]
@@ -89,14 +96,13 @@ def _pattern(entries: Mapping[str, NamedVectors]) -> re.Pattern[str] | None:
     if not entries:
         return None
     names = [_name_pattern(name) for name in sorted(entries, key=len, reverse=True)]
-    return re.compile(rf"embedding:\s*(?P<name>{'|'.join(names)}){_EXTENSION}")
+    return re.compile(rf"(?i:embedding):\s*(?P<name>{'|'.join(names)})(?:{_EXTENSION})?")
 
 
 def _name_pattern(name: str) -> str:
     escaped = re.escape(name).replace(r"\(", r"\\?\(").replace(r"\)", r"\\?\)")
     ends_in_word = name[-1].isalnum() or name[-1] == "_"
-    after = _AFTER_NAME[:-1] + r"|\.(?:safetensors|pt|bin)\b)"
-    return escaped + (after if ends_in_word else "")
+    return escaped + (_LONGER if ends_in_word else "")
 
 
 def _overlay_leaf(leaf: SDTokenizer, entries: Mapping[str, NamedVectors]) -> SDTokenizer:
