@@ -9,14 +9,13 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import comfy.model_management
 import comfy.samplers
-import comfy.sd
 import folder_paths
 import pytest
 import torch
 from torch import Tensor
 
+from harness.embeddings import clip_with_files
 from harness.graphs import Graph, write_pictures
 from harness.runner import Loaded
 from pack.nodes.host.bundling import apply_bundle
@@ -25,7 +24,6 @@ from pack.nodes.host.text import HostTextEncoder
 from pack.training.adapters.lora import LoraConfig
 from pack.training.dataset.buckets import Crop
 from pack.training.ports import Mention, Noised
-from world import checkpoints
 
 RANK, ALPHA = 4, 2.0
 PROMPT = "a photo of (embedding:{name}:1.2) on a table"
@@ -51,9 +49,8 @@ def made(request, host, run_graph) -> Made:
     write_pictures(host.base / "input" / "toks", ["a picture of TOK", "TOK on grass"])
     bundle, samples = train_and_sample(run_graph, family, name)
     use_output_folder(family)
-    host.loaded["with_files"] = Loaded(
-        model=base.model, clip=clip_with_files(base.path, family), vae=base.vae, path=base.path
-    )
+    clip = clip_with_files(base.path, family, folder_paths.get_folder_paths("embeddings"))
+    host.loaded["with_files"] = Loaded(model=base.model, clip=clip, vae=base.vae, path=base.path)
     samples |= sample_from_files(run_graph, family, name)
     del host.loaded["with_files"]
     return Made(family, name, base, bundle, samples)
@@ -109,22 +106,6 @@ def use_output_folder(family: str) -> None:
     loras = Path(folder_paths.get_output_directory(), "loras")
     folder_paths.add_model_folder_path("loras", str(loras))
     folder_paths.add_model_folder_path("embeddings", str(loras / family))
-
-
-def clip_with_files(path: Path, family: str) -> Any:
-    """The checkpoint's CLIP as a loader node makes it: it knows the embeddings folders."""
-    known = {"sd15": checkpoints.SD15, "sdxl": checkpoints.SDXL}[family]
-    layers = {
-        f"{name}_model_config": {"num_hidden_layers": known.short_layers} for name in known.encoders
-    }
-    with torch.inference_mode():
-        return comfy.sd.load_checkpoint_guess_config(
-            str(path),
-            output_vae=False,
-            output_model=False,
-            embedding_directory=folder_paths.get_folder_paths("embeddings"),
-            te_model_options=layers,
-        )[1]
 
 
 def sample_from_files(run_graph, family: str, name: str) -> dict[str, Tensor]:
