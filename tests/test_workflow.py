@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from harness.workflow import Unconvertible, to_prompt
+from harness.workflow import Unconvertible, to_prompt, with_values
 
 CHECKPOINT = {"input": {"required": {"ckpt_name": [["a.safetensors", "b.safetensors"], {}]}}}
 ENCODE = {
@@ -151,3 +151,12 @@ def test_notes_are_left_out():
 def test_an_unknown_node_is_named():
     with pytest.raises(Unconvertible, match="Nowhere"):
         to_prompt(workflow([node(1, "Nowhere", [])]), INFO)
+
+
+def test_values_can_be_changed_by_type_and_by_title():
+    named = {**node(4, "Sampler", [1, "fixed", 5, "heun"]), "title": "Second"}
+    saved = workflow([node(3, "Sampler", [1, "fixed", 5, "heun"]), named])
+    changed = with_values(saved, INFO, {"Sampler": {"steps": 9}, "Second": {"seed": 2}})
+    assert changed["nodes"][0]["widgets_values"] == [1, "fixed", 9, "heun"]
+    assert changed["nodes"][1]["widgets_values"] == [2, "fixed", 5, "heun"]
+    assert saved["nodes"][0]["widgets_values"] == [1, "fixed", 5, "heun"]

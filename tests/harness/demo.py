@@ -15,10 +15,21 @@ from pathlib import Path
 from typing import Any
 
 from harness.server import Server, ServerFailed, failure
-from harness.workflow import to_prompt
+from harness.workflow import to_prompt, with_values
 
 TESTS = Path(__file__).resolve().parents[1]
 WORKFLOW = TESTS.parent / "example_workflows" / "1 Train a concept.json"
+CHECKPOINT, PICTURES = "demo_base.safetensors", "demo_creature"
+# What the demo changes in the workflow, by the nodes' titles or types.
+SMALL = {
+    "CheckpointLoaderSimple": {"ckpt_name": CHECKPOINT},
+    "Pivotal_LoadDataset": {"folder": PICTURES},
+    "Pivotal_Concept": {"initial": "yellow cup"},
+    "Pivotal_TrainConcepts": {"steps": 200, "resolution": 64, "checkpointing": "off"},
+    "Prompt without the concept": {"text": "a yellow cup on a red background"},
+    "Prompt with the concept": {"text": "a embedding:tok on a red background"},
+    "EmptyLatentImage": {"width": 64, "height": 64},
+}
 LIMIT_SECONDS = 3600.0
 Say = Callable[[str], None]
 Results = list[tuple[str, Path]]
@@ -26,13 +37,15 @@ Results = list[tuple[str, Path]]
 
 def run_demo(python: Path, host: Path, base: Path, say: Say) -> Results:
     """Train and use a concept in `base`; print, and return, where the results are."""
-    workflow = json.loads(WORKFLOW.read_text(encoding="utf-8"))
     say("making a small checkpoint and a set of pictures")
-    prepare(python, host, base, workflow)
+    prepare(python, host, base)
     say("starting ComfyUI on the CPU")
     with Server(python, host, base, ["--cpu"]) as server:
-        prompt = to_prompt(workflow, server.object_info())
-        say(f'queueing "{WORKFLOW.name}"')
+        nodes = server.object_info()
+        saved = json.loads(WORKFLOW.read_text(encoding="utf-8"))
+        workflow = with_values(saved, nodes, SMALL)
+        prompt = to_prompt(workflow, nodes)
+        say(f'queueing "{WORKFLOW.name}" with small pictures and few steps')
         history = follow(server, server.queue(prompt, workflow), say)
         sentence = failure(history)
         if sentence:
@@ -43,23 +56,16 @@ def run_demo(python: Path, host: Path, base: Path, say: Say) -> Results:
     return results
 
 
-def prepare(python: Path, host: Path, base: Path, workflow: dict[str, Any]) -> None:
-    """Forget the last demo's files and make the checkpoint and the pictures the workflow names."""
+def prepare(python: Path, host: Path, base: Path) -> None:
+    """Forget the last demo's files and make the checkpoint and the pictures."""
     for folder in ("input", "output", "temp", "user"):
         shutil.rmtree(base / folder, ignore_errors=True)
         (base / folder).mkdir(parents=True)
-    checkpoint = first_value(workflow, "CheckpointLoaderSimple")
-    folder = first_value(workflow, "Pivotal_LoadDataset")
-    command = [str(python), "-m", "harness.demo_world", str(host), str(base), checkpoint, folder]
+    command = [str(python), "-m", "harness.demo_world", str(host), str(base), CHECKPOINT, PICTURES]
     environment = os.environ | {"PYTHONPATH": str(TESTS), "HF_HUB_OFFLINE": "1"}
     done = subprocess.run(command, cwd=base, env=environment, capture_output=True, text=True)
     if done.returncode:
         raise ServerFailed(f"The demo's checkpoint could not be made.\n{done.stderr[-2000:]}")
-
-
-def first_value(workflow: dict[str, Any], kind: str) -> str:
-    """The first widget's value of the first node of a kind."""
-    return next(n["widgets_values"][0] for n in workflow["nodes"] if n["type"] == kind)
 
 
 def follow(server: Server, prompt_id: str, say: Say) -> dict[str, Any]:

@@ -24,17 +24,11 @@ def demo_world(base_directory: Path, checkpoint: str, folder: str) -> None:
 
 def write_checkpoint(path: Path) -> None:
     """The trained sprite base where the world has one, else the tiny SD1.5 checkpoint."""
-    import importlib.util
-
-    from world import checkpoints
+    from world import base, checkpoints
 
     path.parent.mkdir(parents=True, exist_ok=True)
-    if importlib.util.find_spec("world.base"):
-        from world.base import build_base
-
-        build_base(path)
-    else:
-        checkpoints.build_sd15(path)
+    build = base.build_base if base.COMPACT.exists() else checkpoints.build_sd15
+    build(path)
 
 
 def write_pictures(folder: Path) -> None:
@@ -59,7 +53,7 @@ def write_pictures(folder: Path) -> None:
             pixels = (sprites.enlarge(cells).clamp(0, 1) * 255).round().to(torch.uint8)
             name = f"{background} {place or 'in the middle'}"
             Image.fromarray(pixels.numpy()).save(folder / f"{name}.png")
-            caption = f"{PLACEHOLDER} {place} on a {background} background".replace("  ", " ")
+            caption = f"a {PLACEHOLDER} {place} on a {background} background".replace("  ", " ")
             (folder / f"{name}.txt").write_text(caption + "\n", encoding="utf-8")
 
 

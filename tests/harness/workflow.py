@@ -6,6 +6,7 @@ The editor stores widget values by position, so the server's description of the 
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -80,15 +81,38 @@ def inputs(graph: Graph, node: Node, info: Mapping[str, Any]) -> dict[str, Any]:
 def widget_values(node: Node, info: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
     """Name and value of each widget; a value that the file does not have is the default."""
     saved = node.get("widgets_values") or []
-    position = 0
-    for name, kind, options in widgets(info):
+    for position, name, kind, options in placed_widgets(info):
         if isinstance(saved, Mapping):
             value = saved.get(name, default(kind, options))
         else:
             value = saved[position] if position < len(saved) else default(kind, options)
         # A bare list would read as a link.
         yield name, {"__value__": value} if isinstance(value, list) else value
+
+
+def placed_widgets(info: Mapping[str, Any]) -> Iterator[tuple[int, str, Any, Mapping[str, Any]]]:
+    """Each widget after the place of its value in a saved node."""
+    position = 0
+    for name, kind, options in widgets(info):
+        yield position, name, kind, options
         position += 2 if has_control(name, kind, options) else 1
+
+
+def with_values(
+    workflow: Mapping[str, Any],
+    object_info: Mapping[str, Any],
+    values: Mapping[str, Mapping[str, Any]],
+) -> dict[str, Any]:
+    """A copy of a workflow with other widget values; `values` is by the nodes' titles or types."""
+    changed = copy.deepcopy(dict(workflow))
+    for node in changed["nodes"]:
+        wanted = values.get(node.get("title") or node["type"], {})
+        if wanted:
+            widgets = placed_widgets(describe(node, object_info))
+            places = {name: position for position, name, *_ in widgets}
+            for name, value in wanted.items():
+                node["widgets_values"][places[name]] = value
+    return changed
 
 
 def widgets(info: Mapping[str, Any]) -> Iterator[tuple[str, Any, Mapping[str, Any]]]:
