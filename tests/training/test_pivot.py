@@ -8,12 +8,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from pack.training.concepts import Concept
+from pack.training.concepts import Concept, mentioned
 from pack.training.data import EMPTY
 from pack.training.loop import Parts, TrainConfig, train
 from pack.training.objective import ObjectiveConfig, Prior
 from pack.training.optimizers import Algorithm, OptimizerConfig, drop_group, make_optimizer
-from training.toys import CAPTIONS, losses, of_concept, same, toy_parts, trained
+from training.toys import CAPTIONS, losses, of_concept, same, toy_data, toy_parts, trained
 
 ADAMW = OptimizerConfig(weight_decay=0.0)
 PRODIGY = OptimizerConfig(algorithm=Algorithm.PRODIGY, weight_decay=0.0)
@@ -56,6 +56,18 @@ def test_every_concept_has_its_own_pivot(optimizer: OptimizerConfig):
     states = history(parts, TrainConfig(steps=8, batch_size=4, embedding_optimizer=optimizer))
     assert moves(states, "TIK") == [True] * 2 + [False] * 6
     assert moves(states, "TOK") == [True] * 6 + [False] * 2
+
+
+@BOTH
+def test_at_its_pivot_a_concept_leaves_its_optimizer_and_the_graph(optimizer, updates):
+    parts = toy_parts(concept("TOK", 0.75), concept("TIK", 0.25), captions=("TIK beside TOK",))
+    config = TrainConfig(steps=4, optimizer=optimizer, embedding_optimizer=optimizer)
+    for report in train(parts, config):
+        left = {0: ["TOK", "TIK"], 1: ["TOK"], 2: ["TOK"], 3: []}[report.step]
+        names = [name for update in updates for name in update.names]
+        assert names == [*left, "adapters"]
+        assert all(rows.grad is None for rows in parts.vectors["TIK"].values())
+        updates.clear()
 
 
 def test_one_concepts_pivot_does_not_disturb_the_others():
@@ -158,11 +170,32 @@ def test_captions_without_a_live_concept_are_encoded_once():
 
 
 def test_without_concepts_every_caption_is_encoded_once_and_the_encoder_released_first():
-    parts = toy_parts()
+    parts = toy_parts(captions=("a hill", "snow", "a hill"))
     run = train(parts, TrainConfig(steps=5))
     next(run)
     assert parts.text.released == 1
     assert Counter(parts.text.encoded) == Counter({*parts.data.captions, EMPTY})
+
+
+@pytest.mark.parametrize("prior", list(Prior), ids=[p.value for p in Prior])
+def test_a_released_encoder_leaves_nothing_to_ask_whatever_the_prior(prior: Prior):
+    """The toy encoder refuses once it is released, which with pivot 0 is before the first step."""
+    pictures = toy_data(("a cat", "cats"), key="class") if prior is Prior.PICTURES else None
+    parts = toy_parts(concept(pivot=0.0), prior=pictures)
+    objective = ObjectiveConfig(caption_dropout=0.3, prior=prior)
+    assert len(losses(parts, TrainConfig(steps=8, objective=objective))) == 8
+    assert parts.text.released == 1
+
+
+def test_only_captions_with_a_live_concept_are_encoded_with_a_graph():
+    parts = toy_parts(concept(pivot=0.5))
+    objective = ObjectiveConfig(caption_dropout=0.3)
+    for report in train(parts, TrainConfig(steps=8, objective=objective)):
+        live = report.step < 4
+        wanted = [live and bool(mentioned(caption)) for caption in parts.text.encoded]
+        assert parts.text.recorded == wanted
+        parts.text.encoded.clear()
+        parts.text.recorded.clear()
 
 
 def test_equal_captions_of_a_batch_share_one_encoding_with_the_sum_of_their_gradients():

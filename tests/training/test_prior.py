@@ -96,6 +96,7 @@ def test_class_pictures_come_with_their_own_captions_batches_and_noise():
         for latent, cond in zip(latents, prior.conditions, strict=True):
             (item,) = [i for i in range(3) if torch.allclose(latent, data.latents[i], atol=1e-5)]
             torch.testing.assert_close(cond[0], condition_by_hand(parts, {}, (words[item],)))
+            assert prior.crops[len(seen)] == data.crops[item]
             seen.add(item)
         assert seen == {0, 1, 2}
         assert not torch.equal(ours.noised.target, prior.noised.target[:2])

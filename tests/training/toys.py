@@ -24,7 +24,6 @@ from pack.training.randomness import generator
 QUERY, VALUE, FEED = "block.attn1.to_q", "block.attn2.to_v", "block.ff"
 CAPTIONS = ("a TOK", "the TOK in snow", "a hill", "red TOK")
 LORA = LoraConfig(rank=2, alpha=3.0)
-CROP = Crop(width=16, height=16, left=0, top=0, original_width=16, original_height=16)
 
 
 class ToyText:
@@ -36,6 +35,7 @@ class ToyText:
         self.tables = {key: torch.randn(32, width, generator=draw) for key, width in widths.items()}
         self.vectors: Mapping[str, Mapping[str, Tensor]] = {}
         self.encoded: list[Caption] = []
+        self.recorded: list[bool] = []
         self.released, self.attached = 0, 0
 
     def norms(self) -> dict[str, float]:
@@ -56,6 +56,7 @@ class ToyText:
     def encode(self, captions: Sequence[Caption]) -> list[Conditioning]:
         assert self.attached and not self.released, "encode after release"
         self.encoded += captions
+        self.recorded += [torch.is_grad_enabled()] * len(captions)
         return [Conditioning({"cond": self.pooled(caption)}) for caption in captions]
 
     def pooled(self, caption: Caption) -> Tensor:
@@ -84,6 +85,7 @@ class Prediction:
 
     noised: Noised
     conditions: list[Tensor]
+    crops: Sequence[Crop]
     output: Tensor
     adapted: bool
     with_gradient: bool
@@ -129,7 +131,7 @@ class ToyDenoiser:
         output = torch.stack(
             [self.guess(x, cond, adapted) for x, cond in zip(noised.noisy, each, strict=True)]
         )
-        call = Prediction(noised, each, output, adapted, torch.is_grad_enabled())
+        call = Prediction(noised, each, crops, output, adapted, torch.is_grad_enabled())
         self.predictions.append(call)
         return output
 
@@ -141,6 +143,10 @@ class ToyDenoiser:
     def layer(self, name: str, x: Tensor, adapted: bool) -> Tensor:
         base = x @ self.weights[name].T
         return base + self.adapters[name](x) if adapted and name in self.adapters else base
+
+
+def crop_at(left: int) -> Crop:
+    return Crop(width=16, height=16, left=left, top=0, original_width=32, original_height=16)
 
 
 def toy_data(
@@ -156,7 +162,7 @@ def toy_data(
     return TrainingData(
         latents=[torch.randn(4, 2, 2, generator=generator(key, i)) for i in range(count)],
         captions=[parse_caption(caption, concepts) for caption in captions],
-        crops=[CROP] * count,
+        crops=[crop_at(i) for i in range(count)],
         batches=Batches(["square"] * count, [1] * count, batch_size, seed),
     )
 
