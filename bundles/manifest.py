@@ -27,11 +27,12 @@ class Bundle:
     """LoRA tensors under keys a loader knows; by name and encoder the vectors (n, d) in fp32."""
 
     family: str
-    lora: Mapping[str, Tensor]
-    embeddings: Mapping[str, Mapping[str, Tensor]]
+    # Without repr: the host puts the text of every input into its error messages.
+    lora: Mapping[str, Tensor] = field(repr=False)
+    embeddings: Mapping[str, Mapping[str, Tensor]] = field(repr=False)
     entries: tuple[Entry, ...] = ()
-    recipe: Mapping[str, object] = field(default_factory=dict[str, object])
-    workflow: str = ""
+    recipe: Mapping[str, object] = field(default_factory=dict[str, object], repr=False)
+    workflow: str = field(default="", repr=False)
     notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:

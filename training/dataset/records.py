@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 
@@ -31,7 +31,8 @@ class Dataset:
     """Pictures in a fixed order, and a sentence for each file that was left out."""
 
     name: str
-    records: tuple[Record, ...]
+    # Without repr: the host puts the text of every input into its error messages.
+    records: tuple[Record, ...] = field(repr=False)
     skipped: tuple[str, ...] = ()
 
     def fingerprint(self) -> str:
