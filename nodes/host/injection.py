@@ -11,6 +11,7 @@ from comfy.patcher_extension import PatcherInjection
 from torch import Tensor, nn
 
 from .checkpoint import checkpointed_forward
+from .foreign import recordable
 from .frozen import frozen_forward
 
 KEY = "pivotal_training"
@@ -27,45 +28,63 @@ class TrainingInjection:
     adapted: bool = True
     """Whether the adapters act at present."""
     _undo: list[Callable[[], None]] = field(default_factory=list)
+    _frozen: int = 0
+    """How many of the replacements are frozen layers."""
 
     def install(self, patcher: ModelPatcher) -> None:
         """Let the host inject this into the clone `patcher` whenever it loads it.
 
         The host ejects in the order of injection, which would leave the forward of a user's
-        own injection behind; so all of them become one that ejects in reverse.
+        own injection behind; so all of them become one that ejects in reverse. Frozen layers
+        lie below the user's injections, which then get their gradient, and all else above.
         """
         earlier = [one for group in patcher.injections.values() for one in group]
 
         def inject(owner: ModelPatcher) -> None:
+            self._freeze()
+            below = self._forwards()
             for one in earlier:
                 one.inject(owner)
-            self._inject()
+            self._adapt(below)
 
         def eject(owner: ModelPatcher) -> None:
-            self._eject()
+            self._undo_until(self._frozen)
             for one in reversed(earlier):
                 one.eject(owner)
+            self._undo_until(0)
 
+        # A clone of a model in use is marked as injected, though it has put nothing in itself.
+        patcher.is_injected = False
         patcher.injections = {}
         patcher.set_injections(KEY, [PatcherInjection(inject=inject, eject=eject)])
 
-    def _inject(self) -> None:
-        names = {module: name for name, module in self.root.named_modules()}
-        for module, name in names.items():
+    def _forwards(self) -> dict[nn.Module, Any]:
+        """What stands in the place of each module's own forward."""
+        return {module: module.__dict__.get("forward") for module in self.root.modules()}
+
+    def _freeze(self) -> None:
+        for module in self.root.modules():
             frozen = frozen_forward(module, module.forward)
             if frozen is not None:
-                self._replace(module, self._with_adapter(frozen, self.adapters.get(name)))
+                self._replace(module, frozen)
+        self._frozen = len(self._undo)
+
+    def _adapt(self, below: Mapping[nn.Module, Any]) -> None:
+        for module, forward in self._forwards().items():
+            if forward is not below[module]:
+                self._replace(module, recordable(module.forward))
+        names = {module: name for name, module in self.root.named_modules()}
+        for module, name in names.items():
+            if name in self.adapters:
+                self._replace(module, self._with_adapter(module.forward, self.adapters[name]))
         for module, name in names.items():
             if type(module).__name__ in self.blocks:
                 inside = any(key.startswith(f"{name}.") for key in self.adapters)
                 self._replace(module, checkpointed_forward(module.forward, adapted=inside))
 
     def _with_adapter(
-        self, forward: Callable[..., Tensor], adapter: nn.Module | None
+        self, forward: Callable[..., Tensor], adapter: nn.Module
     ) -> Callable[..., Tensor]:
-        if adapter is None:
-            return forward
-
         def adapted(x: Tensor, *rest: Any) -> Tensor:
             y = forward(x, *rest)
             return y + adapter(x) if self.adapted else y
@@ -84,8 +103,8 @@ class TrainingInjection:
         module.forward = forward
         self._undo.append(undo)
 
-    def _eject(self) -> None:
-        while self._undo:
+    def _undo_until(self, count: int) -> None:
+        while len(self._undo) > count:
             self._undo.pop()()
 
 

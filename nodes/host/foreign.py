@@ -1,0 +1,40 @@
+"""What the user's own nodes put on a layer, made fit for autograd."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
+from torch.utils._pytree import tree_map
+
+
+class _NormalTensors(TorchFunctionMode):
+    """Copies tensors that were made under inference mode, which autograd refuses to keep."""
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        # Frozen layers run their own operators without a graph, so no base weight is copied.
+        if torch.is_grad_enabled():
+            args, kwargs = tree_map(_normal, (args, kwargs))
+        return func(*args, **kwargs)
+
+
+def _normal(value: Any) -> Any:
+    return value.clone() if isinstance(value, Tensor) and value.is_inference() else value
+
+
+def recordable(forward: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """The same forward, also where its own weights were loaded under inference mode."""
+
+    def run(*args: Any, **kwargs: Any) -> Tensor:
+        if not torch.is_grad_enabled():
+            return forward(*args, **kwargs)
+        with _NormalTensors():
+            return forward(*args, **kwargs)
+
+    return run
