@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
+from .adapters.base import Adapter
 from .concepts import Concept, class_caption
 from .conditions import Conditions
 from .data import EMPTY, Batch, TrainingData, draw_batch
@@ -70,7 +71,7 @@ class Parts:
     data: TrainingData
     concepts: tuple[Concept, ...]
     vectors: Vectors
-    adapters: Mapping[str, nn.Module]
+    adapters: Mapping[str, Adapter]
     prior_data: TrainingData | None = None
 
 
@@ -148,12 +149,18 @@ def backward(run: Run, micro_step: int) -> Tensor:
     parts, objective = run.parts, run.config.objective
     batch = draw_batch(parts.data, run.config.seed, micro_step, objective.caption_dropout)
     loss, noised = batch_loss(run, batch)
-    add_gradients(loss, loss_scale(parts.data))
+    add_gradients(loss + penalties(parts), loss_scale(parts.data))
     if objective.prior is not Prior.NONE:
         prior = prior_loss(run, batch, noised, micro_step) * objective.prior_weight
         add_gradients(prior, loss_scale(parts.data))
         loss = loss.detach() + prior
     return loss.detach()
+
+
+def penalties(parts: Parts) -> Tensor | float:
+    """The sum of what the adapters themselves add to the loss; the reported loss is without it."""
+    terms = [adapter.penalty() for adapter in parts.adapters.values()]
+    return sum((term for term in terms if term is not None), start=0.0)
 
 
 def add_gradients(loss: Tensor, scale: float) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Protocol
@@ -30,6 +30,8 @@ class Layer:
     name: str
     shape: tuple[int, ...]
     """Weight shape: (out, in) or (out, in / groups, *kernel)."""
+    weight: Callable[[], Tensor] | None = None
+    """Fetches the frozen weight in fp32 on the CPU; None where the host keeps none."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -27,6 +27,12 @@ def _weight(module: nn.Module, like: Tensor) -> Iterator[tuple[Tensor, Tensor | 
         comfy.ops.uncast_bias_weight(module, weight, bias, stream)
 
 
+def weight_of(module: nn.Module) -> Tensor:
+    """A copy of the module's weight in fp32 on the CPU, dequantized."""
+    with _weight(module, torch.empty(0)) as (weight, _):
+        return weight.clone()
+
+
 class _Projection(Function):
     """A Linear or convolution: backward needs the weight and the input's shape, nothing else."""
 

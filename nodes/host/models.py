@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import comfy.model_management as management
@@ -18,6 +19,7 @@ from torch import Tensor, nn
 from ...training.dataset.buckets import Crop
 from ...training.ports import Conditioning, Layer, Noised
 from .checkpoint import LARGE_BLOCKS
+from .frozen import weight_of
 from .injection import TrainingInjection, give_back
 
 BYTES_PER_PARAMETER = 16
@@ -56,7 +58,7 @@ class HostDenoiser:
         modules = self._patcher.model.diffusion_model.named_modules()
         kinds = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
         return [
-            Layer(name=name, shape=tuple(module.weight.shape))
+            Layer(name=name, shape=tuple(module.weight.shape), weight=partial(weight_of, module))
             for name, module in modules
             if isinstance(module, kinds)
         ]

@@ -6,10 +6,11 @@ from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..ports import Layer
 from ..randomness import generator
+from .base import Adapter
 
 
 class AdapterConfig(Protocol):
@@ -19,18 +20,16 @@ class AdapterConfig(Protocol):
         """Whether the layer gets an adapter."""
         ...
 
-    def build(self, layer: Layer, draw: torch.Generator) -> nn.Module:
-        """The adapter of a layer: maps the layer's input to what is added to its output."""
+    def build(self, layer: Layer, draw: torch.Generator) -> Adapter:
+        """The adapter of a layer; ValueError when the settings do not fit it."""
         ...
 
-    def export(self, adapter: nn.Module) -> Mapping[str, Tensor]:
+    def export(self, adapter: Adapter) -> Mapping[str, Tensor]:
         """The tensors to save, by the suffix that loaders know."""
         ...
 
 
-def build_adapters(
-    config: AdapterConfig, layers: Sequence[Layer], seed: int
-) -> dict[str, nn.Module]:
+def build_adapters(config: AdapterConfig, layers: Sequence[Layer], seed: int) -> dict[str, Adapter]:
     """An adapter for every layer that the configuration matches, each drawn from its own seed."""
     chosen = [layer for layer in layers if config.matches(layer)]
     if not chosen:
@@ -41,7 +40,7 @@ def build_adapters(
 
 
 def export_adapters(
-    config: AdapterConfig, adapters: Mapping[str, nn.Module], prefix: str
+    config: AdapterConfig, adapters: Mapping[str, Adapter], prefix: str
 ) -> dict[str, Tensor]:
     """All tensors to save, under `<prefix>.<layer>.<suffix>`, detached and on the CPU."""
     return {

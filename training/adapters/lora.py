@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -12,12 +11,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from ..ports import Layer
-
-ATTENTION = re.compile(r"(^|\.)attn\w*\.(to_q|to_k|to_v|to_out\.0)$")
-"""The q, k, v and output projections of self- and cross-attention."""
+from .base import Adapter, check_rank, is_attention
 
 
-class Lora(nn.Module):
+class Lora(Adapter):
     """The low-rank path of one Linear: `down` reads the input, `up` starts at zero."""
 
     def __init__(self, layer: Layer, rank: int, alpha: float, draw: torch.Generator):
@@ -50,19 +47,14 @@ class LoraConfig:
 
     def matches(self, layer: Layer) -> bool:
         """Whether the layer is a projection of an attention block."""
-        return len(layer.shape) == 2 and ATTENTION.search(layer.name) is not None
+        return is_attention(layer)
 
     def build(self, layer: Layer, draw: torch.Generator) -> Lora:
         """A LoRA for the layer; ValueError when the rank exceeds what the layer can have."""
-        largest = min(layer.shape)
-        if self.rank > largest:
-            raise ValueError(
-                f"rank {self.rank} is larger than {layer.name}, which has rank {largest} at most: "
-                f"use {largest} or less."
-            )
+        check_rank(layer, self.rank)
         return Lora(layer, self.rank, self.alpha, draw)
 
-    def export(self, adapter: nn.Module) -> Mapping[str, Tensor]:
+    def export(self, adapter: Adapter) -> Mapping[str, Tensor]:
         """lora_up, lora_down and alpha, as every loader reads them."""
         assert isinstance(adapter, Lora)
         return {
