@@ -10,6 +10,10 @@ from .concepts import mentioned
 from .ports import Caption, Conditioning, TextEncoder
 
 
+AT_ONCE = 16
+"""Constant captions that are encoded together: a run may have thousands."""
+
+
 class Conditions:
     """Encodes captions, and keeps what can no longer change."""
 
@@ -28,10 +32,11 @@ class Conditions:
         return [fresh[c] if c in fresh else self._kept[c] for c in captions]
 
     def _keep(self, captions: Sequence[Caption]) -> None:
-        if captions:
+        for start in range(0, len(captions), AT_ONCE):
+            part = captions[start : start + AT_ONCE]
             with torch.no_grad():
-                encoded = self._text.encode(captions)
-            self._kept.update((c, e.detach()) for c, e in zip(captions, encoded, strict=True))
+                encoded = self._text.encode(part)
+            self._kept.update((c, e.detach()) for c, e in zip(part, encoded, strict=True))
 
     def freeze(self, concept: str, captions: Iterable[Caption]) -> None:
         """A concept no longer trains; after the last one every caption is encoded a last time.

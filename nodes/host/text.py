@@ -11,6 +11,7 @@ from comfy.sd import CLIP
 from torch import Tensor, nn
 
 from ...training.ports import Caption, Conditioning, Mention
+from .batching import BatchEncoder
 from .checkpoint import IN_PLACE_BLOCKS
 from .injection import TrainingInjection, give_back
 from .overlay import NamedVectors, leaves, named, with_names
@@ -22,6 +23,7 @@ class HostTextEncoder:
     def __init__(self, clip: CLIP):
         self._base = clip
         self._clip = clip.clone()
+        self._batch = BatchEncoder(self._clip)
         self._entries: dict[str, NamedVectors] = {}
         self._released = False
 
@@ -62,6 +64,7 @@ class HostTextEncoder:
         self._clip = (
             with_names(self._base, self._entries.values()) if vectors else self._base.clone()
         )
+        self._batch = BatchEncoder(self._clip)
         injection = TrainingInjection(root=self._clip.cond_stage_model, blocks=IN_PLACE_BLOCKS)
         injection.install(self._clip.patcher)
         try:
@@ -71,13 +74,12 @@ class HostTextEncoder:
 
     def encode(self, captions: Sequence[Caption], *, weights: bool = False) -> list[Conditioning]:
         """One conditioning a caption; parentheses are plain text unless `weights` is set."""
-        return [self._encode(caption, weights) for caption in captions]
-
-    def _encode(self, caption: Caption, weights: bool) -> Conditioning:
         options = {} if weights else {"disable_weights": True}
-        tokens = self._clip.tokenize(self._spell(caption), **options)
-        made = self._clip.encode_from_tokens(tokens, return_pooled=True, return_dict=True)
-        return Conditioning({name: value for name, value in made.items() if torch.is_tensor(value)})
+        tokens = [self._clip.tokenize(self._spell(caption), **options) for caption in captions]
+        return [
+            Conditioning({name: value for name, value in made.items() if torch.is_tensor(value)})
+            for made in self._batch.encode(tokens)
+        ]
 
     def _spell(self, caption: Caption) -> str:
         """The caption as the host's tokenizer reads it."""
