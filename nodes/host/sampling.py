@@ -1,0 +1,153 @@
+"""Pictures from prompts, as the host's own encoder, sampler and decoder make them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import comfy.model_management as management
+import comfy.sample
+import comfy.samplers
+import comfy.utils
+import latent_preview
+import torch
+from comfy.model_patcher import ModelPatcher
+from comfy.sd import CLIP, VAE
+from torch import Tensor
+
+Conditions = list[Any]
+"""The host's CONDITIONING."""
+Callback = Callable[[int, Tensor, Tensor, int], None]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Sampling:
+    """What KSampler and Empty Latent Image are set to; sizes in pixels."""
+
+    steps: int
+    cfg: float
+    sampler_name: str
+    scheduler: str
+    width: int
+    height: int
+
+    def text(self) -> str:
+        """As one line."""
+        return (
+            f"{self.width} x {self.height}, {self.steps} steps, cfg {self.cfg:g}, "
+            f"{self.sampler_name}, {self.scheduler}"
+        )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Shot:
+    """One picture to make; equal shots make the same picture."""
+
+    model: ModelPatcher
+    clip: CLIP
+    prompt: str
+    negative: str
+    seed: int
+
+
+def sampler_names() -> list[str]:
+    """The samplers that KSampler offers."""
+    return comfy.samplers.KSampler.SAMPLERS
+
+
+def scheduler_names() -> list[str]:
+    """The schedulers that KSampler offers."""
+    return comfy.samplers.KSampler.SCHEDULERS
+
+
+def make_pictures(shots: Sequence[Shot], vae: VAE, sampling: Sampling) -> Tensor:
+    """(shots, height, width, 3) in 0..1: each what CLIPTextEncode, KSampler and VAEDecode make.
+
+    All texts come first, then all sampling, then all decoding, so that on a small GPU each model
+    is loaded once and not once a picture.
+    """
+    conditions = _encode(shots)
+    progress = _Progress(shots[0].model, len(shots), sampling.steps)
+    latents = [
+        _sample(shot, pair, sampling, progress.of(index))
+        for index, (shot, pair) in enumerate(zip(shots, conditions, strict=True))
+    ]
+    return torch.cat([_decode(vae, latent) for latent in latents])
+
+
+def _encode(shots: Sequence[Shot]) -> list[tuple[Conditions, Conditions]]:
+    """Positive and negative conditioning of each shot; no text twice through the same CLIP."""
+    known: dict[tuple[int, str], Conditions] = {}
+
+    def encoded(clip: CLIP, text: str) -> Conditions:
+        key = (id(clip), text)
+        if key not in known:
+            management.throw_exception_if_processing_interrupted()
+            known[key] = clip.encode_from_tokens_scheduled(clip.tokenize(text))
+        return known[key]
+
+    return [(encoded(shot.clip, shot.prompt), encoded(shot.clip, shot.negative)) for shot in shots]
+
+
+def _sample(
+    shot: Shot,
+    conditions: tuple[Conditions, Conditions],
+    sampling: Sampling,
+    callback: Callback,
+) -> Tensor:
+    latent = _empty_latent(shot.model, sampling.width, sampling.height)
+    return comfy.sample.sample(
+        shot.model,
+        comfy.sample.prepare_noise(latent, shot.seed),
+        sampling.steps,
+        sampling.cfg,
+        sampling.sampler_name,
+        sampling.scheduler,
+        *conditions,
+        latent,
+        callback=callback,
+        disable_pbar=not comfy.utils.PROGRESS_BAR_ENABLED,
+        seed=shot.seed,
+    )
+
+
+def _empty_latent(model: ModelPatcher, width: int, height: int) -> Tensor:
+    """Zeros as Empty Latent Image makes them, in the shape that the model takes."""
+    latent = torch.zeros(
+        [1, 4, height // 8, width // 8],
+        device=management.intermediate_device(),
+        dtype=management.intermediate_dtype(),
+    )
+    return comfy.sample.fix_empty_latent_channels(model, latent, 8)
+
+
+def _decode(vae: VAE, latent: Tensor) -> Tensor:
+    management.throw_exception_if_processing_interrupted()
+    pictures = vae.decode(latent)
+    # Models of video make frames of it, (batch, frames, height, width, 3): the first is kept.
+    return pictures[:, 0] if pictures.ndim == 5 else pictures
+
+
+class _Progress:
+    """One bar over all pictures, with the host's preview of the one that is being made."""
+
+    def __init__(self, model: ModelPatcher, pictures: int, steps: int):
+        self._steps = steps
+        self._bar = comfy.utils.ProgressBar(pictures * steps)
+        self._previewer = latent_preview.get_previewer(model.load_device, model.model.latent_format)
+
+    def of(self, index: int) -> Callback:
+        """The sampler's callback for a picture; it raises when the user cancels."""
+
+        def callback(step: int, denoised: Tensor, _: Tensor, total: int) -> None:
+            management.throw_exception_if_processing_interrupted()
+            done = round((index + (step + 1) / total) * self._steps)
+            self._bar.update_absolute(done, preview=self._preview(denoised))
+
+        return callback
+
+    def _preview(self, denoised: Tensor) -> Any:
+        if self._previewer is None:
+            return None
+        return self._previewer.decode_latent_to_preview_image("JPEG", denoised)
