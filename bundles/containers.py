@@ -31,13 +31,17 @@ class Container(str, Enum):
 
 
 def save_bundle(bundle: Bundle, path: Path, container: Container, dtype: torch.dtype) -> list[Path]:
-    """Write the LoRA in `dtype`, embeddings in fp32: all files (the LoRA's is first) or none."""
+    """Write the LoRA in `dtype`, embeddings in fp32: all files (the LoRA's is first) or none.
+
+    The folder is made when there is something to write.
+    """
     _check(bundle, path, dtype)
     lora = _cast(to_kohya(bundle.lora, bundle.family), dtype)
     if container == Container.A1111:
         drafts = [_whole(bundle, path, lora)]
     else:
         drafts = _loose(bundle, path, lora)
+    path.parent.mkdir(parents=True, exist_ok=True)
     write_all(drafts)
     return [draft.path for draft in drafts]
 

@@ -86,7 +86,9 @@ def read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
             tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118
             metadata = file.metadata()
     except SafetensorError as error:
-        raise ValueError(f"{path} is not a readable safetensors file: {error}.") from error
+        raise ValueError(
+            f"{path} is not a readable safetensors file: {error}. Copy it again or choose another."
+        ) from error
     return tensors, metadata or {}
 
 

@@ -6,15 +6,18 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import comfy.lora
 import comfy.lora_convert
 from comfy.model_patcher import ModelPatcher
 from comfy.sd import CLIP
+from comfy.weight_adapter.lora import LoRAAdapter
 from torch import Tensor
 
 from ...bundles.containers import load_bundle
 from ...bundles.manifest import Bundle, check_name
+from .families import check_bundle
 from .overlay import NamedVectors, leaves, named, with_names
 
 
@@ -107,6 +110,7 @@ def apply_lora(
         raise ValueError(
             "None of the bundle's LoRA fits this model: the bundle belongs to another model family."
         )
+    _check_shapes(model, patches)
     made = model.clone()
     patched = set(made.add_patches(patches, strength_model))
     made_clip = None if clip is None else clip.clone()
@@ -116,6 +120,25 @@ def apply_lora(
     if misfit and clip is not None:
         raise ValueError(f"The bundle's weights for {misfit[0]} do not fit this model.")
     return made, made_clip
+
+
+def _check_shapes(model: ModelPatcher, patches: Mapping[Any, Any]) -> None:
+    """Raise ValueError for low-rank factors of another size than their layer.
+
+    The host logs a line for each of these when it samples, and leaves the layer as it is.
+    """
+    weights = model.model.state_dict()
+    for key, patch in patches.items():
+        if key not in weights or not isinstance(patch, LoRAAdapter):
+            continue
+        up, down, _, mid, _, reshape = patch.weights
+        made = (up.shape[0], down[0].numel())
+        layer = (weights[key].shape[0], weights[key][0].numel())
+        if mid is None and reshape is None and made != layer:
+            raise ValueError(
+                f"The bundle's LoRA for {key} is made for a layer of {made[0]} x {made[1]}, which "
+                f"is {layer[0]} x {layer[1]} here: the bundle belongs to another model family."
+            )
 
 
 def apply_names(
@@ -128,15 +151,14 @@ def apply_names(
     notes: list[str] = []
     entries: list[NamedVectors] = []
     for name, parts in vectors.items():
-        fitting = {key: rows for key, rows in parts.items() if key in encoders}
-        if not fitting:
+        if not parts.keys() <= encoders.keys():
             raise ValueError(
                 f'"{name}" has vectors for {", ".join(parts)} and this CLIP has '
                 f"{', '.join(encoders)}: "
                 "the bundle belongs to another model family."
             )
         notes += [f"{name} has no vectors for {key}." for key in encoders if key not in parts]
-        entries.append(named(name, fitting, origin))
+        entries.append(named(name, parts, origin))
     return with_names(clip, entries), notes
 
 
@@ -151,6 +173,7 @@ def apply_bundle(
     origin: str = "",
 ) -> tuple[ModelPatcher, CLIP, list[str], list[str]]:
     """(MODEL, CLIP, names, notes): the LoRA at its strengths, the names on that CLIP alone."""
+    check_bundle(model, bundle.family)
     vectors = chosen_vectors(bundle, names or {})
     named_clip, notes = apply_names(clip, vectors, origin)
     made, made_clip = apply_lora(

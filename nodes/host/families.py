@@ -1,17 +1,40 @@
-"""Which model family a MODEL is of, and whether a CLIP and a VAE go with it."""
+"""Which model family a MODEL is of, and whether a CLIP, a VAE and a bundle go with it."""
 
 from __future__ import annotations
 
 import comfy.model_base
+import comfy.supported_models
 from comfy.model_patcher import ModelPatcher
 from comfy.sd import CLIP, VAE
+
+FAMILIES = {
+    "sd15": comfy.supported_models.SD15,
+    "sd2": comfy.supported_models.SD20,
+    "sdxl": comfy.supported_models.SDXL,
+}
+"""Families that bundles name, with the host's class that all their kinds derive from."""
 
 
 def family_of(model: ModelPatcher) -> str:
     """A short name such as sd15 or sdxl; the host's own class name for families without one."""
+    config = model.model.model_config
     if isinstance(model.model, comfy.model_base.SDXL):
         return "sdxl"
-    return type(model.model.model_config).__name__.lower()
+    named = (name for name, kind in FAMILIES.items() if isinstance(config, kind))
+    return next(named, type(config).__name__.lower())
+
+
+def check_bundle(model: ModelPatcher, family: str) -> None:
+    """Raise ValueError when a bundle was made for another family than the MODEL's.
+
+    Nothing else would tell: SD1.5 and SDXL share layer names and the width of an encoder.
+    """
+    found = family_of(model)
+    if found in FAMILIES and family in FAMILIES and found != family:
+        raise ValueError(
+            f"The bundle was made for {family} and the MODEL is {found}: connect a MODEL and a "
+            f"CLIP of {family}, or choose another bundle."
+        )
 
 
 def check_clip(model: ModelPatcher, clip: CLIP) -> None:

@@ -59,7 +59,8 @@ def new_bundle_path(prefix: str, *, own_folder: bool = False) -> Path:
     With `own_folder` it is `<prefix>_00001/<name>.safetensors`, for files that belong together.
     """
     root = Path(folder_paths.get_output_directory())
-    wanted = Path(prefix)
+    # Workflows from Windows hold backslashes.
+    wanted = Path(prefix.replace("\\", "/"))
     inside = folder_paths.is_within_directory(str(root), str(root / wanted))
     if not inside or not wanted.name or ".." in wanted.parts or wanted.is_absolute():
         raise ValueError(
@@ -70,7 +71,6 @@ def new_bundle_path(prefix: str, *, own_folder: bool = False) -> Path:
         stem = root / wanted.parent / f"{wanted.name}_{number:05}"
         path = stem / f"{wanted.name}.safetensors" if own_folder else Path(f"{stem}.safetensors")
         if not path.exists() and not (own_folder and stem.exists()):
-            path.parent.mkdir(parents=True, exist_ok=True)
             return path
     raise AssertionError("unreachable")
 
