@@ -185,7 +185,7 @@ def pixels(server: Server, history: dict[str, Any], node: Node) -> numpy.ndarray
 
 
 def endless_run() -> Graph:
-    """A run that does not end by itself; several batches a step, so that each step is written."""
+    """A run that does not end by itself, with steps so slow that each is written down."""
     graph, base = server_graph()
     run = graph.train(
         base,
@@ -193,7 +193,7 @@ def endless_run() -> Graph:
         concepts=graph.concept(),
         adapter=graph.add("Pivotal_Lora", rank=2, alpha=2.0).out(),
         steps=100_000,
-        accumulation=8,
+        accumulation=2,
         run_name="cancel",
     )
     graph.add("PreviewAny", source=run.out(5))
