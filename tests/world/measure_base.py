@@ -7,6 +7,7 @@ the judge count and writes base.json and, with --grid, a picture of all samples.
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import sys
 import tempfile
@@ -17,7 +18,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from .base import build_base
+from .base import COMPACT, build_base
 from .host import use_host
 from .judge import judge
 from .sprites import PLACES, Scene, held_out_scenes
@@ -31,6 +32,7 @@ SAMPLER, SCHEDULER = "euler", "normal"
 def load_base(path: Path) -> tuple[object, object, object]:
     """Return (model, clip, vae) of a checkpoint through the host's CheckpointLoaderSimple."""
     import folder_paths
+
     import nodes
 
     folder_paths.add_model_folder_path("checkpoints", str(path.parent))
@@ -99,7 +101,9 @@ def main() -> None:
             build_base(path)
         shares, pictures = measure(path, arguments.number)
     settings = {"sampler": SAMPLER, "scheduler": SCHEDULER, "steps": STEPS, "cfg": CFG}
-    text = json.dumps({"prompts": arguments.number, **settings, **shares}, indent=2) + "\n"
+    digest = {"unet_sha256": hashlib.sha256(COMPACT.read_bytes()).hexdigest()}
+    record = {"prompts": arguments.number, **settings, **shares}
+    text = json.dumps(record if arguments.checkpoint else record | digest, indent=2) + "\n"
     sys.stdout.write(text)
     if not arguments.checkpoint and arguments.number == 200:
         RESULT.write_text(text, encoding="utf-8")

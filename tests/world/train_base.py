@@ -1,8 +1,8 @@
 """Trains the base model's UNet from nothing: `python -m world.train_base`, in tests/.
 
-It takes about an hour on two cores. It trains on all captions of the training scenes, encoded once
-(the text encoder is fixed), and writes checkpoints to the work folder, the last one in the compact
-form too. Run it again and it goes on where it was.
+It trains on all captions of the training scenes, encoded once (the text encoder is fixed), and
+leaves averaged weights in the work folder. Run it again and it goes on from those; `--pack` writes
+them as the compact file that is committed.
 """
 
 from __future__ import annotations
@@ -20,17 +20,20 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from . import sprites
-from .base import base_unet, write_base
+from .base import COMPACT, base_unet, write_base
 from .checkpoints import load_short
 from .codec import latents_of
+from .compact import pack
 from .host import use_host
+from .start import start_weights
 
-BATCH = 32
-PEAK_RATE = 1e-3
-WARM_UP = 150
+BATCH = 16
+PEAK_RATE = 7e-4
+WARM_UP = 100
 EMA = 0.998
 CAPTION_DROPOUT = 0.1
-HIGHEST_WEIGHT = 12.0
+HIGHEST_WEIGHT = 25.0
+AVERAGED = "averaged.safetensors"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -76,24 +79,6 @@ def encode(clip, texts: list[str]) -> Tensor:
             row = clip.encode_from_tokens({"l": parts})
             rows.append(row.view(len(parts), 77, -1).half())
     return torch.cat(rows)
-
-
-def start_weights(seed: int = 0) -> dict[str, Tensor]:
-    """Weights that keep a signal's size, with quiet residual branches and a silent output."""
-    generator = torch.Generator().manual_seed(seed)
-    quiet = ("out_layers.3.weight", "proj_out.weight", "to_out.0.weight", "ff.net.2.weight")
-    weights = {}
-    for key, shaped in base_unet("meta").state_dict().items():
-        if shaped.dim() == 1:
-            norm = any(part in key for part in ("norm", "in_layers.0.", "out_layers.0.", "out.0."))
-            value = torch.full(shaped.shape, float(norm and key.endswith("weight")))
-        else:
-            spread = (shaped.numel() / shaped.shape[0]) ** -0.5 * (
-                0.3 if key.endswith(quiet) else 1
-            )
-            value = torch.randn(shaped.shape, generator=generator) * spread
-        weights[key] = value * 0 if key.startswith("out.2.") else value
-    return weights
 
 
 class Batches:
@@ -149,7 +134,8 @@ def train(run: Run) -> None:
     """Train to the end of the run, saving every five minutes."""
     world, alphas = encode_world(run.folder), noise_levels()
     unet = base_unet()
-    averaged = {key: value.clone() for key, value in start_weights().items()}
+    left = run.folder / AVERAGED
+    averaged = load_file(left) if left.exists() else start_weights()
     unet.load_state_dict(averaged)
     optimizer = torch.optim.AdamW(unet.parameters(), lr=0, betas=(0.9, 0.99), fused=True)
     batches, generator = Batches(world, 1), torch.Generator().manual_seed(2)
@@ -176,8 +162,8 @@ def train(run: Run) -> None:
             sys.stdout.flush()
             total = 0.0
         if time.monotonic() - saved > 240 or progress >= 1:
-            save_file(averaged, run.folder / "averaged.part")
-            os.replace(run.folder / "averaged.part", run.folder / "averaged.safetensors")
+            save_file(averaged, run.folder / "part")
+            os.replace(run.folder / "part", left)
             saved = time.monotonic()
 
 
@@ -192,9 +178,13 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, default=Path.home() / ".cache" / "pivotal-world")
     parser.add_argument("--steps", type=int, default=5000)
     parser.add_argument("--minutes", type=float, default=600)
+    parser.add_argument("--pack", action="store_true")
     arguments = parser.parse_args()
     use_host()
     arguments.folder.mkdir(parents=True, exist_ok=True)
+    if arguments.pack:
+        save_file(pack(load_file(arguments.folder / AVERAGED)), COMPACT)
+        return
     train(Run(folder=arguments.folder, steps=arguments.steps, minutes=arguments.minutes))
 
 
