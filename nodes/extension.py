@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from comfy_api.latest import ComfyExtension, io
 
-from . import adapters, bundles, concepts, dataset, recipe, train
+from . import adapters, bundles, concepts, dataset, evaluate, recipe, train
 
 NODES: list[type[io.ComfyNode]] = [
     *dataset.NODES,
@@ -13,6 +13,7 @@ NODES: list[type[io.ComfyNode]] = [
     *recipe.NODES,
     *train.NODES,
     *bundles.NODES,
+    *evaluate.NODES,
 ]
 
 

@@ -12,11 +12,9 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-import nodes
 from harness.graphs import Graph, Link
 from harness.runner import GraphFailed, GraphInterrupted, Host, Loaded
 from pack.bundles.manifest import Bundle, Entry
-from pack.nodes import evaluate
 from pack.nodes.host.comparing import spell
 from pack.nodes.host.sampling import Sampling
 from pack.training.grid import grid_layout
@@ -27,13 +25,6 @@ STEPS, CFG, SEED = 2, 3.0, 5
 SAMPLER = {"sampler_name": "euler_ancestral", "scheduler": "karras"}
 NEGATIVE = "blurry"
 PROMPTS = ["a photo of a dog", "a drawing of {name} on grass"]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def registered(host: Host):
-    """The nodes under test, whether the extension lists them yet or not."""
-    for node in evaluate.NODES:
-        nodes.NODE_CLASS_MAPPINGS.setdefault(node.define_schema().node_id, node)
 
 
 @pytest.fixture(scope="module")

@@ -14,19 +14,9 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-import nodes
 from harness.graphs import Graph
 from harness.runner import GraphFailed, Host, Loaded
-from pack.nodes import scores
 from pack.nodes.host.vision import CHUNK, picture_features, text_features
-
-
-@pytest.fixture(scope="module", autouse=True)
-def registered(host: Host):
-    """The nodes under test, whether the extension lists them yet or not."""
-    for node in scores.NODES:
-        nodes.NODE_CLASS_MAPPINGS.setdefault(node.define_schema().node_id, node)
-
 
 VISION = {
     "hidden_size": 32, "image_size": 32, "intermediate_size": 64, "num_attention_heads": 2,
@@ -150,6 +140,14 @@ def test_a_text_encoder_conditions_as_before_after_it_was_scored_with(text_encod
 def test_the_clip_of_a_checkpoint_has_no_projection_and_is_refused(sd15: Loaded):
     with pytest.raises(ValueError, match="no text projection, which checkpoints leave out"):
         text_features(sd15.clip, ["a dog"], 768)
+
+
+def test_sdxl_is_scored_by_the_pooled_text_that_the_host_conditions_with(sdxl: Loaded):
+    with torch.inference_mode():
+        found = text_features(sdxl.clip, ["a dog"], 1280)
+        tokens = sdxl.clip.tokenize("a dog")
+        pooled = sdxl.clip.encode_from_tokens(tokens, return_pooled=True)[1]
+    assert torch.equal(found, pooled.float())
 
 
 def test_a_text_file_without_a_projection_is_refused(text_file: Path, tmp_path: Path):
