@@ -9,7 +9,6 @@ import torch
 from .concepts import mentioned
 from .ports import Caption, Conditioning, TextEncoder
 
-
 AT_ONCE = 16
 """Constant captions that are encoded together: a run may have thousands."""
 

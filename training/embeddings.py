@@ -58,12 +58,17 @@ def row_norms(rows: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def pull_norms(vectors: Mapping[str, nn.Parameter], norms: Mapping[str, float], k: float) -> None:
+def pull_norms(
+    vectors: Mapping[str, nn.Parameter], norms: Mapping[str, float], k: float
+) -> dict[nn.Parameter, Tensor]:
     """Move each row's norm a share `k` of the way to its encoder's median: |v| <- |v| + k(m - |v|).
 
     Per row and towards a measured norm, where the usual scripts rescale all new rows jointly
-    or towards a constant that fits one encoder only.
+    or towards a constant that fits one encoder only. Returns what was added to each Parameter.
     """
+    shifts: dict[nn.Parameter, Tensor] = {}
     for key, rows in vectors.items():
         length = row_norms(rows).clamp_min(1e-12)
-        rows.mul_((length + k * (norms[key] - length)) / length)
+        shifts[rows] = rows * (k * (norms[key] - length) / length)
+        rows.add_(shifts[rows])
+    return shifts

@@ -21,6 +21,7 @@ from .optimizers import (
     OptimizerConfig,
     drop_group,
     make_optimizer,
+    shift_origin,
 )
 from .ports import Caption, Denoiser, Noised, TextEncoder
 from .schedule import Schedule, rate_factor, set_learning_rates
@@ -112,6 +113,7 @@ class Run:
 
     def update(self, scale: float) -> None:
         """One optimizer step of every part from gradients that are `scale` times too large."""
+        moved = [name for name in self.live if has_gradient(self.parts.vectors[name])]
         for optimizer in self.optimizers.values():
             parameters = [p for g in optimizer.param_groups for p in g["params"]]
             grads = [p.grad for p in parameters if p.grad is not None]
@@ -121,8 +123,9 @@ class Run:
             nn.utils.clip_grad_norm_(parameters, self.config.max_grad_norm)
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
-        for name in self.live:
-            pull_norms(self.parts.vectors[name], self.norms, self.config.norm_pull)
+        for name in moved:
+            shifts = pull_norms(self.parts.vectors[name], self.norms, self.config.norm_pull)
+            shift_origin(self.optimizers["embeddings"], shifts)
 
 
 def train(parts: Parts, config: TrainConfig) -> Generator[StepReport, None, None]:
@@ -215,6 +218,11 @@ def all_captions(parts: Parts, objective: ObjectiveConfig) -> list[Caption]:
     elif objective.prior is Prior.BASE:
         captions += [class_caption(caption, parts.concepts) for caption in captions]
     return captions
+
+
+def has_gradient(vectors: Mapping[str, nn.Parameter]) -> bool:
+    """Whether the step's captions mentioned the concept."""
+    return any(parameter.grad is not None for parameter in vectors.values())
 
 
 def freeze(vectors: Mapping[str, nn.Parameter]) -> None:

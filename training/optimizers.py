@@ -8,7 +8,7 @@ from enum import Enum
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 
 class Algorithm(str, Enum):
@@ -81,6 +81,18 @@ def _prodigy(
         safeguard_warmup=True,
         d_coef=config.d_coef,
     )
+
+
+def shift_origin(optimizer: torch.optim.Optimizer, shifts: Mapping[nn.Parameter, Tensor]) -> None:
+    """Tell Prodigy that parameters were moved by other hands than its own.
+
+    It estimates its step size from the way gone since the start, which the norm pull is no
+    part of; without this, d grows ten-thousandfold in a few steps where norms are far off.
+    """
+    for parameter, shift in shifts.items():
+        origin = optimizer.state[parameter].get("p0")
+        if origin is not None:
+            origin.add_(shift.flatten())
 
 
 def drop_group(optimizer: torch.optim.Optimizer, name: str) -> None:

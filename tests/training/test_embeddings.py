@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -9,7 +11,7 @@ from torch import Tensor, nn
 from pack.training.concepts import Concept
 from pack.training.embeddings import initial_vectors, pull_norms, spread_rows
 from pack.training.loop import TrainConfig, train
-from pack.training.optimizers import OptimizerConfig
+from pack.training.optimizers import Algorithm, OptimizerConfig
 from training.toys import ToyText, losses, same, toy_parts, trained
 
 STILL = OptimizerConfig(learning_rate=1e-30, weight_decay=0.0)
@@ -122,3 +124,30 @@ def test_without_a_pull_nothing_but_the_optimizer_moves_a_vector():
     before = trained(parts)
     losses(parts, TrainConfig(steps=2, norm_pull=0.0, embedding_optimizer=STILL))
     assert same(trained(parts), before)
+
+
+def test_a_concept_is_pulled_only_in_steps_that_mention_it():
+    concepts = [
+        Concept(placeholder=word, initial="small dog", pivot=1.0) for word in ("TOK", "SKU")
+    ]
+    parts = toy_parts(*concepts, captions=("a TOK", "a SKU"), batch_size=1)
+    config = TrainConfig(steps=4, norm_pull=0.25, embedding_optimizer=STILL)
+    states = [{name: norms(parts.vectors[name]["clip_g"]) for name in parts.vectors}]
+    for _ in train(parts, config):
+        states.append({name: norms(parts.vectors[name]["clip_g"]) for name in parts.vectors})
+    for before, after in pairwise(states):
+        moved = [name for name in before if not torch.equal(before[name], after[name])]
+        assert len(moved) == 1, "a batch of one mentions one concept"
+
+
+def test_the_pull_does_not_count_as_a_way_that_prodigy_has_gone(updates):
+    """Without the shift of its origin Prodigy's d grew ten-thousandfold in these steps."""
+    prodigy = OptimizerConfig(algorithm=Algorithm.PRODIGY, weight_decay=0.0)
+    found = []
+    for pull in (0.0, 0.25):
+        concept = Concept(placeholder="TOK", initial="dog", pivot=1.0)
+        parts = toy_parts(concept, captions=("a TOK",), lora=None)
+        config = TrainConfig(steps=12, norm_pull=pull, embedding_optimizer=prodigy)
+        losses(parts, config)
+        found.append(updates[-1].d)
+    assert found[1] < 20 * found[0]
