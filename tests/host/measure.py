@@ -134,6 +134,25 @@ def borrowed(
             yield Ports(text=text, denoiser=denoiser, vectors=vectors, adapters=adapters)
 
 
+@contextmanager
+def varied(*modules: nn.Module) -> Iterator[None]:
+    """Scales and biases, ones and zeros in the tiny checkpoints, are random in the meantime."""
+    flat = [
+        one for one in weights_of(*modules).values() if one.ndim == 1 and one.is_floating_point()
+    ]
+    before = [weight.clone() for weight in flat]
+    with torch.inference_mode():
+        for number, weight in enumerate(flat):
+            noise = 0.3 * torch.randn(weight.shape, generator=draw(9, number))
+            weight.copy_(weight.float() + noise)
+    try:
+        yield
+    finally:
+        with torch.inference_mode():
+            for weight, values in zip(flat, before, strict=True):
+                weight.copy_(values)
+
+
 def probe(output: Tensor) -> Tensor:
     """A random linear function of a network's output, in fp64."""
     weights = torch.randn(output.shape, generator=draw(4), dtype=torch.float64)

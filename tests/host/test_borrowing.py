@@ -1,0 +1,305 @@
+"""Models are borrowed for training and given back as they were, however a run ends."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import comfy.model_management as management
+import comfy.sd
+import comfy.utils
+import psutil
+import pytest
+import torch
+from comfy.patcher_extension import WrappersMP
+from host.measure import (
+    SHORT,
+    address,
+    borrowed,
+    digest,
+    disagreement,
+    draw,
+    live_tensors,
+    make_batch,
+    probe,
+    size_of,
+    weights_among,
+    weights_of,
+)
+from host.test_main_job import training_prompt, write_pictures
+from torch import Tensor, nn
+
+import nodes
+from harness.runner import GraphFailed, GraphInterrupted, Host, Loaded, Outputs
+
+Run = Callable[..., Outputs]
+PROMPT = "a dog in a garden"
+
+
+@pytest.fixture
+def prompt(host: Host) -> dict:
+    """A graph that trains and keeps the report, and saves nothing."""
+    write_pictures(host.base / "input" / "toks")
+    return training_only("sd15")
+
+
+def training_only(family: str) -> dict:
+    made = training_prompt("toks")
+    wanted = ("base", "data", "concept", "lora", "train", "keep_report")
+    made["base"]["inputs"]["family"] = family
+    return {name: made[name] for name in wanted}
+
+
+@torch.inference_mode()
+def sample(model: Any, clip: Any) -> Tensor:
+    """Latents of two steps of the host's sampler."""
+    condition = nodes.CLIPTextEncode().encode(clip, PROMPT)[0]
+    empty = {"samples": torch.zeros(1, 4, 8, 8)}
+    settings = (0, 2, 1.0, "euler", "normal")
+    return nodes.common_ksampler(model, *settings, condition, condition, empty)[0]["samples"]
+
+
+class Before:
+    """What models are and do before a run, to compare with later."""
+
+    def __init__(self, loaded: Loaded):
+        self.loaded = loaded
+        self.roots = (loaded.model.model, loaded.clip.cond_stage_model)
+        self.latents, self.text = self._results()
+        self.weights, self.digest = weights_of(*self.roots), digest(*self.roots)
+        self.sampling = loaded.model.model.model_sampling
+
+    def _results(self) -> tuple[Tensor, Tensor]:
+        model, clip = self.loaded.model, self.loaded.clip
+        with torch.inference_mode():
+            return sample(model, clip).clone(), clip.encode(PROMPT).clone()
+
+    def check(self) -> None:
+        """Nothing is left of a run: no forward, no patch, no other weight, no other result."""
+        for module in (one for root in self.roots for one in root.modules()):
+            assert module.forward.__func__ is type(module).forward, module
+        assert self.loaded.model.model.model_sampling is self.sampling
+        assert self.loaded.model.model.current_patcher is None
+        assert not self.loaded.model.object_patches_backup
+        assert not self.loaded.model.injections
+        assert management.in_training is False
+        now = weights_of(*self.roots)
+        assert now.keys() == self.weights.keys()
+        assert all(now[name] is weight for name, weight in self.weights.items())
+        assert digest(*self.roots) == self.digest
+        for before, after in zip((self.latents, self.text), self._results(), strict=True):
+            assert torch.equal(before, after)
+
+
+def test_after_training_the_models_are_what_they_were(run_graph: Run, sd15: Loaded, prompt: dict):
+    before = Before(sd15)
+    assert "4 steps" in run_graph(prompt)["train", 5]
+    before.check()
+
+
+@contextmanager
+def progress(hook: Callable[[int], None]) -> Iterator[None]:
+    """Call `hook` with the number of steps that are done whenever the host shows progress."""
+    before = comfy.utils.PROGRESS_BAR_HOOK
+    comfy.utils.set_progress_bar_global_hook(lambda value, *_, **__: hook(value))
+    try:
+        yield
+    finally:
+        comfy.utils.set_progress_bar_global_hook(before)
+
+
+def test_cancel_gives_the_models_back(run_graph: Run, sd15: Loaded, prompt: dict):
+    before, steps = Before(sd15), []
+
+    def cancel(value: int) -> None:
+        steps.append(value)
+        management.interrupt_current_processing(True)
+
+    with progress(cancel), pytest.raises(GraphInterrupted) as stopped:
+        run_graph(prompt)
+    assert (stopped.value.node, steps) == ("train", [1])
+    before.check()
+    assert "4 steps" in run_graph(prompt)["train", 5]
+
+
+class Failing:
+    """A wrapper that a user's node may have put on a MODEL; it raises in its third use."""
+
+    uses = 0
+
+    def __call__(self, run: Callable[..., Tensor], *args: Any, **kwargs: Any) -> Tensor:
+        self.uses += 1
+        if self.uses == 3:
+            raise RuntimeError("the wrapper broke")
+        return run(*args, **kwargs)
+
+
+def test_an_error_in_the_middle_of_a_step_gives_the_models_back(
+    run_graph: Run, host: Host, sd15: Loaded, prompt: dict
+):
+    before, model = Before(sd15), sd15.model.clone()
+    model.add_wrapper_with_key(WrappersMP.APPLY_MODEL, "failing", Failing())
+    host.loaded["failing"] = Loaded(model=model, clip=sd15.clip, vae=sd15.vae, path=sd15.path)
+    with pytest.raises(GraphFailed, match="the wrapper broke"):
+        run_graph(training_only("failing"))
+    before.check()
+
+
+def a_lora(loaded: Loaded) -> dict[str, Tensor]:
+    """A LoRA file's tensors for the attention of the UNet and a layer of the text encoder."""
+    seeds, found = draw(8), {}
+    stems = {
+        "diffusion_model.": (loaded.model.model.diffusion_model, "attn"),
+        "text_encoders.": (loaded.clip.cond_stage_model, "layers.0.mlp"),
+    }
+    for prefix, (root, part) in stems.items():
+        for name, module in root.named_modules():
+            if isinstance(module, nn.Linear) and part in name:
+                out, width = module.weight.shape
+                found[f"{prefix}{name}.lora_down.weight"] = torch.randn(4, width, generator=seeds)
+                found[f"{prefix}{name}.lora_up.weight"] = torch.randn(out, 4, generator=seeds) / 40
+    return found
+
+
+LOADERS = {
+    "bypass": comfy.sd.load_bypass_lora_for_models,
+    "patches": comfy.sd.load_lora_for_models,
+}
+
+
+@pytest.fixture(params=LOADERS)
+def altered(request: pytest.FixtureRequest, host: Host, sd15: Loaded) -> Iterator[Loaded]:
+    """The models with a LoRA of the user on both, loaded as a node does it."""
+    with torch.inference_mode():
+        lora = {name: tensor.clone() for name, tensor in a_lora(sd15).items()}
+        model, clip = LOADERS[request.param](sd15.model, sd15.clip, lora, 1.0, 1.0)
+    host.loaded["altered"] = Loaded(model=model, clip=clip, vae=sd15.vae, path=sd15.path)
+    yield host.loaded["altered"]
+    del host.loaded["altered"]
+
+
+@pytest.mark.parametrize("last", ["altered", "base"])
+def test_a_users_lora_acts_as_before(
+    run_graph: Run, sd15: Loaded, altered: Loaded, prompt: dict, last: str
+):
+    """Whichever of the two was sampled last, and so is loaded when the run begins."""
+    base, changed = sample(sd15.model, sd15.clip), sample(altered.model, altered.clip)
+    if last == "base":
+        sample(sd15.model, sd15.clip)
+    run_graph(training_only("altered"))
+    assert (base - changed).std() > 0.01 * base.std()
+    for _ in range(2):
+        assert torch.equal(sample(altered.model, altered.clip), changed)
+        assert torch.equal(sample(sd15.model, sd15.clip), base)
+    Before(sd15).check()
+
+
+@pytest.mark.parametrize("last", ["altered", "base"])
+def test_a_users_lora_acts_while_training(sd15: Loaded, altered: Loaded, last: str):
+    batch = make_batch([("a dog",)])
+    with torch.inference_mode():
+        condition = altered.clip.encode("a dog")
+        management.load_models_gpu([altered.model])
+        with borrowed(altered) as ports:
+            noised = batch.noised(ports.denoiser)
+        management.load_models_gpu([altered.model])
+        denoised = altered.model.model.apply_model(
+            noised.noisy, noised.sigma, c_crossattn=condition
+        )
+        wanted = (noised.noisy - denoised) / noised.sigma
+    if last == "base":
+        sample(sd15.model, sd15.clip)
+    with borrowed(altered) as ports, torch.no_grad():
+        found = ports.predict(batch)
+    assert (found - wanted).abs().max() < 1e-5 * wanted.std()
+
+
+def test_gradients_pass_through_a_users_lora(sd15: Loaded, altered: Loaded):
+    batch = make_batch([SHORT])
+    with borrowed(altered, rank=4) as ports:
+        rows = ports.vectors["TOK"]["clip_l"]
+        ports.gradients(batch)
+        error = disagreement(lambda: probe(ports.predict(batch)), [rows], [rows.grad], step=3e-2)
+    assert error < 5e-3
+
+
+def test_no_weight_is_in_memory_twice_while_training(run_graph: Run, sd15: Loaded, prompt: dict):
+    unet = weights_of(sd15.model.model)
+    weights = unet | weights_of(sd15.clip.cond_stage_model, sd15.vae.first_stage_model)
+    matrices = {name: weight for name, weight in weights.items() if weight.ndim > 1}
+    before = {address(one) for one in live_tensors()}
+    copies, sizes = [], []
+
+    def look(_: int) -> None:
+        new = [one for one in live_tensors() if address(one) not in before]
+        copies.append(weights_among(new, matrices))
+        sizes.append(size_of(new))
+
+    with progress(look):
+        run_graph(prompt)
+    assert copies and not any(copies)
+    # Four fp32 numbers for each parameter that trains, and the pictures.
+    assert 0 < max(sizes) < 0.05 * size_of(unet.values())
+
+
+def test_memory_returns_to_what_it_was(run_graph: Run, sd15: Loaded, prompt: dict):
+    """Every tensor is gone at once; three more runs leave the process no UNet larger."""
+    for _ in range(2):
+        run_graph(prompt)
+    process, before = psutil.Process(), size_of(live_tensors())
+    resident = process.memory_info().rss
+    for _ in range(3):
+        run_graph(prompt)
+    assert size_of(live_tensors()) == before
+    growth = process.memory_info().rss - resident
+    assert growth < size_of(weights_of(sd15.model.model).values())
+
+
+class Writes:
+    """Paths that this process opens to write; an audit hook is switched off, never taken out."""
+
+    def __init__(self) -> None:
+        self.paths: list[str] = []
+        self.on = True
+        sys.addaudithook(self._note)
+
+    def _note(self, event: str, arguments: tuple[Any, ...]) -> None:
+        if self.on and event == "open" and not isinstance(arguments[0], int):
+            path, _, flags = arguments
+            if flags & (os.O_WRONLY | os.O_RDWR | os.O_CREAT):
+                self.paths.append(os.fsdecode(path))
+
+
+def tree(folder: Path) -> set[Path]:
+    """Everything in a folder, links not followed."""
+    return {Path(at, name) for at, *names in os.walk(folder) for name in (*names[0], *names[1])}
+
+
+def test_a_run_writes_its_folder_and_nothing_else(
+    run_graph: Run, host: Host, sd15: Loaded, prompt: dict
+):
+    run_graph(prompt)
+    files = tree(host.base)
+    checkpoint = sd15.path.stat().st_mtime_ns
+    writes = Writes()
+    report = run_graph(prompt)["train", 5]
+    writes.on = False
+    folder = Path(report.rpartition("run folder: ")[2].strip())
+    new = tree(host.base) - files
+    assert folder in new
+    assert all(path.is_relative_to(folder) for path in new)
+    assert all(Path(path).is_relative_to(folder) for path in writes.paths)
+    assert sd15.path.stat().st_mtime_ns == checkpoint
+
+
+def test_after_training_with_checkpointing_sdxl_is_what_it_was(
+    run_graph: Run, sdxl: Loaded, prompt: dict
+):
+    before, prompt = Before(sdxl), training_only("sdxl")
+    prompt["train"]["inputs"] |= {"checkpointing": "on", "steps": 2, "batch_size": 1}
+    assert "2 steps" in run_graph(prompt)["train", 5]
+    before.check()
