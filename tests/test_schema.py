@@ -1,0 +1,166 @@
+"""Saved workflows hold widget values by position, so the schemas of the nodes are an interface."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytest.importorskip("comfy_api", reason="needs ComfyUI: set PIVOTAL_COMFYUI")
+pytestmark = pytest.mark.host
+
+from pack.nodes.extension import NODES  # noqa: E402
+from pack.training.adapters.lora import LoraConfig  # noqa: E402
+from pack.training.adapters.trilora import TriLoraConfig  # noqa: E402
+from pack.training.concepts import Concept  # noqa: E402
+from pack.training.loop import TrainConfig  # noqa: E402
+from pack.training.objective import ObjectiveConfig  # noqa: E402
+from pack.training.optimizers import OptimizerConfig  # noqa: E402
+
+SNAPSHOT = Path(__file__).with_name("schemas.json")
+DOCS = Path(__file__).parents[1] / "web" / "docs"
+KEYS = ("input", "input_order", "output", "output_name", "output_is_list")
+CATEGORIES = {f"pivotal/{name}" for name in ("dataset", "training", "bundles", "evaluate")}
+SOCKETS = {
+    f"PIVOTAL_{name}"
+    for name in (
+        *("DATASET", "CONCEPTS", "CAPTIONER", "ADAPTER"),
+        *("OPTIMIZER", "OBJECTIVE", "RUN", "BUNDLE"),
+    )
+}
+# Lists of a machine's folders and files, or of the host's own choices, and how many lead them.
+VARYING = {
+    "Pivotal_LoadDataset.folder": 0,
+    "Pivotal_LoadBundle.file": 1,
+    "Pivotal_CompareGrid.sampler_name": 0,
+    "Pivotal_CompareGrid.scheduler": 0,
+    "Pivotal_ConceptReport.sampler_name": 0,
+    "Pivotal_ConceptReport.scheduler": 0,
+}
+# Node and the dataclass that its widgets fill.
+FILLS = {
+    "Pivotal_Concept": Concept,
+    "Pivotal_Lora": LoraConfig,
+    "Pivotal_TriLora": TriLoraConfig,
+    "Pivotal_Optimizer": OptimizerConfig,
+    "Pivotal_Objective": ObjectiveConfig,
+    "Pivotal_TrainConcepts": TrainConfig,
+}
+IDS = [node.GET_SCHEMA().node_id for node in NODES]
+every_node = pytest.mark.parametrize("node", NODES, ids=IDS)
+
+
+def described(node: Any) -> dict[str, Any]:
+    """What the host tells the editor about a node."""
+    return dataclasses.asdict(node.GET_SCHEMA().get_v1_info(node))
+
+
+def widgets(node: Any) -> dict[str, tuple[Any, dict[str, Any]]]:
+    """Type and options of every input by its id, in their order."""
+    groups = described(node)["input"]
+    return {
+        name: (spec[0], spec[1] if len(spec) > 1 else {})
+        for group in ("required", "optional")
+        for name, spec in groups.get(group, {}).items()
+    }
+
+
+def interface(node: Any) -> dict[str, Any]:
+    """What a saved workflow relies on: texts for people and a machine's lists are left out."""
+    info = {key: value for key, value in described(node).items() if key in KEYS}
+    name = node.GET_SCHEMA().node_id
+    for group in info["input"].values():
+        for identity, spec in group.items():
+            group[identity] = [spec[0], *(fixed(one, f"{name}.{identity}") for one in spec[1:])]
+    return json.loads(json.dumps(info))
+
+
+def fixed(options: dict[str, Any], place: str) -> dict[str, Any]:
+    kept = {key: value for key, value in options.items() if key != "tooltip"}
+    if place in VARYING:
+        kept["options"] = [*kept["options"][: VARYING[place]], "..."]
+    return kept
+
+
+def test_schemas_are_those_of_the_snapshot():
+    """`UPDATE_SCHEMAS=1` writes a new one; look at what it changes for saved workflows."""
+    now = {node.GET_SCHEMA().node_id: interface(node) for node in NODES}
+    if os.environ.get("UPDATE_SCHEMAS"):
+        SNAPSHOT.write_text(json.dumps(now, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+    known = json.loads(SNAPSHOT.read_text(encoding="utf-8"))
+    assert sorted(now) == sorted(known)
+    for name, schema in now.items():
+        assert schema == known[name], name
+
+
+def test_what_varies_is_a_list_of_a_node():
+    every = {
+        f"{name}.{one}" for name, node in zip(IDS, NODES, strict=True) for one in widgets(node)
+    }
+    assert VARYING.keys() <= every
+
+
+@every_node
+def test_names_follow_the_rules(node):
+    schema = node.GET_SCHEMA()
+    assert re.fullmatch(r"Pivotal_[A-Z][A-Za-z]+", schema.node_id)
+    assert schema.category in CATEGORIES
+    assert schema.display_name and "pivotal" not in schema.display_name.lower()
+    assert schema.description and schema.description.endswith(".")
+    assert schema.search_aliases
+    assert all(alias == alias.lower() for alias in schema.search_aliases)
+
+
+@every_node
+def test_every_input_has_an_id_in_snake_case_and_a_tooltip(node):
+    for name, (_, options) in widgets(node).items():
+        assert re.fullmatch(r"[a-z]+(_[a-z0-9]+)*", name)
+        assert options.get("tooltip", "").strip(), name
+
+
+@every_node
+def test_sockets_are_those_of_the_pack_or_of_the_host(node):
+    types = [kind for kind, _ in widgets(node).values() if isinstance(kind, str)]
+    types += described(node)["output"]
+    assert {kind for kind in types if kind.startswith("PIVOTAL")} <= SOCKETS
+
+
+@every_node
+def test_every_node_has_a_help_page_that_names_all_of_it(node):
+    schema = node.GET_SCHEMA()
+    page = (DOCS / f"{schema.node_id}.md").read_text(encoding="utf-8")
+    assert page.startswith(f"# {schema.display_name}\n")
+    bold = " ".join(re.findall(r"\*\*(.+?)\*\*", page))
+    names = {*widgets(node), *described(node)["output_name"]}
+    # "bundle_1 to bundle_4" names those between, too.
+    assert numberless(names) <= numberless(set(re.findall(r"\w+", bold)))
+
+
+def numberless(names: set[str]) -> set[str]:
+    return {re.sub(r"_\d+$", "", name) for name in names}
+
+
+def test_no_help_page_is_left_of_a_node_that_is_gone():
+    assert {path.stem for path in DOCS.glob("*.md")} <= set(IDS)
+
+
+@pytest.mark.parametrize("name", FILLS)
+def test_a_widget_is_a_field_of_the_dataclass_that_it_fills(name):
+    """Same word and same default, so that the documents of one hold for the other."""
+    node = NODES[IDS.index(name)]
+    fields = {field.name: field for field in dataclasses.fields(FILLS[name])}
+    shared = {
+        identity: options["default"]
+        for identity, (_, options) in widgets(node).items()
+        if identity in fields and "default" in options
+    }
+    assert len(shared) >= len(fields) - 3
+    for identity, default in shared.items():
+        field = fields[identity]
+        if field.default is not dataclasses.MISSING:
+            assert default == field.default, identity
