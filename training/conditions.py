@@ -9,9 +9,6 @@ import torch
 from .concepts import mentioned
 from .ports import Caption, Conditioning, TextEncoder
 
-AT_ONCE = 16
-"""Constant captions that are encoded together: a run may have thousands."""
-
 
 class Conditions:
     """Encodes captions, and keeps what can no longer change."""
@@ -20,6 +17,7 @@ class Conditions:
         self._text = text
         self._live = set(live)
         self._kept: dict[Caption, Conditioning] = {}
+        self._settled = False
 
     def of(self, captions: Sequence[Caption]) -> list[Conditioning]:
         """One conditioning a caption; equal captions are encoded once and share their graph."""
@@ -31,22 +29,21 @@ class Conditions:
         return [fresh[c] if c in fresh else self._kept[c] for c in captions]
 
     def _keep(self, captions: Sequence[Caption]) -> None:
-        for start in range(0, len(captions), AT_ONCE):
-            part = captions[start : start + AT_ONCE]
+        # One at a time: in a batch the last bits depend on the company, and a run that
+        # continues has other captions left to encode than one that was never stopped.
+        for caption in captions:
             with torch.no_grad():
-                encoded = self._text.encode(part)
-            self._kept.update((c, e.detach()) for c, e in zip(part, encoded, strict=True))
+                (encoded,) = self._text.encode([caption])
+            self._kept[caption] = encoded.detach()
 
-    def freeze(self, concept: str, captions: Iterable[Caption]) -> None:
-        """A concept no longer trains; after the last one every caption is encoded a last time.
-
-        `captions` are all that the run can still ask for; the encoder is released with them.
-        """
+    def freeze(self, concept: str) -> None:
+        """A concept no longer trains: captions without another live one are constant now."""
         self._live.discard(concept)
-        if not self._live:
-            self.settle(captions)
 
     def settle(self, captions: Iterable[Caption]) -> None:
-        """Encode all captions of a run without trainable vectors and release the encoder."""
+        """Encode all that the run can still ask for, the first time, and release the encoder."""
+        if self._settled:
+            return
         self._keep([c for c in dict.fromkeys(captions) if c not in self._kept])
         self._text.release()
+        self._settled = True

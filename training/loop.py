@@ -25,6 +25,7 @@ from .optimizers import (
 )
 from .ports import Caption, Denoiser, Noised, TextEncoder
 from .schedule import Schedule, rate_factor, set_learning_rates
+from .state import RunState, capture, restore_optimizers, restore_parameters
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -75,30 +76,34 @@ class Parts:
     adapters: Mapping[str, Adapter]
     prior_data: TrainingData | None = None
 
-
-@dataclass(frozen=True, slots=True)
-class StepReport:
-    """What one step did; `loss` stays on its device until somebody looks."""
-
-    step: int
-    loss: Tensor
+    def parameters(self) -> dict[str, nn.Parameter]:
+        """Everything that a run may change, by a name that is the same in every process."""
+        vectors = {
+            f"vectors.{name}.{key}": rows
+            for name, parts in self.vectors.items()
+            for key, rows in parts.items()
+        }
+        factors = {
+            f"adapters.{layer}.{name}": factor
+            for layer, adapter in self.adapters.items()
+            for name, factor in adapter.named_parameters()
+        }
+        return vectors | factors
 
 
 class Run:
     """The optimizers and the conditioning of a run, and the concepts that still train."""
 
-    def __init__(self, parts: Parts, config: TrainConfig):
+    def __init__(self, parts: Parts, config: TrainConfig, first_step: int = 0):
         self.parts, self.config = parts, config
         self.norms = parts.text.norms()
-        live = [c for c in parts.concepts if c.pivot_step(config.steps) > 0]
+        live = [c for c in parts.concepts if c.pivot_step(config.steps) > first_step]
         self.live = {c.final_name: c for c in live}
         self.optimizers = _make_optimizers(parts, config, list(self.live))
         self.factor = rate_factor(config.schedule, config.warmup_steps, config.steps)
         self.conditions = Conditions(parts.text, self.live)
         for name in parts.vectors.keys() - self.live.keys():
             freeze(parts.vectors[name])
-        if not self.live:
-            self.conditions.settle(all_captions(parts, config.objective))
 
     def pivot(self, step: int) -> None:
         """Freeze every concept whose pivot is at this step, bit for bit, for good."""
@@ -107,9 +112,14 @@ class Run:
             drop_group(self.optimizers["embeddings"], name)
             freeze(self.parts.vectors[name])
             del self.live[name]
-            self.conditions.freeze(name, all_captions(self.parts, self.config.objective))
+            self.conditions.freeze(name)
         if due and not self.live:
             del self.optimizers["embeddings"]
+
+    def settle(self) -> None:
+        """Once nothing in the captions moves any more, encode each a last time."""
+        if not self.live:
+            self.conditions.settle(all_captions(self.parts, self.config.objective))
 
     def update(self, scale: float) -> None:
         """One optimizer step of every part from gradients that are `scale` times too large."""
@@ -128,23 +138,44 @@ class Run:
             shift_origin(self.optimizers["embeddings"], shifts)
 
 
-def train(parts: Parts, config: TrainConfig) -> Generator[StepReport, None, None]:
+@dataclass(frozen=True, slots=True)
+class StepReport:
+    """What one step did; `loss` stays on its device until somebody looks."""
+
+    step: int
+    loss: Tensor
+    run: Run
+
+    def state(self) -> RunState:
+        """A copy of the run as it is now; good until the next step begins or fails."""
+        return capture(self.step + 1, self.run.parts.parameters(), self.run.optimizers)
+
+
+def train(
+    parts: Parts, config: TrainConfig, start: RunState | None = None
+) -> Generator[StepReport, None, None]:
     """Train the vectors and adapters of `parts` in place, reporting after every step.
 
-    Closing the generator, also in the middle, gives the borrowed models back as they were.
+    From `start` on the run is, bit for bit, what it would have been without the break. Closing
+    the generator, also in the middle, gives the borrowed models back as they were.
     """
     with ExitStack() as borrowed:
+        if start is not None:
+            restore_parameters(start, parts.parameters())
         borrowed.enter_context(parts.text.attach(parts.vectors))
         borrowed.enter_context(parts.denoiser.attach(parts.adapters))
-        run = Run(parts, config)
-        for step in range(config.steps):
-            run.pivot(step)
+        run = Run(parts, config, start.step if start else 0)
+        if start is not None:
+            restore_optimizers(start, run.optimizers)
+        for step in range(start.step if start else 0, config.steps):
+            run.settle()
             for optimizer in run.optimizers.values():
                 set_learning_rates(optimizer, run.factor(step))
             first = step * config.accumulation
             losses = [backward(run, first + i) for i in range(config.accumulation)]
             run.update(scale=config.accumulation * loss_scale(parts.data))
-            yield StepReport(step, torch.stack(losses).mean())
+            run.pivot(step + 1)
+            yield StepReport(step, torch.stack(losses).mean(), run)
 
 
 def backward(run: Run, micro_step: int) -> Tensor:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from enum import Enum
 from typing import Any
@@ -63,19 +63,29 @@ def make_optimizer(
     return torch.optim.AdamW(groups, lr=rate, weight_decay=config.weight_decay)
 
 
-def _prodigy(
-    groups: list[dict[str, Any]], rate: float, config: OptimizerConfig
-) -> torch.optim.Optimizer:
-    """Prodigy (Mishchenko and Defazio 2023, arXiv 2306.06101) as set for diffusion."""
+def check_installed(config: OptimizerConfig) -> None:
+    """Raise ImportError with the line to run when the algorithm's package is missing."""
+    if config.algorithm is Algorithm.PRODIGY:
+        _prodigy_class()
+
+
+def _prodigy_class() -> Callable[..., torch.optim.Optimizer]:
     try:
         from prodigyopt import Prodigy  # pyright: ignore[reportMissingTypeStubs]
     except ImportError as missing:
         raise ImportError("Prodigy is not installed: run pip install prodigyopt") from missing
-    return Prodigy(
+    return Prodigy
+
+
+def _prodigy(
+    groups: list[dict[str, Any]], rate: float, config: OptimizerConfig
+) -> torch.optim.Optimizer:
+    """Prodigy (Mishchenko and Defazio 2023, arXiv 2306.06101) as set for diffusion."""
+    return _prodigy_class()(
         groups,
         lr=rate,
         betas=(0.9, 0.99),
-        weight_decay=config.weight_decay,  # pyright: ignore[reportArgumentType]
+        weight_decay=config.weight_decay,
         decouple=True,
         use_bias_correction=True,
         safeguard_warmup=True,

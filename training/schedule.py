@@ -18,7 +18,13 @@ class Schedule(str, Enum):
 
 def rate_factor(schedule: Schedule, warmup_steps: int, steps: int) -> Callable[[int], float]:
     """The factor on every learning rate at a step, from diffusers' own schedules."""
-    from diffusers.optimization import get_scheduler
+    try:
+        from diffusers.optimization import get_scheduler
+    except ImportError as missing:
+        raise ImportError(
+            "Learning rate schedules need diffusers, which is not installed: "
+            "run pip install diffusers"
+        ) from missing
 
     name = "constant_with_warmup" if schedule is Schedule.CONSTANT else schedule.value
     carrier = torch.optim.SGD([torch.zeros(1)], lr=1.0)

@@ -68,6 +68,9 @@ class HostTextEncoder:
         injection = TrainingInjection(root=self._clip.cond_stage_model, blocks=IN_PLACE_BLOCKS)
         injection.install(self._clip.patcher)
         try:
+            with torch.no_grad():
+                # Shows the batch how the encoders answer, whatever caption comes first.
+                self.encode([("",)])
             yield
         finally:
             give_back(self._clip.patcher)

@@ -1,0 +1,96 @@
+"""What a run must keep to continue bit for bit: parameters, optimizers and the steps done."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+
+from ..bundles.files import read_safetensors, replace_safetensors
+
+Optimizers = Mapping[str, torch.optim.Optimizer]
+FORMAT = "1"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RunState:
+    """A run after `step` steps. Draws and order are functions of the seed, so none is kept."""
+
+    step: int
+    tensors: Mapping[str, Tensor]
+    """On the CPU: `parameters.<name>` and `optimizers.<part>.<index>.<name>`"""
+    numbers: Mapping[str, Any]
+    """JSON: the optimizers' groups and their state that is not a tensor"""
+    losses: tuple[float, ...] = ()
+
+
+def capture(step: int, parameters: Mapping[str, nn.Parameter], optimizers: Optimizers) -> RunState:
+    """A copy of everything that the next step depends on."""
+    tensors = {f"parameters.{name}": _copy(tensor) for name, tensor in parameters.items()}
+    numbers: dict[str, Any] = {}
+    for part, optimizer in optimizers.items():
+        state = optimizer.state_dict()
+        values: dict[str, dict[str, Any]] = {}
+        for index, entries in state["state"].items():
+            for name, value in entries.items():
+                if isinstance(value, Tensor):
+                    tensors[f"optimizers.{part}.{index}.{name}"] = _copy(value)
+                else:
+                    values.setdefault(str(index), {})[name] = value
+        numbers[part] = {"groups": state["param_groups"], "values": values}
+    return RunState(step=step, tensors=tensors, numbers=numbers)
+
+
+def restore_parameters(state: RunState, parameters: Mapping[str, nn.Parameter]) -> None:
+    """Write the kept values into parameters; ValueError when the state belongs to another run."""
+    kept = {name for name in state.tensors if name.startswith("parameters.")}
+    if kept != {f"parameters.{name}" for name in parameters}:
+        raise ValueError("The checkpoint belongs to another run: choose another run name.")
+    for name, parameter in parameters.items():
+        parameter.data.copy_(state.tensors[f"parameters.{name}"])
+
+
+def restore_optimizers(state: RunState, optimizers: Optimizers) -> None:
+    """Put optimizers, made anew for the same groups, where they were."""
+    for part, optimizer in optimizers.items():
+        numbers = state.numbers[part]
+        entries: dict[int, dict[str, Any]] = {
+            int(index): dict(values) for index, values in numbers["values"].items()
+        }
+        prefix = f"optimizers.{part}."
+        for key, tensor in state.tensors.items():
+            if key.startswith(prefix):
+                index, _, name = key[len(prefix) :].partition(".")
+                entries.setdefault(int(index), {})[name] = tensor.clone()
+        groups = [{**group, "betas": tuple(group["betas"])} for group in numbers["groups"]]
+        optimizer.load_state_dict({"state": entries, "param_groups": groups})
+
+
+def save_state(path: Path, state: RunState) -> None:
+    """Write a checkpoint in place of the one at `path`, atomically."""
+    text = {"step": state.step, "numbers": state.numbers, "losses": state.losses}
+    metadata = {"format": FORMAT, "state": json.dumps(text)}
+    replace_safetensors(path, state.tensors, metadata)
+
+
+def load_state(path: Path) -> RunState:
+    """Read a checkpoint; ValueError with a sentence when the file is none."""
+    tensors, metadata = read_safetensors(path)
+    if metadata.get("format") != FORMAT or "state" not in metadata:
+        raise ValueError(f"{path} is not a checkpoint of this version: choose another run name.")
+    text = cast("dict[str, Any]", json.loads(metadata["state"]))
+    return RunState(
+        step=int(text["step"]),
+        tensors=tensors,
+        numbers=text["numbers"],
+        losses=tuple(text["losses"]),
+    )
+
+
+def _copy(tensor: Tensor) -> Tensor:
+    return tensor.detach().to("cpu", copy=True)
