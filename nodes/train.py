@@ -12,7 +12,8 @@ from ..training.optimizers import OptimizerConfig
 from ..training.schedule import Schedule
 from . import sockets
 from .host.bundling import apply_bundle
-from .host.runs import Request, run_training
+from .host.request import Request
+from .host.runs import run_training
 
 CHECKPOINTING = ["on", "off"]
 
@@ -125,6 +126,15 @@ class TrainConcepts(io.ComfyNode):
                     tooltip="How far each step pulls vectors to the norm of ordinary words.",
                     advanced=True,
                 ),
+                io.Int.Input(
+                    "checkpoint_every",
+                    default=250,
+                    min=0,
+                    max=1000000,
+                    tooltip="Steps between checkpoints; one is kept on Cancel in any case. Queue "
+                    "the same graph again to go on from there.",
+                    advanced=True,
+                ),
                 sockets.Concepts.Input(
                     "concepts", optional=True, tooltip="What to learn as new words."
                 ),
@@ -180,6 +190,7 @@ class TrainConcepts(io.ComfyNode):
         run_name: str,
         max_grad_norm: float,
         norm_pull: float,
+        checkpoint_every: int,
         concepts: Any = (),
         adapter: Any = None,
         optimizer: OptimizerConfig | None = None,
@@ -209,6 +220,7 @@ class TrainConcepts(io.ComfyNode):
             resolution=resolution,
             checkpointing=checkpointing == "on",
             run_name=run_name,
+            checkpoint_every=checkpoint_every,
         )
         trained = run_training(model, clip, vae, request)
         origin = f"the run {trained.folder.name}"

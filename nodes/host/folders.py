@@ -39,20 +39,6 @@ def checked_run_name(name: str) -> str:
     return name.strip()
 
 
-def new_run_folder(name: str) -> Path:
-    """A new folder output/pivotal/<name>, or <name>_2, <name>_3, ... when that is taken."""
-    root = Path(folder_paths.get_output_directory(), RUNS)
-    base = checked_run_name(name)
-    for number in itertools.count(1):
-        path = root / (base if number == 1 else f"{base}_{number}")
-        try:
-            path.mkdir(parents=True)
-        except FileExistsError:
-            continue
-        return path
-    raise AssertionError("unreachable")
-
-
 def new_bundle_path(prefix: str, *, own_folder: bool = False) -> Path:
     """The next free `<prefix>_00001.safetensors` in the output folder; ValueError outside of it.
 

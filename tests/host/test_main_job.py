@@ -32,7 +32,7 @@ def training_prompt(dataset: str, **settings: object) -> dict:
     inputs = {
         "steps": 4, "batch_size": 2, "accumulation": 1, "resolution": 64, "seed": 1,
         "schedule": "constant", "warmup_steps": 0, "checkpointing": "off", "run_name": "tok",
-        "max_grad_norm": 1.0, "norm_pull": 0.1,
+        "max_grad_norm": 1.0, "norm_pull": 0.1, "checkpoint_every": 0,
         "model": ["base", 0], "clip": ["base", 1], "vae": ["base", 2],
         "dataset": ["data", 0], "concepts": ["concept", 0], "adapter": ["lora", 0],
     }  # fmt: skip

@@ -1,0 +1,127 @@
+"""A stopped run goes on where it was when the graph is queued again; a finished one is read."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import comfy.model_management
+import pytest
+import torch
+
+from harness.graphs import Graph, write_pictures
+from harness.runner import GraphInterrupted, Host
+from pack.nodes.host import run_folder as folders
+from pack.nodes.host import runs
+
+STEPS = 6
+
+
+def training(name: str, **settings: object) -> tuple[Graph, str]:
+    """A graph that trains TOK with LoRA under a run name, and its training node."""
+    graph = Graph()
+    run = graph.train(
+        graph.base("sd15"),
+        "continue",
+        concepts=graph.concept(pivot=0.5),
+        adapter=graph.add("Pivotal_Lora", rank=4).out(),
+        steps=STEPS,
+        batch_size=2,
+        run_name=name,
+        **settings,
+    )
+    graph.keep(run.out(5))
+    return graph, run
+
+
+@pytest.fixture(autouse=True)
+def pictures(host: Host, sd15) -> None:
+    captions = ["a picture of TOK", "TOK on grass", "a hill", "TOK at night"]
+    write_pictures(host.base / "input" / "continue", captions)
+
+
+def files(host: Host, name: str) -> Path:
+    return host.base / "output" / "pivotal" / name
+
+
+def cancel_after(monkeypatch: pytest.MonkeyPatch, step: int) -> None:
+    """Press Cancel when a step has been reported, once."""
+    tell = runs._Reporter.tell
+
+    def tell_and_cancel(self, report):
+        tell(self, report)
+        if report.step + 1 == step:
+            monkeypatch.setattr(runs._Reporter, "tell", tell)
+            comfy.model_management.interrupt_current_processing(True)
+
+    monkeypatch.setattr(runs._Reporter, "tell", tell_and_cancel)
+
+
+def same(one, other) -> bool:
+    pairs = [(one.lora, other.lora)]
+    pairs += [(one.embeddings[name], other.embeddings[name]) for name in one.embeddings]
+    return all(a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a) for a, b in pairs)
+
+
+@pytest.mark.parametrize("step", [1, 3, 5])
+def test_cancel_keeps_the_run_and_the_same_graph_goes_on_bit_for_bit(
+    host, run_graph, monkeypatch, step: int
+):
+    whole, node = training(f"whole_{step}", seed=step)
+    outputs = run_graph(whole)
+    cancel_after(monkeypatch, step)
+    with pytest.raises(GraphInterrupted):
+        run_graph(training(f"broken_{step}", seed=step)[0])
+    kept = files(host, f"broken_{step}") / folders.CHECKPOINT
+    assert folders.load_state(kept).step == step
+    broken, again = training(f"broken_{step}", seed=step)
+    continued = run_graph(broken)
+    assert same(continued[again, 0], outputs[node, 0])
+    assert continued[again, 4] == outputs[node, 4]
+    assert f"{STEPS - step} of them now" in continued[again, 5]
+    assert not files(host, f"broken_{step}_2").exists()
+
+
+def test_a_finished_run_is_read_and_not_trained_again(host, run_graph, monkeypatch):
+    graph, node = training("finished")
+    first = run_graph(graph)
+
+    def train(*_):
+        raise AssertionError("trained again")
+
+    monkeypatch.setattr(runs, "train", train)
+    graph, node = training("finished")
+    second = run_graph(graph)
+    assert "finished before" in second[node, 5]
+    assert second[node, 4] == first[node, 4]
+    wanted = first[node, 0].embeddings["tok"]
+    assert all(torch.equal(wanted[k], v) for k, v in second[node, 0].embeddings["tok"].items())
+
+
+def test_another_recipe_under_the_same_name_leaves_the_first_run_alone(host, run_graph):
+    run_graph(training("named", seed=1)[0])
+    before = (files(host, "named") / "bundle.safetensors").read_bytes()
+    run_graph(training("named", seed=2)[0])
+    assert (files(host, "named") / "bundle.safetensors").read_bytes() == before
+    identity = json.loads((files(host, "named_2") / folders.IDENTITY).read_text())
+    assert identity["recipe"]["train"]["seed"] == 2
+
+
+def test_checkpoints_come_every_so_many_steps(host, run_graph, monkeypatch):
+    kept = []
+    save = folders.save_state
+    monkeypatch.setattr(
+        folders, "save_state", lambda path, state: (kept.append(state.step), save(path, state))
+    )
+    run_graph(training("every", checkpoint_every=2)[0])
+    assert kept == [2, 4, 6]
+
+
+def test_a_disk_that_refuses_checkpoints_does_not_stop_the_run(run_graph, monkeypatch, caplog):
+    def refuse(path, state):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(folders, "save_state", refuse)
+    graph, node = training("full", checkpoint_every=3)
+    assert len(run_graph(graph)[node, 4]["loss"]) == STEPS
+    assert "The checkpoint of step 3 could not be written" in caplog.text
