@@ -37,6 +37,8 @@ def load(path: Path) -> Loaded:
     """Load a short checkpoint as a loader node would, its weights made under inference mode."""
     with torch.inference_mode():
         model, clip, vae = checkpoints.load_short(path)
+        # No file of these families has it and the host leaves it as raw memory, NaN at times.
+        clip.cond_stage_model.clip_l.transformer.text_projection.weight.zero_()
     return Loaded(model=model, clip=clip, vae=vae, path=path)
 
 
