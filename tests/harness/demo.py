@@ -100,7 +100,7 @@ def find_results(output: Path, history: dict[str, Any], prompt: dict[str, Any]) 
             if picture["type"] == "output":
                 path = output / picture["subfolder"] / picture["filename"]
                 results.append((prompt[number]["_meta"]["title"], path))
-    results += [("bundle", path) for path in output.rglob("*.safetensors")]
+    results += [("bundle", path) for path in output.glob("loras/**/*.safetensors")]
     missing = {"loss plot", "bundle"} - {label for label, _ in results}
     if missing or len(results) < 3:
         raise ServerFailed(f"The workflow ended without {' and '.join(missing) or 'a picture'}.")
