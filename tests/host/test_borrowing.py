@@ -223,7 +223,7 @@ def test_gradients_pass_through_a_users_lora(sd15: Loaded, altered: Loaded):
     with borrowed(altered, rank=4) as ports:
         rows = ports.vectors["TOK"]["clip_l"]
         ports.gradients(batch)
-        error = disagreement(lambda: probe(ports.predict(batch)), [rows], [rows.grad], step=3e-2)
+        error = disagreement(lambda: probe(ports.predict(batch)), [rows], [rows.grad], step=1e-2)
     assert error < 5e-3
 
 
