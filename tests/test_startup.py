@@ -43,7 +43,7 @@ from pack.training.loop import TrainConfig
 from pack.training.optimizers import Algorithm, OptimizerConfig
 from pack.training.adapters.lora import LoraConfig
 from pack.training.dataset.records import Dataset
-from pack.nodes.host.runs import Request
+from pack.nodes.host.request import Request
 
 prodigy = OptimizerConfig(algorithm=Algorithm.PRODIGY)
 config = TrainConfig(steps=2, optimizer=prodigy)

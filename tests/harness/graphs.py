@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import nodes
 from harness.runner import AnyType
 
 Link = list[Any]
+serial = itertools.count()
 
 
 class Node(str):
@@ -69,9 +71,15 @@ class Graph(dict[str, dict[str, Any]]):
         return self.add("Pivotal_Concept", placeholder=placeholder, **settings).out()
 
     def train(self, base: tuple[Link, Link, Link], folder: str, **settings: Any) -> Node:
-        """Train Concepts on a folder of 64 pixel pictures, with small settings."""
+        """Train Concepts on a folder of 64 pixel pictures, small, under a name of its own."""
         model, clip, vae = base
-        settings = {"steps": 3, "resolution": 64, "checkpointing": "off", **settings}
+        own = {
+            "steps": 3,
+            "resolution": 64,
+            "checkpointing": "off",
+            "run_name": f"run {next(serial)}",
+        }
+        settings = {**own, **settings}
         if "dataset" not in settings:
             settings["dataset"] = self.add("Pivotal_LoadDataset", folder=folder).out()
         return self.add("Pivotal_TrainConcepts", model=model, clip=clip, vae=vae, **settings)

@@ -38,7 +38,6 @@ def training(checkpointing: str = "off") -> Graph:
         adapter=adapter,
         steps=STEPS,
         checkpointing=checkpointing,
-        run_name="cancel",
     )
     graph.keep(run.out(5))
     return graph
@@ -231,14 +230,14 @@ def test_the_server_stops_a_run_and_goes_on_with_the_queue(host, server):
 
 
 def test_the_server_trains_and_its_lora_loader_lists_the_file(host, server):
-    """The same graph, ended this time: nothing of the run that was stopped is in the way."""
+    """After a run that was stopped, one that ends."""
     graph, base = server_graph()
     run = graph.train(
         base, "cancel", concepts=graph.concept(), adapter=graph.add("Pivotal_Lora", rank=2).out(),
-        steps=1, run_name="cancel",
+        steps=1, run_name="listed",
     )  # fmt: skip
     graph.add("Pivotal_SaveBundle", bundle=run.out(), filename_prefix="loras/listed")
     server.run(graph, timeout=120)
     known = server.get("/object_info/LoraLoader")["LoraLoader"]["input"]["required"]["lora_name"]
     assert "listed_00001.safetensors" in json.dumps(known)
-    assert (server.base / "output" / "pivotal" / "cancel_2" / "report.txt").exists()
+    assert (server.base / "output" / "pivotal" / "listed" / "report.txt").exists()
