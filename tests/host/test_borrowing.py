@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import sys
 from collections.abc import Callable, Iterator
@@ -37,21 +38,29 @@ import nodes
 from harness.runner import GraphFailed, GraphInterrupted, Host, Loaded, Outputs
 
 Run = Callable[..., Outputs]
+serial = itertools.count()
 PROMPT = "a dog in a garden"
 
 
-@pytest.fixture
-def prompt(host: Host) -> dict:
-    """A graph that trains and keeps the report, and saves nothing."""
+@pytest.fixture(autouse=True)
+def pictures(host: Host) -> None:
+    """The dataset that the graphs of this file train on."""
     write_pictures(host.base / "input" / "toks")
-    return training_only("sd15")
 
 
-def training_only(family: str) -> dict:
-    made = training_prompt("toks")
-    wanted = ("base", "data", "concept", "lora", "train", "keep_report")
+def training_only(family: str = "sd15", **settings: object) -> dict:
+    """A graph that trains; under a name of its own, since a finished run is not trained again."""
+    made = training_prompt("toks", run_name=f"borrowing {next(serial)}", **settings)
     made["base"]["inputs"]["family"] = family
+    wanted = ("base", "data", "concept", "lora", "train", "keep_report")
     return {name: made[name] for name in wanted}
+
+
+def report_of(outputs: Outputs) -> str:
+    """The report of a run that has really trained."""
+    report = outputs["train", 5]
+    assert "finished before" not in report
+    return report
 
 
 @torch.inference_mode()
@@ -95,9 +104,9 @@ class Before:
             assert torch.equal(before, after)
 
 
-def test_after_training_the_models_are_what_they_were(run_graph: Run, sd15: Loaded, prompt: dict):
+def test_after_training_the_models_are_what_they_were(run_graph: Run, sd15: Loaded):
     before = Before(sd15)
-    assert "4 steps" in run_graph(prompt)["train", 5]
+    assert "4 steps" in report_of(run_graph(training_only()))
     before.check()
 
 
@@ -112,7 +121,7 @@ def progress(hook: Callable[[int], None]) -> Iterator[None]:
         comfy.utils.set_progress_bar_global_hook(before)
 
 
-def test_cancel_gives_the_models_back(run_graph: Run, sd15: Loaded, prompt: dict):
+def test_cancel_gives_the_models_back(run_graph: Run, sd15: Loaded):
     before, steps = Before(sd15), []
 
     def cancel(value: int) -> None:
@@ -120,10 +129,10 @@ def test_cancel_gives_the_models_back(run_graph: Run, sd15: Loaded, prompt: dict
         management.interrupt_current_processing(True)
 
     with progress(cancel), pytest.raises(GraphInterrupted) as stopped:
-        run_graph(prompt)
+        run_graph(training_only())
     assert (stopped.value.node, steps) == ("train", [1])
     before.check()
-    assert "4 steps" in run_graph(prompt)["train", 5]
+    assert "4 steps" in report_of(run_graph(training_only()))
 
 
 class Failing:
@@ -139,7 +148,7 @@ class Failing:
 
 
 def test_an_error_in_the_middle_of_a_step_gives_the_models_back(
-    run_graph: Run, host: Host, sd15: Loaded, prompt: dict
+    run_graph: Run, host: Host, sd15: Loaded
 ):
     before, model = Before(sd15), sd15.model.clone()
     model.add_wrapper_with_key(WrappersMP.APPLY_MODEL, "failing", Failing())
@@ -183,9 +192,7 @@ def altered(request: pytest.FixtureRequest, host: Host, sd15: Loaded) -> Iterato
 
 
 @pytest.mark.parametrize("last", ["altered", "base"])
-def test_a_users_lora_acts_as_before(
-    run_graph: Run, sd15: Loaded, altered: Loaded, prompt: dict, last: str
-):
+def test_a_users_lora_acts_as_before(run_graph: Run, sd15: Loaded, altered: Loaded, last: str):
     """Whichever of the two was sampled last, and so is loaded when the run begins."""
     base, changed = sample(sd15.model, sd15.clip), sample(altered.model, altered.clip)
     if last == "base":
@@ -227,7 +234,7 @@ def test_gradients_pass_through_a_users_lora(sd15: Loaded, altered: Loaded):
     assert error < 5e-3
 
 
-def test_no_weight_is_in_memory_twice_while_training(run_graph: Run, sd15: Loaded, prompt: dict):
+def test_no_weight_is_in_memory_twice_while_training(run_graph: Run, sd15: Loaded):
     unet = weights_of(sd15.model.model)
     weights = unet | weights_of(sd15.clip.cond_stage_model, sd15.vae.first_stage_model)
     matrices = {name: weight for name, weight in weights.items() if weight.ndim > 1}
@@ -240,20 +247,20 @@ def test_no_weight_is_in_memory_twice_while_training(run_graph: Run, sd15: Loade
         sizes.append(size_of(new))
 
     with progress(look):
-        run_graph(prompt)
+        run_graph(training_only())
     assert copies and not any(copies)
     # Four fp32 numbers for each parameter that trains, and the pictures.
     assert 0 < max(sizes) < 0.05 * size_of(unet.values())
 
 
-def test_memory_returns_to_what_it_was(run_graph: Run, sd15: Loaded, prompt: dict):
+def test_memory_returns_to_what_it_was(run_graph: Run, sd15: Loaded):
     """Every tensor is gone at once; three more runs leave the process no UNet larger."""
     for _ in range(2):
-        run_graph(prompt)
+        run_graph(training_only())
     process, before = psutil.Process(), size_of(live_tensors())
     resident = process.memory_info().rss
     for _ in range(3):
-        run_graph(prompt)
+        run_graph(training_only())
     assert size_of(live_tensors()) == before
     growth = process.memory_info().rss - resident
     assert growth < size_of(weights_of(sd15.model.model).values())
@@ -279,14 +286,12 @@ def tree(folder: Path) -> set[Path]:
     return {Path(at, name) for at, *names in os.walk(folder) for name in (*names[0], *names[1])}
 
 
-def test_a_run_writes_its_folder_and_nothing_else(
-    run_graph: Run, host: Host, sd15: Loaded, prompt: dict
-):
-    run_graph(prompt)
+def test_a_run_writes_its_folder_and_nothing_else(run_graph: Run, host: Host, sd15: Loaded):
+    run_graph(training_only())
     files = tree(host.base)
     checkpoint = sd15.path.stat().st_mtime_ns
     writes = Writes()
-    report = run_graph(prompt)["train", 5]
+    report = report_of(run_graph(training_only()))
     writes.on = False
     folder = Path(report.rpartition("run folder: ")[2].strip())
     new = tree(host.base) - files
@@ -296,10 +301,8 @@ def test_a_run_writes_its_folder_and_nothing_else(
     assert sd15.path.stat().st_mtime_ns == checkpoint
 
 
-def test_after_training_with_checkpointing_sdxl_is_what_it_was(
-    run_graph: Run, sdxl: Loaded, prompt: dict
-):
-    before, prompt = Before(sdxl), training_only("sdxl")
-    prompt["train"]["inputs"] |= {"checkpointing": "on", "steps": 2, "batch_size": 1}
-    assert "2 steps" in run_graph(prompt)["train", 5]
+def test_after_training_with_checkpointing_sdxl_is_what_it_was(run_graph: Run, sdxl: Loaded):
+    before = Before(sdxl)
+    graph = training_only("sdxl", checkpointing="on", steps=2, batch_size=1)
+    assert "2 steps" in report_of(run_graph(graph))
     before.check()
