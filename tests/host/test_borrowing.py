@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import os
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -32,10 +30,12 @@ from host.measure import (
     weights_of,
 )
 from host.test_main_job import training_prompt, write_pictures
+from host.writes import Writes, tree
 from torch import Tensor, nn
 
 import nodes
 from harness.runner import GraphFailed, GraphInterrupted, Host, Loaded, Outputs
+from pack.nodes.host.models import HostDenoiser
 
 Run = Callable[..., Outputs]
 serial = itertools.count()
@@ -135,23 +135,23 @@ def test_cancel_gives_the_models_back(run_graph: Run, sd15: Loaded):
     assert "4 steps" in report_of(run_graph(training_only()))
 
 
-class Failing:
+def failing() -> Callable[..., Tensor]:
     """A wrapper that a user's node may have put on a MODEL; it raises in its third use."""
+    uses = itertools.count(1)
 
-    uses = 0
-
-    def __call__(self, run: Callable[..., Tensor], *args: Any, **kwargs: Any) -> Tensor:
-        self.uses += 1
-        if self.uses == 3:
+    def wrapper(run: Callable[..., Tensor], *args: Any, **kwargs: Any) -> Tensor:
+        if next(uses) == 3:
             raise RuntimeError("the wrapper broke")
         return run(*args, **kwargs)
+
+    return wrapper
 
 
 def test_an_error_in_the_middle_of_a_step_gives_the_models_back(
     run_graph: Run, host: Host, sd15: Loaded
 ):
     before, model = Before(sd15), sd15.model.clone()
-    model.add_wrapper_with_key(WrappersMP.APPLY_MODEL, "failing", Failing())
+    model.add_wrapper_with_key(WrappersMP.APPLY_MODEL, "failing", failing())
     host.loaded["failing"] = Loaded(model=model, clip=sd15.clip, vae=sd15.vae, path=sd15.path)
     with pytest.raises(GraphFailed, match="the wrapper broke"):
         run_graph(training_only("failing"))
@@ -210,9 +210,7 @@ def test_a_users_lora_acts_while_training(sd15: Loaded, altered: Loaded, last: s
     batch = make_batch([("a dog",)])
     with torch.inference_mode():
         condition = altered.clip.encode("a dog")
-        management.load_models_gpu([altered.model])
-        with borrowed(altered) as ports:
-            noised = batch.noised(ports.denoiser)
+        noised = batch.noised(HostDenoiser(altered.model, checkpointing=False))
         management.load_models_gpu([altered.model])
         denoised = altered.model.model.apply_model(
             noised.noisy, noised.sigma, c_crossattn=condition
@@ -264,26 +262,6 @@ def test_memory_returns_to_what_it_was(run_graph: Run, sd15: Loaded):
     assert size_of(live_tensors()) == before
     growth = process.memory_info().rss - resident
     assert growth < size_of(weights_of(sd15.model.model).values())
-
-
-class Writes:
-    """Paths that this process opens to write; an audit hook is switched off, never taken out."""
-
-    def __init__(self) -> None:
-        self.paths: list[str] = []
-        self.on = True
-        sys.addaudithook(self._note)
-
-    def _note(self, event: str, arguments: tuple[Any, ...]) -> None:
-        if self.on and event == "open" and not isinstance(arguments[0], int):
-            path, _, flags = arguments
-            if flags & (os.O_WRONLY | os.O_RDWR | os.O_CREAT):
-                self.paths.append(os.fsdecode(path))
-
-
-def tree(folder: Path) -> set[Path]:
-    """Everything in a folder, links not followed."""
-    return {Path(at, name) for at, *names in os.walk(folder) for name in (*names[0], *names[1])}
 
 
 def test_a_run_writes_its_folder_and_nothing_else(run_graph: Run, host: Host, sd15: Loaded):
