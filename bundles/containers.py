@@ -56,7 +56,7 @@ def load_bundle(path: Path) -> Bundle:
         return Bundle(
             family=index.family or guess_family(parts.lora, embeddings),
             lora=parts.lora,
-            embeddings=embeddings,
+            embeddings=_in_order(embeddings, index),
             entries=index.entries,
             recipe=index.recipe,
             workflow=index.workflow,
@@ -152,6 +152,14 @@ def _cast(lora: Mapping[str, Tensor], dtype: torch.dtype) -> dict[str, Tensor]:
                 f"{key} holds values too large for {dtype}: save the LoRA in bfloat16 or float32."
             )
     return cast
+
+
+def _in_order(
+    embeddings: Mapping[str, Mapping[str, Tensor]], index: Index
+) -> dict[str, Mapping[str, Tensor]]:
+    """The names in the order of the index, since a file keeps its tensors sorted by key."""
+    first = [entry.name for entry in index.entries if entry.name in embeddings]
+    return {name: embeddings[name] for name in dict.fromkeys([*first, *embeddings])}
 
 
 def _absent(

@@ -293,3 +293,15 @@ def test_a_wrong_ending_type_or_empty_bundle_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="nothing to save"):
         empty = Bundle(family="sd15", lora={}, embeddings={})
         save_bundle(empty, path, Container.A1111, torch.float16)
+
+
+def test_names_come_back_in_the_order_in_which_they_were_saved(tmp_path):
+    names = [f"name{number}" for number in (10, 2, 1)]
+    bundle = Bundle(
+        family="sd15",
+        lora={},
+        embeddings={name: {"clip_l": torch.ones(1, 768)} for name in names},
+        entries=tuple(Entry(name=name) for name in names),
+    )
+    (path,) = save_bundle(bundle, tmp_path / "b.safetensors", Container.A1111, torch.float32)
+    assert list(load_bundle(path).embeddings) == names
