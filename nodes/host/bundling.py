@@ -90,36 +90,33 @@ def chosen_vectors(
     return chosen
 
 
-def apply_lora(
+def add_lora(
     model: ModelPatcher,
-    clip: CLIP | None,
+    clip: CLIP,
     lora: Mapping[str, Tensor],
     *,
     strength_model: float,
     strength_clip: float,
-) -> tuple[ModelPatcher, CLIP | None]:
-    """Clones with the LoRA as host patches; ValueError when none of it fits the model.
+) -> None:
+    """Give clones the LoRA as host patches; ValueError when it does not fit them.
 
     The same steps as the host's LoRA loader, which reports misfits only as log lines.
     """
     keys = comfy.lora.model_lora_keys_unet(model.model, {})
-    if clip is not None:
-        keys = comfy.lora.model_lora_keys_clip(clip.cond_stage_model, keys)
+    keys = comfy.lora.model_lora_keys_clip(clip.cond_stage_model, keys)
     patches = comfy.lora.load_lora(comfy.lora_convert.convert_lora(dict(lora)), keys)
     if lora and not patches:
         raise ValueError(
             "None of the bundle's LoRA fits this model: the bundle belongs to another model family."
         )
     _check_shapes(model, patches)
-    made = model.clone()
-    patched = set(made.add_patches(patches, strength_model))
-    made_clip = None if clip is None else clip.clone()
-    if made_clip is not None:
-        patched |= set(made_clip.add_patches(patches, strength_clip))
+    patched = {
+        *model.add_patches(patches, strength_model),
+        *clip.add_patches(patches, strength_clip),
+    }
     misfit = [key for key in patches if key not in patched]
-    if misfit and clip is not None:
+    if misfit:
         raise ValueError(f"The bundle's weights for {misfit[0]} do not fit this model.")
-    return made, made_clip
 
 
 def _check_shapes(model: ModelPatcher, patches: Mapping[Any, Any]) -> None:
@@ -175,9 +172,10 @@ def apply_bundle(
     """(MODEL, CLIP, names, notes): the LoRA at its strengths, the names on that CLIP alone."""
     check_bundle(model, bundle.family)
     vectors = chosen_vectors(bundle, names or {})
-    named_clip, notes = apply_names(clip, vectors, origin)
-    made, made_clip = apply_lora(
-        model, named_clip, bundle.lora, strength_model=strength_model, strength_clip=strength_clip
+    # One clone each: a chain of them that is dropped at once leaves the host's books in disorder.
+    made_clip, notes = apply_names(clip, vectors, origin)
+    made = model.clone()
+    add_lora(
+        made, made_clip, bundle.lora, strength_model=strength_model, strength_clip=strength_clip
     )
-    assert made_clip is not None
     return made, made_clip, list(vectors), [*bundle.notes, *notes]
