@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import time
 from collections.abc import Callable, Iterator
@@ -148,6 +149,8 @@ def test_cancel_gives_the_models_back_at_once(sd15, run_graph, moment, checkpoin
     after = weights(sd15)
     assert all(torch.equal(after[key], tensor) for key, tensor in before.items())
     assert torch.equal(base_sample(run_graph), sample)
+    gc.collect()
+    assert not any(loaded.is_dead() for loaded in management.current_loaded_models)
 
 
 def test_without_cancel_every_one_of_these_moments_passes(sd15, run_graph):

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import comfy.model_management as management
 import comfy.sd1_clip
 import folder_paths
 import pytest
@@ -255,6 +257,15 @@ def test_one_name_in_two_branches_does_not_leak(side, run_graph):
             assert all(map(torch.equal, results(outputs, nodes[place]), wanted))
 
 
+def test_a_bundle_that_is_dropped_leaves_the_hosts_books_in_order(side, run_graph):
+    """A loaded model that nobody owns makes the host collect garbage at every later load."""
+    graph = Graph()
+    branch(graph, side.family, bundle(side, "cat"))
+    run_graph(graph)
+    gc.collect()
+    assert not any(loaded.is_dead() for loaded in management.current_loaded_models)
+
+
 def test_later_clones_keep_the_names(side, run_graph, host):
     """CLIP Set Last Layer and another LoRA after Load Bundle; the LoRA has no text half here."""
     loras = Path(folder_paths.get_output_directory(), "loras")
@@ -272,6 +283,8 @@ def test_later_clones_keep_the_names(side, run_graph, host):
     last = graph.add("CLIPSetLastLayer", clip=lora.out(1), stop_at_clip_layer=-2)
     kept = graph.keep(last.out())
     named = run_graph(graph)[kept, 0]
+    # The executor and the CLIPs before this one go now, while the last of them is in use.
+    gc.collect()
     write_loose(side.folder, "cat", made.embeddings["cat"])
     wanted = side.host.clone()
     wanted.clip_layer(-2)
