@@ -33,6 +33,13 @@ def run_graph(host: Host) -> Callable[..., Outputs]:
     return host.run
 
 
+@pytest.fixture(autouse=True)
+def unloaded() -> Iterator[None]:
+    """Each test finds the shared models bare: the clone that was loaded last leaves its patches."""
+    yield
+    comfy.model_management.unload_all_models()
+
+
 def load(path: Path) -> Loaded:
     """Load a short checkpoint as a loader node would, its weights made under inference mode."""
     with torch.inference_mode():
