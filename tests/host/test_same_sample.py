@@ -219,12 +219,12 @@ def test_a_caption_in_training_is_the_prompt_of_the_trained_clip(made):
     """At most 1e-5 with a graph, in which frozen norms are computed by other kernels."""
     _, clip, _, _ = apply_bundle(made.base.model, made.base.clip, made.bundle)
     wanted = clip.encode_from_tokens(
-        clip.tokenize(f"a photo of embedding:{made.name}, blue"),
+        clip.tokenize(rf"a photo \(embedding:{made.name}\), blue"),
         return_pooled=True,
         return_dict=True,
     )
     text = HostTextEncoder(made.base.clip)
     with outside_inference_mode(), text.attach(made.bundle.embeddings):
-        got = text.encode([("a photo of ", Mention(made.name), ", blue")])[0].tensors
+        got = text.encode([("a photo (", Mention(made.name), "), blue")])[0].tensors
     assert distance(got["cond"], wanted["cond"]) < 1e-5
     assert distance(got["pooled_output"], wanted["pooled_output"]) < 1e-5
