@@ -175,7 +175,7 @@ class LoadBundle(io.ComfyNode):
             strength_model=strength_model,
             strength_clip=strength_clip,
             names=parse_names(names),
-            origin=file,
+            origin="a connected bundle" if file == CONNECTED else file,
         )
         triggers = ", ".join(f"embedding:{name}" for name in known)
         report = "\n".join(
