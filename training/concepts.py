@@ -44,8 +44,8 @@ class Concept:
         return self.name or self.placeholder
 
     def pivot_step(self, steps: int) -> int:
-        """The first step at which the vectors no longer train."""
-        return round(self.pivot * steps)
+        """The first step at which the vectors no longer train; any pivot above 0 leaves them one."""
+        return max(1, round(self.pivot * steps)) if self.pivot else 0
 
 
 def parse_caption(text: str, concepts: Sequence[Concept]) -> Caption:

@@ -176,11 +176,13 @@ def _report(
     request: Request, parts: Parts, losses: list[float], seconds: float, begun: int, folder: Path
 ) -> str:
     """What was trained, on what and for how long, as text."""
+    done = max(len(losses) - begun, 1)
     tail = losses[-max(1, len(losses) // 10) :]
     factors = sum(p.numel() for a in parts.adapters.values() for p in a.parameters())
     lines = [
-        f"{len(losses)} steps on {len(request.dataset.records)} pictures, {len(losses) - begun} of "
-        f"them now in {seconds:.1f} s ({seconds / max(len(losses) - begun, 1):.3f} s a step)",
+        f"{len(losses)} steps on {len(request.dataset.records)} pictures"
+        + (f", {done} of the steps now," if begun else "")
+        + f" in {seconds:.1f} s ({seconds / done:.3f} s a step)",
         f"loss {sum(tail) / len(tail):.5f} over the last {len(tail)} steps",
         f"{len(parts.adapters)} layers adapted with {factors} parameters",
     ]

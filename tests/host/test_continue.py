@@ -78,7 +78,7 @@ def test_cancel_keeps_the_run_and_the_same_graph_goes_on_bit_for_bit(
     continued = run_graph(broken)
     assert same(continued[again, 0], outputs[node, 0])
     assert continued[again, 4] == outputs[node, 4]
-    assert f"{STEPS - step} of them now" in continued[again, 5]
+    assert f"{STEPS - step} of the steps now" in continued[again, 5]
     assert not files(host, f"broken_{step}_2").exists()
 
 

@@ -81,3 +81,8 @@ def test_concepts_that_clash_or_are_never_shown_are_refused(concepts, captions, 
     with pytest.raises(ValueError) as caught:
         check_concepts(concepts, dataset(*captions))
     assert message in str(caught.value)
+
+
+def test_a_short_run_trains_a_concept_for_at_least_one_step():
+    assert Concept(placeholder="TOK", pivot=0.1).pivot_step(3) == 1
+    assert Concept(placeholder="TOK", pivot=0.0).pivot_step(3) == 0
