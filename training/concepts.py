@@ -44,7 +44,7 @@ class Concept:
         return self.name or self.placeholder
 
     def pivot_step(self, steps: int) -> int:
-        """The first step at which the vectors no longer train; any pivot above 0 leaves them one."""
+        """The first step at which the vectors no longer train; a pivot above 0 leaves them one."""
         return max(1, round(self.pivot * steps)) if self.pivot else 0
 
 
