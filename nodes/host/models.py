@@ -40,6 +40,7 @@ class HostDenoiser:
         self._blocks = LARGE_BLOCKS if checkpointing else frozenset[str]()
         self._companions = companions
         self._injection: TrainingInjection | None = None
+        self._loaded = False
         # A copy on the CPU: targets are exact in fp64 and no sigma waits for the GPU.
         self._sampling: Any = copy.deepcopy(model.get_model_object("model_sampling")).cpu()
 
@@ -58,10 +59,17 @@ class HostDenoiser:
         modules = self._patcher.model.diffusion_model.named_modules()
         kinds = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
         return [
-            Layer(name=name, shape=tuple(module.weight.shape), weight=partial(weight_of, module))
+            Layer(name=name, shape=tuple(module.weight.shape), weight=partial(self._weight, module))
             for name, module in modules
             if isinstance(module, kinds)
         ]
+
+    def _weight(self, module: nn.Module) -> Tensor:
+        """The module's weight as this MODEL has it, not as another clone left it patched."""
+        if not self._loaded:
+            management.load_models_gpu([self._patcher])
+            self._loaded = True
+        return weight_of(module)
 
     @contextmanager
     def attach(self, adapters: Mapping[str, nn.Module]) -> Iterator[None]:

@@ -117,10 +117,12 @@ def model_digest(model: ModelPatcher) -> str:
     """Which weights a MODEL holds: a digest over names, shapes and some numbers of each tensor.
 
     Some numbers, because reading all of a large model takes longer than a step; patches on the
-    model count by their tensors too.
+    model count by their strengths. The host gives the weights without the patches of whichever
+    clone it happens to have loaded.
     """
     digest = hashlib.sha256()
-    for name, tensor in model.model.state_dict().items():
+    for name, (original, *_) in sorted(model.get_key_patches().items()):
+        tensor = original[0]
         numbers = tensor.detach().flatten()[:SAMPLED_NUMBERS].float().cpu().tolist()
         digest.update(repr((name, tuple(tensor.shape), numbers)).encode())
     for name, patches in sorted(model.patches.items()):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import comfy.model_management
 import pytest
 import torch
 
@@ -10,6 +11,7 @@ from harness.runner import Loaded
 from pack.bundles.manifest import Bundle
 from pack.nodes.host.bundling import apply_bundle
 from pack.nodes.host.models import HostDenoiser
+from pack.nodes.host.run_folder import model_digest
 from pack.nodes.host.text import HostTextEncoder
 from pack.training.adapters import build_adapters, export_adapters
 from pack.training.adapters.trilora import Core, Sigma, TriLoraConfig
@@ -61,7 +63,7 @@ def test_the_core_starts_from_the_singular_values_of_the_hosts_weights(sd15: Loa
         for name, adapter in adapters.items():
             exact = torch.linalg.svdvals(weights[f"{name}.weight"].float())[:4]
             # Random weights have a flat spectrum, the hardest case for a randomized SVD.
-            assert torch.allclose(adapter.c, exact, rtol=0.03)
+            assert torch.allclose(adapter.c, exact, rtol=0.02)
 
 
 def test_a_graph_swaps_one_node_to_train_it(host, run_graph, sd15: Loaded):
@@ -73,3 +75,30 @@ def test_a_graph_swaps_one_node_to_train_it(host, run_graph, sd15: Loaded):
     bundle = run_graph(graph)[run, 0]
     ups = [value for key, value in bundle.lora.items() if key.endswith("lora_up.weight")]
     assert ups and all(up.shape[1] == 4 for up in ups)
+
+
+def test_the_core_starts_from_the_models_own_weights_whatever_another_clone_left(sd15: Loaded):
+    with torch.inference_mode(False):
+        config = TriLoraConfig(rank=4, sigma=Sigma.PAPER)
+        before = build_adapters(config, HostDenoiser(sd15.model, checkpointing=False).layers(), 0)
+        denoiser = HostDenoiser(sd15.model, checkpointing=False)
+        lora = export_adapters(config, moved(config, denoiser), "diffusion_model")
+        bundle = Bundle(family="sd15", lora=lora, embeddings={})
+        changed, _, _, _ = apply_bundle(sd15.model, sd15.clip, bundle, strength_model=100.0)
+        comfy.model_management.load_models_gpu([changed])
+        after = build_adapters(config, HostDenoiser(sd15.model, checkpointing=False).layers(), 0)
+    for name, adapter in before.items():
+        assert torch.equal(adapter.c, after[name].c)
+
+
+def test_a_run_is_the_same_run_whatever_another_clone_left(sd15: Loaded):
+    with torch.inference_mode(False):
+        before = model_digest(sd15.model)
+        config = TriLoraConfig(rank=4)
+        adapters = moved(config, HostDenoiser(sd15.model, checkpointing=False))
+        lora = export_adapters(config, adapters, "diffusion_model")
+        bundle = Bundle(family="sd15", lora=lora, embeddings={})
+        changed, _, _, _ = apply_bundle(sd15.model, sd15.clip, bundle, strength_model=100.0)
+        comfy.model_management.load_models_gpu([changed])
+        assert model_digest(sd15.model) == before
+        assert model_digest(changed) != before

@@ -14,7 +14,7 @@ from ..ports import Layer
 from .base import Adapter, check_rank, is_attention
 
 OVERSAMPLING = 8
-POWER_ITERATIONS = 4
+POWER_ITERATIONS = 8
 
 
 class Core(str, Enum):
@@ -92,7 +92,8 @@ def singular_values(layer: Layer, count: int, draw: torch.Generator) -> Tensor:
     if layer.weight is None:
         raise ValueError(f"{layer.name} has no weight to take singular values from: use identity.")
     weight = layer.weight()
-    rank = min(count + OVERSAMPLING, *weight.shape)
+    # Twice the count, since random weights have a flat spectrum, the hardest case.
+    rank = min(2 * count + OVERSAMPLING, *weight.shape)
     seed = int(torch.randint(2**62, (), generator=draw))
     with torch.random.fork_rng(devices=[]), torch.no_grad():  # pyright: ignore[reportUnknownMemberType]
         torch.manual_seed(seed)  # pyright: ignore[reportUnknownMemberType]
