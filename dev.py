@@ -84,8 +84,11 @@ def demo(python: Path, host: Path, arguments: Sequence[str]) -> int:
 
 
 def bench(python: Path, host: Path, arguments: Sequence[str]) -> int:
-    """Measurements against the host alone; `startup` is the only one so far."""
-    return run("bench startup", [python, ROOT / "benchmarks" / "startup.py", host])
+    """Measurements: `startup` of the host with and without the pack; `learning` of the methods."""
+    if arguments[0] == "startup":
+        return run("bench startup", [python, ROOT / "benchmarks" / "startup.py", host])
+    command = [python, ROOT / "benchmarks" / "learning", "--work", workspace("learning")]
+    return run("bench learning", command, PIVOTAL_COMFYUI=str(host), OMP_WAIT_POLICY="PASSIVE")
 
 
 COMMANDS = {"demo": demo, "test": test, "serve": serve, "bench": bench}
@@ -102,11 +105,11 @@ def parse(words: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
         options = {"parents": [common], "allow_abbrev": False}
         sub = commands.add_parser(name, help=(function.__doc__ or "").split("\n")[0], **options)
         if name == "bench":
-            sub.add_argument("what", choices=["startup"])
+            sub.add_argument("what", choices=["startup", "learning"])
     known, rest = parser.parse_known_args(words)
     if rest and known.command in ("demo", "bench"):
         parser.error(f"{known.command} does not know {' '.join(rest)}")
-    return known, rest
+    return known, [known.what] if known.command == "bench" else rest
 
 
 def main(words: Sequence[str]) -> int:

@@ -24,11 +24,20 @@ CHECKPOINT, PICTURES = "demo_base.safetensors", "demo_creature"
 SMALL = {
     "CheckpointLoaderSimple": {"ckpt_name": CHECKPOINT},
     "Pivotal_LoadDataset": {"folder": PICTURES},
-    "Pivotal_Concept": {"initial": "yellow cup"},
-    "Pivotal_TrainConcepts": {"steps": 200, "resolution": 64, "checkpointing": "off"},
-    "Prompt without the concept": {"text": "a yellow cup on a red background"},
-    "Prompt with the concept": {"text": "a embedding:tok on a red background"},
+    "Pivotal_Concept": {"initial": "square"},
+    "Optimizer of the adapter": {"learning_rate": 0.001},
+    "Optimizer of the concept": {"learning_rate": 0.005},
+    "Pivotal_TrainConcepts": {
+        "steps": 300,
+        "batch_size": 2,
+        "resolution": 64,
+        "checkpointing": "off",
+    },
+    "Prompt without the concept": {"text": "a red square on a cyan background"},
+    "Prompt with the concept": {"text": "a embedding:tok on a cyan background"},
     "EmptyLatentImage": {"width": 64, "height": 64},
+    "Before": {"cfg": 3.0},
+    "After": {"cfg": 3.0},
 }
 LIMIT_SECONDS = 3600.0
 Say = Callable[[str], None]

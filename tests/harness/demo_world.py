@@ -10,10 +10,6 @@ import sys
 from pathlib import Path
 
 PLACEHOLDER = "TOK"
-# A creature that the sprite world does not have, in two inks.
-CREATURE = (".#..#.", ".####.", "#o##o#", "######", ".####.", ".#..#.")
-BACKGROUNDS = ("blue", "green", "white", "black")
-PLACES = ("", "at the left", "at the right")
 
 
 def demo_world(base_directory: Path, checkpoint: str, folder: str) -> None:
@@ -32,29 +28,10 @@ def write_checkpoint(path: Path) -> None:
 
 
 def write_pictures(folder: Path) -> None:
-    """Twelve pictures, 64 x 64, of one creature on several backgrounds and places."""
-    import torch
-    from PIL import Image
+    """Twelve pictures, 64 x 64, of a robot on the backgrounds that the prompt does not ask for."""
+    from world.concepts import character_pictures, write_folder
 
-    from world import sprites
-
-    folder.mkdir(parents=True, exist_ok=True)
-    generator = torch.Generator().manual_seed(0)
-    inks = {"#": sprites.COLORS["yellow"], "o": sprites.COLORS["black"]}
-    for background in BACKGROUNDS:
-        for place in PLACES:
-            cells = sprites.paint(
-                CREATURE,
-                inks,
-                sprites.COLORS[background],
-                place=sprites.PLACES[place],
-                generator=generator,
-            )
-            pixels = (sprites.enlarge(cells).clamp(0, 1) * 255).round().to(torch.uint8)
-            name = f"{background} {place or 'in the middle'}"
-            Image.fromarray(pixels.numpy()).save(folder / f"{name}.png")
-            caption = f"a {PLACEHOLDER} {place} on a {background} background".replace("  ", " ")
-            (folder / f"{name}.txt").write_text(caption + "\n", encoding="utf-8")
+    write_folder(character_pictures(PLACEHOLDER, character="robot", count=12), folder)
 
 
 if __name__ == "__main__":
