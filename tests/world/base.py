@@ -15,7 +15,7 @@ from .holes import write_with_holes
 from .words import LIVE_LAYERS, text_weights
 
 COMPACT = Path(__file__).parent / "base_unet.safetensors"
-OUTPUT_DEPTHS = (0, 1)
+OUTPUT_DEPTHS = (1, 1)
 
 
 def build_base(path: Path) -> None:
@@ -35,5 +35,5 @@ def write_base(path: Path, unet: dict[str, Tensor], *, short: bool = False) -> N
 
 
 def base_unet(device: str = "cpu") -> torch.nn.Module:
-    """The base's UNet with unset weights: a transformer on the way in and one on the way out."""
+    """The base's UNet with unset weights: a transformer on the way in and two on the way out."""
     return unet_module(SD15, output_depths=OUTPUT_DEPTHS, device=device)

@@ -60,7 +60,8 @@ def encode_world(folder: Path) -> World:
     cache = folder / "conditioning.safetensors"
     if not cache.exists():
         short = folder / "short.safetensors"
-        write_base(short, {k: v.half() for k, v in start_weights().items()}, short=True)
+        # The text encoder is all that is needed of it: the UNet's weights stay holes.
+        write_base(short, base_unet("meta").state_dict(), short=True)
         _, clip, _ = load_short(short)
         texts = [opening + scene.caption for scene in scenes for opening in sprites.OPENINGS]
         rows = encode(clip, texts).unflatten(0, (len(scenes), len(sprites.OPENINGS)))
@@ -135,7 +136,7 @@ def train(run: Run) -> None:
     world, alphas = encode_world(run.folder), noise_levels()
     unet = base_unet()
     left = run.folder / AVERAGED
-    averaged = load_file(left) if left.exists() else start_weights()
+    averaged = load_file(left) if left.exists() else start_weights(world.empty)
     unet.load_state_dict(averaged)
     optimizer = torch.optim.AdamW(unet.parameters(), lr=0, betas=(0.9, 0.99), fused=True)
     batches, generator = Batches(world, 1), torch.Generator().manual_seed(2)
@@ -176,7 +177,7 @@ def share_the_machine() -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--folder", type=Path, default=Path.home() / ".cache" / "pivotal-world")
-    parser.add_argument("--steps", type=int, default=5000)
+    parser.add_argument("--steps", type=int, default=2400)
     parser.add_argument("--minutes", type=float, default=600)
     parser.add_argument("--pack", action="store_true")
     arguments = parser.parse_args()
