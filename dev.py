@@ -40,7 +40,7 @@ def run(name: str, command: Command, **variables: str) -> int:
 def test(python: Path, host: Path, arguments: Sequence[str]) -> int:
     """Linters, types and tests; pytest's summary is the last line when all is well."""
     checks = {
-        "ruff check": ["ruff", "check", "."],
+        "ruff check": ["ruff", "check", "--no-cache", "."],
         "ruff format --check": ["ruff", "format", "--check", "."],
         "pyright": ["pyright", "--pythonpath", python],
     }

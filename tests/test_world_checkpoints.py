@@ -36,6 +36,7 @@ def check(model, clip, vae, family):
 
 def load_by_node(path):
     import folder_paths
+
     import nodes
 
     folder_paths.add_model_folder_path("checkpoints", str(path.parent))
