@@ -17,7 +17,7 @@ class Conditions:
         self._text = text
         self._live = set(live)
         self._kept: dict[Caption, Conditioning] = {}
-        self._settled = False
+        self.settled = False
 
     def of(self, captions: Sequence[Caption]) -> list[Conditioning]:
         """One conditioning a caption; equal captions are encoded once and share their graph."""
@@ -41,9 +41,7 @@ class Conditions:
         self._live.discard(concept)
 
     def settle(self, captions: Iterable[Caption]) -> None:
-        """Encode all that the run can still ask for, the first time, and release the encoder."""
-        if self._settled:
-            return
+        """Encode all that the run can still ask for, a last time, and release the encoder."""
         self._keep([c for c in dict.fromkeys(captions) if c not in self._kept])
         self._text.release()
-        self._settled = True
+        self.settled = True

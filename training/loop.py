@@ -118,7 +118,7 @@ class Run:
 
     def settle(self) -> None:
         """Once nothing in the captions moves any more, encode each a last time."""
-        if not self.live:
+        if not self.live and not self.conditions.settled:
             self.conditions.settle(all_captions(self.parts, self.config.objective))
 
     def update(self, scale: float) -> None:

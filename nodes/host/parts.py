@@ -8,14 +8,13 @@ from torch import Tensor
 
 from ...bundles.manifest import Bundle, Entry
 from ...training.adapters import build_adapters, export_adapters
-from ...training.adapters.base import Adapter
 from ...training.concepts import parse_caption
 from ...training.data import TrainingData
 from ...training.dataset.buckets import bucket_sizes, choose_crop
 from ...training.dataset.latents import encode_latents
 from ...training.dataset.order import Batches
 from ...training.dataset.records import Dataset
-from ...training.embeddings import Vectors, initial_vectors
+from ...training.embeddings import initial_vectors
 from ...training.loop import Parts
 from ...training.objective import Prior
 from .latents import HostLatentCodec
@@ -24,25 +23,13 @@ from .request import Request
 from .text import HostTextEncoder
 
 
-def make_trainable(
-    request: Request, denoiser: HostDenoiser, text: HostTextEncoder
-) -> tuple[Vectors, dict[str, Adapter]]:
-    """What the run is to change, at its start."""
-    seed = request.config.seed
-    adapters = build_adapters(request.adapter, denoiser.layers(), seed) if request.adapter else {}
-    return initial_vectors(request.concepts, text, seed), adapters
-
-
 def make_parts(
-    request: Request,
-    denoiser: HostDenoiser,
-    text: HostTextEncoder,
-    codec: HostLatentCodec,
-    vectors: Vectors,
-    adapters: dict[str, Adapter],
+    request: Request, denoiser: HostDenoiser, text: HostTextEncoder, codec: HostLatentCodec
 ) -> Parts:
-    """Everything the loop needs; this encodes the pictures."""
+    """Everything the loop needs; settings that do not fit the model fail before any encoding."""
     seed, prior = request.config.seed, request.class_dataset
+    adapters = build_adapters(request.adapter, denoiser.layers(), seed) if request.adapter else {}
+    vectors = initial_vectors(request.concepts, text, seed)
     wants_pictures = request.config.objective.prior is Prior.PICTURES
     return Parts(
         denoiser=denoiser,

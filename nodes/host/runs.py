@@ -26,7 +26,7 @@ from ...training.state import RunState
 from .families import check_clip, check_vae, family_of
 from .latents import HostLatentCodec
 from .models import HostDenoiser
-from .parts import make_bundle, make_parts, make_trainable
+from .parts import make_bundle, make_parts
 from .request import Request
 from .run_folder import RunFolder, find_run_folder, model_digest
 from .text import HostTextEncoder
@@ -60,15 +60,14 @@ def run_training(model: ModelPatcher, clip: CLIP, vae: VAE, request: Request) ->
     check_clip(model, clip)
     check_vae(model, vae)
     with gradients():
+        folder = find_run_folder(request.run_name, identity(request, model, clip, vae))
+        if folder.bundle.exists():
+            return _read(folder)
         text = HostTextEncoder(clip)
         denoiser = HostDenoiser(
             model, checkpointing=request.checkpointing, companions=text.companions
         )
-        vectors, adapters = make_trainable(request, denoiser, text)
-        folder = find_run_folder(request.run_name, identity(request, model, clip, vae))
-        if folder.bundle.exists():
-            return _read(folder)
-        parts = make_parts(request, denoiser, text, HostLatentCodec(vae), vectors, adapters)
+        parts = make_parts(request, denoiser, text, HostLatentCodec(vae))
         started, state = time.monotonic(), folder.load()
         folder.create()
         losses = _consume(parts, request, folder, state)
