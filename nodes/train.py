@@ -8,7 +8,7 @@ from comfy_api.latest import io
 
 from ..training.loop import TrainConfig
 from ..training.objective import ObjectiveConfig
-from ..training.optimizers import OptimizerConfig
+from ..training.optimizers import EMBEDDING_OPTIMIZER, OptimizerConfig
 from ..training.schedule import Schedule
 from . import sockets
 from .host.bundling import apply_bundle
@@ -209,7 +209,7 @@ class TrainConcepts(io.ComfyNode):
             norm_pull=norm_pull,
             objective=objective or ObjectiveConfig(),
             optimizer=optimizer or OptimizerConfig(),
-            embedding_optimizer=embedding_optimizer or OptimizerConfig(weight_decay=0.0),
+            embedding_optimizer=embedding_optimizer or EMBEDDING_OPTIMIZER,
         )
         request = Request(
             dataset=dataset,

@@ -17,6 +17,7 @@ from .embeddings import Vectors, pull_norms
 from .objective import ObjectiveConfig, Prior, offset_noise, sample_weights, weighted_mse
 from .optimizers import (
     ADAPTER_RATE,
+    EMBEDDING_OPTIMIZER,
     EMBEDDING_RATE,
     OptimizerConfig,
     drop_group,
@@ -45,9 +46,7 @@ class TrainConfig:
     """Share of the way to the table's norm that a training vector is pulled after each step."""
     objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
-    embedding_optimizer: OptimizerConfig = field(
-        default_factory=lambda: OptimizerConfig(weight_decay=0.0)
-    )
+    embedding_optimizer: OptimizerConfig = EMBEDDING_OPTIMIZER
 
     def __post_init__(self) -> None:
         for name in ("steps", "batch_size", "accumulation"):

@@ -44,6 +44,9 @@ class OptimizerConfig:
         return 1.0 if self.algorithm is Algorithm.PRODIGY else default
 
 
+EMBEDDING_OPTIMIZER = OptimizerConfig(weight_decay=0.0)
+"""Of the concepts, unless another is chosen: their norms are pulled already, and not to zero."""
+
 ADAPTER_RATE = 1e-4
 EMBEDDING_RATE = 1e-3
 
