@@ -22,7 +22,15 @@ class TrainingData:
     """Raw codec latents, (channels, height / 8, width / 8) on the CPU"""
     captions: Sequence[Caption]
     crops: Sequence[Crop]
+    """One for each latent"""
     batches: Batches
+    masks: Sequence[Tensor | None] = ()
+    """How much each place of a latent counts, (height / 8, width / 8), none being 0 everywhere;
+    None counts all places alike, as no masks at all do"""
+    views: Sequence[Sequence[int]] = ()
+    """Which latents show each picture, one of them drawn each time; empty for one a picture"""
+    texts: Sequence[Sequence[int]] = ()
+    """Which captions describe each picture, one of them drawn each time; empty for one each"""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -37,6 +45,8 @@ class Batch:
     """(batch,) schedule positions in [0, 1)"""
     captions: tuple[Caption, ...]
     crops: tuple[Crop, ...]
+    mask: Tensor | None = None
+    """(batch, height, width) how much each place of a latent counts; None counts all alike"""
 
 
 EMPTY: Caption = ("",)
@@ -49,21 +59,45 @@ def draw_batch(data: TrainingData, seed: int, micro_step: int, dropout: float) -
     and the sample's place in the batch, so a resumed run or another device draws the same.
     """
     items = data.batches.at(micro_step)
+    shown = _choices(data.views, items, seed, "view", micro_step)
+    told = _choices(data.texts, items, seed, "text", micro_step)
     noise, offset, positions = list[Tensor](), list[Tensor](), list[Tensor]()
     captions = list[Caption]()
-    for place, item in enumerate(items):
+    for place, (view, text) in enumerate(zip(shown, told, strict=True)):
         draw = generator(seed, "sample", micro_step, place)
         positions.append(torch.rand((), generator=draw, dtype=torch.float64))
         dropped = torch.rand((), generator=draw).item() < dropout
-        captions.append(EMPTY if dropped else data.captions[item])
-        latent = data.latents[item]
+        captions.append(EMPTY if dropped else data.captions[text])
+        latent = data.latents[view]
         noise.append(torch.randn(latent.shape, generator=draw))
         offset.append(torch.randn(latent.shape[0], generator=draw))
     return Batch(
-        latents=torch.stack([data.latents[item] for item in items]),
+        latents=torch.stack([data.latents[view] for view in shown]),
         noise=torch.stack(noise),
         offset=torch.stack(offset),
         positions=torch.stack(positions),
         captions=tuple(captions),
-        crops=tuple(data.crops[item] for item in items),
+        crops=tuple(data.crops[view] for view in shown),
+        mask=_stacked_masks(data, shown),
     )
+
+
+def _choices(
+    options: Sequence[Sequence[int]], items: Sequence[int], seed: int, kind: str, micro_step: int
+) -> list[int]:
+    """One of the options of each item, drawn apart from everything else of the step."""
+    if not options:
+        return list(items)
+    draws = (generator(seed, kind, micro_step, place) for place in range(len(items)))
+    chosen = zip((options[item] for item in items), draws, strict=True)
+    return [row[int(torch.randint(len(row), (), generator=draw))] for row, draw in chosen]
+
+
+def _stacked_masks(data: TrainingData, shown: Sequence[int]) -> Tensor | None:
+    """(batch, height, width), or None when no latent of the batch has a mask."""
+    masks = [data.masks[view] if data.masks else None for view in shown]
+    if all(mask is None for mask in masks):
+        return None
+    sizes = [data.latents[view].shape[-2:] for view in shown]
+    rows = zip(masks, sizes, strict=True)
+    return torch.stack([torch.ones(size) if mask is None else mask for mask, size in rows])

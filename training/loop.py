@@ -209,7 +209,7 @@ def batch_loss(run: Run, batch: Batch) -> tuple[Tensor, Noised]:
     noised = denoiser.noised(batch.latents, noise, batch.positions)
     output = denoiser.predict(noised, run.conditions.of(batch.captions), batch.crops)
     weights = sample_weights(noised, objective, is_flow=denoiser.is_flow)
-    return weighted_mse(output, noised.target, weights), noised
+    return weighted_mse(output, noised.target, weights, batch.mask), noised
 
 
 def prior_loss(run: Run, batch: Batch, noised: Noised, micro_step: int) -> Tensor:

@@ -61,10 +61,26 @@ def sample_weights(noised: Noised, config: ObjectiveConfig, *, is_flow: bool) ->
     return min_snr_weight(noised.snr, noised.gain, config.min_snr_gamma)
 
 
-def weighted_mse(output: Tensor, target: Tensor, weights: Tensor) -> Tensor:
-    """Mean over the batch of weight times mean squared error, a scalar."""
-    error = (output - target).square().flatten(1).mean(dim=1)
-    return (error * weights.to(error)).mean()
+def weighted_mse(
+    output: Tensor, target: Tensor, weights: Tensor, mask: Tensor | None = None
+) -> Tensor:
+    """Mean over the batch of weight times mean squared error, a scalar.
+
+    The mask, (batch, height, width), says how much each place counts. The error of a sample is
+    the mean over what counts, sum(mask * error) / sum(mask), so that a small subject trains as
+    strongly as a large one.
+    """
+    error = (output - target).square()
+    return (masked_mean(error, mask) * weights.to(error)).mean()
+
+
+def masked_mean(values: Tensor, mask: Tensor | None) -> Tensor:
+    """(batch, channels, ..., height, width) to (batch,), each place weighed by the mask."""
+    if mask is None:
+        return values.flatten(1).mean(dim=1)
+    between = [1] * (values.ndim - mask.ndim)
+    share = mask.to(values).reshape(len(mask), *between, *mask.shape[1:]).expand_as(values)
+    return (values * share).flatten(1).sum(dim=1) / share.flatten(1).sum(dim=1)
 
 
 def offset_noise(noise: Tensor, offset: Tensor, weight: float) -> Tensor:
