@@ -16,6 +16,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent
 sys.path.insert(0, str(ROOT / "tests"))
 
+from harness.browser import ensure_browser  # noqa: E402
 from harness.demo import run_demo  # noqa: E402
 from harness.environment import (  # noqa: E402
     MODULES,
@@ -39,6 +40,7 @@ def run(name: str, command: Command, **variables: str) -> int:
 
 def test(python: Path, host: Path, arguments: Sequence[str]) -> int:
     """Linters, types and tests; pytest's summary is the last line when all is well."""
+    ensure_browser(say)
     checks = {
         "ruff check": ["ruff", "check", "--no-cache", "."],
         "ruff format --check": ["ruff", "format", "--check", "."],

@@ -5,6 +5,7 @@ from __future__ import annotations
 from comfy_api.latest import ComfyExtension, io
 
 from . import adapters, bundles, concepts, dataset, evaluate, recipe, train
+from .host import routes, run_routes
 
 NODES: list[type[io.ComfyNode]] = [
     *dataset.NODES,
@@ -16,9 +17,15 @@ NODES: list[type[io.ComfyNode]] = [
     *evaluate.NODES,
 ]
 
+ROUTES: list[routes.Route] = [*run_routes.ROUTES]
+
 
 class Extension(ComfyExtension):
     """What ComfyUI asks the pack for."""
+
+    async def on_load(self) -> None:
+        """Add the pack's routes while the server is still being built."""
+        routes.register(ROUTES)
 
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
         """Every node of the pack."""

@@ -13,7 +13,7 @@ from ..training.schedule import Schedule
 from . import sockets
 from .host.bundling import apply_bundle
 from .host.request import Request
-from .host.runs import run_training
+from .host.runs import Trained, run_training
 
 CHECKPOINTING = ["on", "off"]
 
@@ -162,6 +162,7 @@ class TrainConcepts(io.ComfyNode):
                     tooltip="Class pictures, for an objective with that prior.",
                 ),
             ],
+            hidden=[io.Hidden.unique_id],
             outputs=[
                 sockets.Bundle.Output(display_name="bundle"),
                 io.Model.Output(display_name="model"),
@@ -221,18 +222,23 @@ class TrainConcepts(io.ComfyNode):
             checkpointing=checkpointing == "on",
             run_name=run_name,
             checkpoint_every=checkpoint_every,
+            node=cls.hidden.unique_id or "",
         )
-        trained = run_training(model, clip, vae, request)
-        origin = f"the run {trained.folder.name}"
-        new_model, new_clip, _, _ = apply_bundle(model, clip, trained.bundle, origin=origin)
-        return io.NodeOutput(
-            trained.bundle,
-            new_model,
-            new_clip,
-            dict(trained.bundle.lora),
-            {"loss": trained.losses},
-            trained.report,
-        )
+        return outputs(model, clip, run_training(model, clip, vae, request))
+
+
+def outputs(model: Any, clip: Any, trained: Trained) -> io.NodeOutput:
+    """The bundle by itself, applied to the models, and in the forms that core nodes take."""
+    origin = f"the run {trained.folder.name}"
+    new_model, new_clip, _, _ = apply_bundle(model, clip, trained.bundle, origin=origin)
+    return io.NodeOutput(
+        trained.bundle,
+        new_model,
+        new_clip,
+        dict(trained.bundle.lora),
+        {"loss": trained.losses},
+        trained.report,
+    )
 
 
 NODES = [TrainConcepts]

@@ -7,9 +7,16 @@ import os
 import shutil
 import sys
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
+
+from harness.browser import MISSING, find_browser
+
+if TYPE_CHECKING:
+    from harness.server import Server
 
 TESTS = Path(__file__).resolve().parent
 ROOT = TESTS.parent
@@ -61,19 +68,40 @@ def pytest_report_header() -> str:
 
 def pytest_ignore_collect(collection_path: Path) -> bool | None:
     """Leave tests/host out when there is no host: its files import it."""
-    return True if not HOST and collection_path == TESTS / "host" else None
+    folders = (TESTS / "host", TESTS / "browser")
+    return True if not HOST and collection_path in folders else None
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark what lies in tests/host, and skip what this machine cannot run."""
+    """Mark what lies in tests/host and tests/browser, and skip what this machine cannot run."""
     for item in items:
         if TESTS / "host" in item.path.parents:
             item.add_marker("host")
+        elif TESTS / "browser" in item.path.parents:
+            item.add_marker("browser")
+            if not find_browser():
+                item.add_marker(pytest.mark.skip(reason=MISSING))
         elif not HOST and item.get_closest_marker("host"):
             item.add_marker(pytest.mark.skip(reason="needs ComfyUI: set PIVOTAL_COMFYUI"))
         if item.get_closest_marker("cuda") and not has_cuda():
             item.add_marker(pytest.mark.skip(reason="needs an NVIDIA GPU"))
+
+
+@pytest.fixture(scope="session")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """A real server with the pack linked and `sd15.safetensors` among its checkpoints."""
+    from harness.checkpoints import cached_checkpoint, place
+    from harness.environment import PACK, link
+    from harness.server import Server
+    from world import checkpoints
+
+    base = tmp_path_factory.mktemp("server")
+    checkpoint = cached_checkpoint("sd15", checkpoints.build_sd15)
+    place(checkpoint, base / "models" / "checkpoints" / "sd15.safetensors")
+    link(ROOT, base / "custom_nodes" / PACK)
+    with Server(Path(sys.executable), Path(str(HOST)), base, ["--cpu"]) as running:
+        yield running
 
 
 def has_cuda() -> bool:

@@ -19,7 +19,7 @@ SHIPPED.append(ROOT / "__init__.py")
 HOST = {"comfy", "comfy_api", "comfy_execution", "comfy_extras", "folder_paths", "nodes", "server"}
 HOST |= {"execution", "latent_preview", "node_helpers"}
 # Packages that the host requires and that only its adapter may use.
-HOST |= {"tqdm"}
+HOST |= {"tqdm", "aiohttp"}
 ENGINE = {"torch", "safetensors", "PIL"}
 LAZY = {"diffusers", "prodigyopt", "transformers"}
 NETWORK_AND_SHELL = {"ftplib", "http", "multiprocessing", "pickle", "requests", "socket"}

@@ -31,6 +31,8 @@ class Request:
     run_name: str = "concept"
     checkpoint_every: int = 250
     """Steps between checkpoints; 0 keeps one at the end and on Cancel alone."""
+    node: str = ""
+    """Execution id of the node that asks, which the editor shows the run on"""
 
     def checked(self) -> Request:
         """The request ready to run; ValueError, before any work, for what cannot be trained."""

@@ -85,6 +85,15 @@ class RunFolder:
         save_bundle(bundle, self.bundle, Container.A1111, torch.float32)
 
 
+def read_lines(journal: Path) -> list[dict[str, Any]]:
+    """The whole lines of a journal; one that is being written, or was cut off, is left out."""
+    try:
+        text = journal.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        return []
+    return [json.loads(line) for line in text.split("\n")[:-1]]
+
+
 def replace_text(path: Path, text: str) -> None:
     """Write a text file in place of the one at `path`, atomically."""
     temporary = path.with_name(f"{path.name}.part")

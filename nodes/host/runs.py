@@ -23,12 +23,14 @@ from ...bundles.manifest import Bundle
 from ...training.loop import Parts, StepReport, train
 from ...training.plot import loss_plot
 from ...training.state import RunState
+from .events import send_event
 from .families import check_clip, check_vae, family_of
 from .latents import HostLatentCodec
+from .live import LiveRun, going_live
 from .models import HostDenoiser
 from .parts import make_bundle, make_parts
 from .request import Request
-from .run_folder import RunFolder, find_run_folder, model_digest
+from .run_folder import RunFolder, find_run_folder, model_digest, read_lines
 from .text import HostTextEncoder
 
 SECONDS_BETWEEN_REPORTS = 0.5
@@ -63,15 +65,21 @@ def run_training(model: ModelPatcher, clip: CLIP, vae: VAE, request: Request) ->
         folder = find_run_folder(request.run_name, identity(request, model, clip, vae))
         if folder.bundle.exists():
             return _read(folder)
-        text = HostTextEncoder(clip)
-        denoiser = HostDenoiser(
-            model, checkpointing=request.checkpointing, companions=text.companions
-        )
-        parts = make_parts(request, denoiser, text, HostLatentCodec(vae))
-        started, state = time.monotonic(), folder.load()
-        folder.create()
-        losses = _consume(parts, request, folder, state)
-        bundle = make_bundle(request, parts, family_of(model))
+        with going_live(LiveRun(folder.path.name, request.node, request.config.steps)) as live:
+            return _train(model, clip, vae, request, folder, live)
+
+
+def _train(
+    model: ModelPatcher, clip: CLIP, vae: VAE, request: Request, folder: RunFolder, live: LiveRun
+) -> Trained:
+    """Train from the folder's checkpoint, if any, to the end, and leave the result there."""
+    text = HostTextEncoder(clip)
+    denoiser = HostDenoiser(model, checkpointing=request.checkpointing, companions=text.companions)
+    parts = make_parts(request, denoiser, text, HostLatentCodec(vae))
+    started, state = time.monotonic(), folder.load()
+    folder.create()
+    losses = _consume(parts, request, folder, state, live)
+    bundle = make_bundle(request, parts, family_of(model))
     seconds, begun = time.monotonic() - started, state.step if state else 0
     report = _report(request, parts, losses, seconds, begun, folder.path)
     folder.finish(bundle, report, loss_plot(losses))
@@ -96,7 +104,7 @@ def _read(folder: RunFolder) -> Trained:
 
 
 def _consume(
-    parts: Parts, request: Request, folder: RunFolder, start: RunState | None
+    parts: Parts, request: Request, folder: RunFolder, start: RunState | None, live: LiveRun
 ) -> list[float]:
     """Drive the loop to its end; however it ends, the last whole step is kept.
 
@@ -112,7 +120,7 @@ def _consume(
         keeper,
         closing(train(parts, config, start)) as steps,
     ):
-        reporter = _Reporter(journal, config.steps)
+        reporter = _Reporter(journal, live)
         for report in steps:
             keeper.take(report)
             terminal.update()
@@ -156,19 +164,24 @@ class _Keeper:
 class _Reporter:
     """Writes a line about the run now and then; every step would make the GPU wait for it."""
 
-    def __init__(self, journal: TextIO, steps: int):
-        self._journal, self._steps = journal, steps
+    def __init__(self, journal: TextIO, live: LiveRun):
+        self._journal, self._live = journal, live
+        self._written = len(read_lines(Path(journal.name)))
         self._started = self._last = time.monotonic()
 
     def tell(self, report: StepReport) -> None:
         now, done = time.monotonic(), report.step + 1
-        if done not in (1, self._steps) and now - self._last < SECONDS_BETWEEN_REPORTS:
+        if done not in (1, self._live.steps) and now - self._last < SECONDS_BETWEEN_REPORTS:
             return
         self._last = now
-        line = {"step": done, "steps": self._steps, "loss": report.loss.item()}
+        line = {"step": done, "steps": self._live.steps, "loss": report.loss.item()}
         line["seconds"] = round(now - self._started, 3)
         self._journal.write(json.dumps(line) + "\n")
         self._journal.flush()
+        self._live.latest = line
+        place = {"run": self._live.name, "node": self._live.node, "index": self._written}
+        send_event("report", {**place, "report": line})
+        self._written += 1
 
 
 def _report(

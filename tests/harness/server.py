@@ -151,6 +151,17 @@ class Server:
             raise ServerFailed(sentence)
         return found
 
+    def wait_until_idle(self, timeout: float) -> None:
+        """Return when nothing runs and nothing waits."""
+        end = time.monotonic() + timeout
+        while time.monotonic() < end:
+            self.check_alive()
+            queue = self.get("/queue")
+            if not queue["queue_running"] and not queue["queue_pending"]:
+                return
+            time.sleep(0.1)
+        raise ServerFailed(f"The queue was not empty after {timeout:.0f} s.\n{self.tail()}")
+
     def interrupt(self) -> None:
         """Press Cancel."""
         self.post("/interrupt", {})

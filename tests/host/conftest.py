@@ -1,10 +1,8 @@
-"""What host tests share: one host in this process, two tiny checkpoints, one real server."""
+"""What host tests share: one host in this process and two tiny checkpoints."""
 
 from __future__ import annotations
 
 import gc
-import os
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -12,10 +10,8 @@ import comfy.model_management
 import pytest
 import torch
 
-from harness.checkpoints import cached_checkpoint, place
-from harness.environment import PACK, link
+from harness.checkpoints import cached_checkpoint
 from harness.runner import Host, Loaded, Outputs, start_host
-from harness.server import Server
 from world import checkpoints
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -66,15 +62,3 @@ def sdxl(host: Host) -> Iterator[Loaded]:
     del host.loaded["sdxl"]
     comfy.model_management.unload_all_models()
     gc.collect()
-
-
-@pytest.fixture(scope="session")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """A real server with the pack linked and `sd15.safetensors` among its checkpoints."""
-    base = tmp_path_factory.mktemp("server")
-    checkpoint = cached_checkpoint("sd15", checkpoints.build_sd15)
-    place(checkpoint, base / "models" / "checkpoints" / "sd15.safetensors")
-    link(ROOT, base / "custom_nodes" / PACK)
-    comfyui = Path(os.environ["PIVOTAL_COMFYUI"])
-    with Server(Path(sys.executable), comfyui, base, ["--cpu"]) as running:
-        yield running

@@ -1,0 +1,39 @@
+"""Prompts for the editor: widgets that are not given keep their defaults there."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+Prompt = dict[str, dict[str, Any]]
+PICTURES = "browser"
+
+
+def training(run_name: str, **settings: Any) -> Prompt:
+    """Load a checkpoint, learn TOK with LoRA from small pictures, show the report."""
+    base = {"model": ["1", 0], "clip": ["1", 1], "vae": ["1", 2]}
+    own = {"steps": 100_000, "resolution": 64, "checkpointing": "off", "run_name": run_name}
+    parts = {"dataset": ["2", 0], "concepts": ["3", 0], "adapter": ["4", 0]}
+    return {
+        "1": node("CheckpointLoaderSimple", ckpt_name="sd15.safetensors"),
+        "2": node("Pivotal_LoadDataset", folder=PICTURES),
+        "3": node("Pivotal_Concept", placeholder="TOK", name="tok", initial="dog"),
+        "4": node("Pivotal_Lora", rank=2, alpha=2.0),
+        "5": node("Pivotal_TrainConcepts", **base, **own, **parts, **settings),
+        "6": node("PreviewAny", source=["5", 5]),
+    }
+
+
+def node(kind: str, **inputs: Any) -> dict[str, Any]:
+    return {"class_type": kind, "inputs": inputs, "_meta": {"title": kind}}
+
+
+def write_pictures(base: Path) -> None:
+    """Two small pictures with captions in the server's input folder."""
+    folder = base / "input" / PICTURES
+    folder.mkdir(parents=True, exist_ok=True)
+    for number, caption in enumerate(["a TOK", "TOK on grass"]):
+        Image.new("RGB", (64, 64), (90 * number, 160, 60)).save(folder / f"{number}.png")
+        (folder / f"{number}.txt").write_text(caption, encoding="utf-8")

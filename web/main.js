@@ -1,0 +1,32 @@
+/** The pack's one extension: each feature is a module that says what it adds to the editor. */
+import { app } from "../../scripts/app.js";
+import * as runMonitor from "./run_monitor.js";
+import * as runView from "./run_view.js";
+
+/**
+ * A feature exports any of: `bottomPanelTabs`, `nodeCreated(node)`, `graphLoaded()` after a
+ * workflow was opened, and `setup()`, once. Importing a feature changes nothing by itself.
+ */
+const FEATURES = [runMonitor, runView];
+
+function loadStyle() {
+  const link = document.createElement("link");
+  link.rel = "stylesheet";
+  link.href = new URL("./pivotal.css", import.meta.url).href;
+  document.head.append(link);
+}
+
+app.registerExtension({
+  name: "pivotal.editor",
+  bottomPanelTabs: FEATURES.flatMap((feature) => feature.bottomPanelTabs ?? []),
+  setup() {
+    loadStyle();
+    for (const feature of FEATURES) feature.setup?.();
+  },
+  nodeCreated(node) {
+    for (const feature of FEATURES) feature.nodeCreated?.(node);
+  },
+  afterConfigureGraph() {
+    for (const feature of FEATURES) feature.graphLoaded?.();
+  },
+});
