@@ -14,13 +14,13 @@ ROOT = Path(__file__).resolve().parents[2]
 RESULTS = ROOT / "benchmarks" / "results"
 
 
-def prepare(base: Path) -> None:
+def prepare(base: Path, *, cpu: bool = True) -> None:
     """Make the host, the pack (as `pack`) and the tests' sprite world importable."""
     sys.path[:0] = [str(ROOT / "tests"), os.environ["PIVOTAL_COMFYUI"], str(ROOT / "benchmarks")]
     import comfy.options  # noqa: F401
     from comfy.cli_args import args
 
-    args.cpu, args.base_directory = True, str(base)
+    args.cpu, args.base_directory = cpu, str(base)
     spec = importlib.util.spec_from_file_location(
         "pack", ROOT / "__init__.py", submodule_search_locations=[str(ROOT)]
     )

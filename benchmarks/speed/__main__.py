@@ -1,0 +1,70 @@
+"""Measures the parts that are missing and writes the page; `dev.py bench speed` calls it."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[2]
+RESULTS = ROOT / "benchmarks" / "results"
+sys.path[:] = [entry for entry in sys.path if Path(entry) != Path(__file__).parent]
+sys.path[:0] = [str(ROOT / "tests"), str(ROOT / "benchmarks")]
+
+from harness.environment import say  # noqa: E402
+from speed.parts import Part, cpu_parts, cuda_parts  # noqa: E402
+from speed.play import play  # noqa: E402
+from speed.report import write  # noqa: E402
+
+
+def wanted(names: Sequence[str]) -> list[Part]:
+    """The named parts, or all that this machine can measure."""
+    import torch
+
+    parts = cpu_parts() + (cuda_parts() if torch.cuda.is_available() else [])
+    unknown = set(names) - {part.name for part in parts}
+    if unknown:
+        listed = ", ".join(part.name for part in parts)
+        raise SystemExit(f"There is no part {', '.join(sorted(unknown))}: use {listed}.")
+    return [part for part in parts if not names or part.name in names]
+
+
+def measured(part: Part, folder: Path, again: bool) -> list[dict[str, Any]]:
+    """A part's rows: as an earlier call left them in `folder`, or measured now."""
+    done = folder / f"{part.name.replace(' ', '_')}.json"
+    if again or not done.exists():
+        rows = play(part, folder / "contenders.log", say)
+        temporary = done.with_suffix(".part")
+        temporary.write_text(json.dumps(rows), encoding="utf-8")
+        temporary.replace(done)
+    return json.loads(done.read_text(encoding="utf-8"))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--work", type=Path, required=True, help="folder of the finished parts")
+    parser.add_argument("--parts", nargs="*", default=[], help="only these")
+    parser.add_argument("--again", action="store_true", help="measure also what is done")
+    parser.add_argument("--rounds", type=int, default=0, help="instead of each part's own")
+    parser.add_argument("--results", type=Path, default=RESULTS)
+    arguments = parser.parse_args()
+    arguments.work.mkdir(parents=True, exist_ok=True)
+    for part in wanted(arguments.parts):
+        part = replace(part, rounds=arguments.rounds or part.rounds)
+        measured(part, arguments.work, arguments.again)
+    every = {part.name: part for part in cpu_parts() + cuda_parts()}
+    files = {name: arguments.work / f"{name.replace(' ', '_')}.json" for name in every}
+    found = {
+        name: json.loads(path.read_text(encoding="utf-8"))
+        for name, path in files.items()
+        if path.exists()
+    }
+    write(found, arguments.results)
+
+
+if __name__ == "__main__":
+    main()

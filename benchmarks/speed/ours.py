@@ -1,0 +1,126 @@
+"""Ours: the loop of the pack on the host's model, adapters on the attention layers or on all."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
+from typing import Any
+
+import torch
+
+from pack.nodes.host.models import HostDenoiser
+from pack.nodes.host.runs import gradients
+from pack.nodes.host.text import HostTextEncoder
+from pack.training.adapters import build_adapters
+from pack.training.adapters.lora import LoraConfig
+from pack.training.concepts import Concept, parse_caption
+from pack.training.data import TrainingData
+from pack.training.dataset.buckets import Crop
+from pack.training.dataset.order import Batches
+from pack.training.embeddings import initial_vectors
+from pack.training.loop import Parts, TrainConfig, train
+from pack.training.ports import Caption, Conditioning
+
+from .meter import Meter
+from .models import load_clip, load_model
+from .setup import PICTURES, WORDS, Setup
+
+STEPS = 100_000
+
+
+class Precomputed:
+    """A text encoder whose conditioning was made beforehand, as the peers get it."""
+
+    def __init__(self, width: int, pooled: int):
+        draw = torch.Generator().manual_seed(2)
+        self._tensors = {"cond": torch.randn(1, 77, width, generator=draw)}
+        if pooled:
+            self._tensors["pooled_output"] = torch.randn(1, pooled, generator=draw)
+
+    def norms(self) -> dict[str, float]:
+        return {}
+
+    def companions(self) -> list[Any]:
+        return []
+
+    @contextmanager
+    def attach(self, vectors: Mapping[str, Any]) -> Iterator[None]:
+        yield
+
+    def encode(self, captions: Sequence[Caption]) -> list[Conditioning]:
+        return [Conditioning(self._tensors) for _ in captions]
+
+    def release(self) -> None:
+        pass
+
+
+def concepts_of(setup: Setup) -> tuple[Concept, ...]:
+    """The concepts; in the phase after the pivot they have trained for one step."""
+    pivot = 1 / STEPS if setup.phase == "after the pivot" else 1.0
+    names = [f"thing{number}" for number in range(setup.concepts)]
+    return tuple(Concept(placeholder=name, initial="dog", pivot=pivot) for name in names)
+
+
+def data_of(setup: Setup, concepts: Sequence[Concept]) -> TrainingData:
+    """As many pictures as there are concepts, at least eight, each with a caption of its own."""
+    count = max(PICTURES, len(concepts))
+    side = 8 * setup.latent
+    draw = torch.Generator().manual_seed(3)
+    crop = Crop(
+        width=side, height=side, left=0, top=0, original_width=side, original_height=side
+    )  # fmt: skip
+    texts = [
+        WORDS.replace("thing", concepts[n % len(concepts)].placeholder) if concepts else WORDS
+        for n in range(count)
+    ]
+    return TrainingData(
+        latents=[
+            torch.randn(4, setup.latent, setup.latent, generator=draw) for _ in range(count)
+        ],
+        captions=[parse_caption(text, concepts) for text in texts],
+        crops=[crop] * count,
+        batches=Batches([0] * count, [1] * count, setup.batch, 0),
+    )  # fmt: skip
+
+
+def text_of(setup: Setup) -> tuple[Any, list[torch.nn.Module]]:
+    """The text encoder's port and the encoders behind it."""
+    if not setup.text:
+        xl = "sdxl" in setup.size
+        return Precomputed(2048 if xl else 768, 1280 if xl else 0), []
+    clip = load_clip(setup.size, getattr(torch, setup.text), setup.text_layers or None)
+    encoders = [m for m in clip.cond_stage_model.modules() if hasattr(m, "process_tokens")]
+    return HostTextEncoder(clip), [encoder.transformer for encoder in encoders]
+
+
+def run(setup: Setup, meter: Meter) -> None:
+    import comfy.model_management as management
+
+    model = load_model(setup.size, getattr(torch, setup.dtype))
+    text, encoders = text_of(setup)
+    management.load_models_gpu([*text.companions(), model])
+    meter.ready([model.model.diffusion_model, *encoders], encoders)
+    concepts = concepts_of(setup)
+    with gradients():
+        denoiser = HostDenoiser(
+            model, checkpointing=setup.checkpointing == "on", companions=text.companions
+        )
+        parts = Parts(
+            denoiser=denoiser,
+            text=text,
+            concepts=concepts,
+            vectors=initial_vectors(concepts, text, 0) if concepts else {},
+            adapters=build_adapters(adapter_of(setup), denoiser.layers(), 0),
+            data=data_of(setup, concepts),
+        )
+        config = TrainConfig(steps=STEPS, batch_size=setup.batch)
+        with closing(train(parts, config)) as steps:
+            for _ in steps:
+                meter.done()
+
+
+def adapter_of(setup: Setup) -> Any:
+    """LoRA on the attention layers, or on all that the pack can adapt."""
+    if setup.contender == "ours":
+        return LoraConfig(rank=setup.rank, alpha=setup.rank)
+    raise NotImplementedError("LoRA on all layers waits for the adapters' targets.")

@@ -1,0 +1,125 @@
+"""The results as JSON and as a page."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import os
+import platform
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from .statistics import median_interval, ratio_interval
+
+Row = Mapping[str, Any]
+PACKAGES = ("torch", "diffusers", "peft", "transformers")
+HEAD = """# Speed and memory of a training step
+
+{machine}. Random weights; latents of 32x32 (16x16 for the tiny sizes) unless a row says otherwise. `python3 dev.py
+bench speed` writes this page, part by part. Each contender is a process of its own; those of one part make their steps
+in turns. Ratios are medians over interleaved pairs with an interval of at least 95 % from order statistics. Memory is
+the peak above the process with its models loaded, the first step included; "kept" is what autograd keeps for backward
+beside resident weights; "first" is the time from loaded models to the end of the first step.
+
+Contenders: `ours`, LoRA on the attention layers by this pack's loop; `ours_all`, on all its layers; `floor`, the bare
+frozen UNet of ComfyUI forward and backward to its inputs with torch's attention, `floor_host` with the host's default
+attention; `native`, ComfyUI's Train LoRA node with its defaults (bf16, checkpointing); `native_bypass`, the same node in
+bypass mode with its fastest settings here (fp32, no checkpointing; adapters on all layers, norms and biases);
+`diffusers_peft`, the LoRA step of the diffusers scripts; `whole_table`, the pivotal step of the diffusers advanced
+script, which trains the whole token tables. `tiny_sdxl` is a small UNet with SDXL's conditioning, used with text
+encoders of full size.
+"""
+NO_GPU = """
+## On a GPU
+
+Not run: there was no GPU. The same command measures SDXL at 1024 in bf16 (batch 1 and 4, with and without
+checkpointing), fp16 and fp8 weights and the pivotal steps where there is one.
+"""
+
+
+def machine() -> dict[str, Any]:
+    """What the figures depend on."""
+    import torch
+
+    from harness.environment import HOST_VERSION
+
+    made = {name: importlib.metadata.version(name) for name in PACKAGES}
+    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else ""
+    return made | {
+        "ComfyUI": HOST_VERSION,
+        "python": platform.python_version(),
+        "system": platform.system(),
+        "processor": _processor(),
+        "cores": os.cpu_count(),
+        "gpu": gpu,
+    }
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return platform.processor()
+    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor()
+
+
+def write(parts: Mapping[str, Sequence[Row]], folder: Path) -> None:
+    """speed.json and speed.md from the parts that are done."""
+    found = machine()
+    content = {"machine": found, "parts": parts}
+    _replace(folder / "speed.json", json.dumps(content, indent=1) + "\n")
+    _replace(folder / "speed.md", page(found, parts))
+
+
+def _replace(path: Path, text: str) -> None:
+    temporary = path.with_suffix(f"{path.suffix}.part")
+    temporary.write_text(text, encoding="utf-8")
+    temporary.replace(path)
+
+
+def page(found: Mapping[str, Any], parts: Mapping[str, Sequence[Row]]) -> str:
+    """The page."""
+    versions = ", ".join(f"{name} {found[name]}" for name in ("ComfyUI", *PACKAGES))
+    where = found["gpu"] or "no GPU"
+    text = f"{versions}; {found['processor']}, {found['cores']} cores, {where}, {found['system']}"
+    lines = [HEAD.format(machine=text)]
+    for name, rows in parts.items():
+        lines += [f"## {name}", "", *_table(rows), *_ratios(rows), ""]
+    return "\n".join(lines) + ("" if found["gpu"] else NO_GPU)
+
+
+def _table(rows: Sequence[Row]) -> Iterator[str]:
+    yield "| row | s/step | 95 % | first, s | peak, MB | kept, MB | encoder calls | syncs |"
+    yield "|---|---|---|---|---|---|---|---|"
+    for row in rows:
+        if "failed" in row:
+            yield f"| {row['name']} | {row['failed']} | | | | | | |"
+            continue
+        spread = median_interval(row["seconds"])
+        yield (
+            f"| {row['name']} | {spread.median:.3f} | {spread.low:.3f} to {spread.high:.3f} | "
+            f"{row['first_step_seconds']:.2f} | {row['peak_bytes_above_model'] / 1e6:.0f} | "
+            f"{row['saved_bytes'] / 1e6:.0f} | {row['encoder_calls']} | "
+            f"{row['syncs'] if row['device'] == 'cuda' else '-'} |"
+        )
+
+
+def _ratios(rows: Sequence[Row]) -> Iterator[str]:
+    """Of the first row to all others."""
+    first, *others = rows
+    good = [row for row in others if "failed" not in row]
+    if "failed" in first or not good:
+        return
+    yield ""
+    yield f"| {first['name']} to | time | 95 % | pairs | memory | kept |"
+    yield "|---|---|---|---|---|---|"
+    for row in good:
+        ratio = ratio_interval(first["seconds"], row["seconds"])
+        memory = first["peak_bytes_above_model"] / max(row["peak_bytes_above_model"], 1)
+        kept = first["saved_bytes"] / max(row["saved_bytes"], 1)
+        yield (
+            f"| {row['name']} | {ratio.median:.3f} | {ratio.low:.3f} to {ratio.high:.3f} | "
+            f"{ratio.count} | {memory:.2f} | {kept:.2f} |"
+        )
