@@ -86,18 +86,19 @@ def demo(python: Path, host: Path, arguments: Sequence[str]) -> int:
 
 
 def bench(python: Path, host: Path, arguments: Sequence[str]) -> int:
-    """Measurements: `startup` of the host with and without the pack; `learning` of the methods."""
+    """Measurements: `startup` of the host with the pack, `learning` of the methods, `speed`."""
     if arguments[0] == "startup":
         return run("bench startup", [python, ROOT / "benchmarks" / "startup.py", host])
-    command = [python, ROOT / "benchmarks" / "learning", "--work", workspace("learning")]
-    return run("bench learning", command, PIVOTAL_COMFYUI=str(host), OMP_WAIT_POLICY="PASSIVE")
+    what, *rest = arguments
+    command = [python, ROOT / "benchmarks" / what, "--work", workspace(what), *rest]
+    return run(f"bench {what}", command, PIVOTAL_COMFYUI=str(host), OMP_WAIT_POLICY="PASSIVE")
 
 
 COMMANDS = {"demo": demo, "test": test, "serve": serve, "bench": bench}
 
 
 def parse(words: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
-    """Read the command line; what `test` and `serve` do not know goes to pytest and ComfyUI."""
+    """Read the command line; what a command does not know goes to pytest, ComfyUI or the bench."""
     common = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     common.add_argument("--comfyui", type=Path, help="use the ComfyUI in this folder")
     common.add_argument("--python", type=Path, help="the Python of that ComfyUI")
@@ -107,11 +108,11 @@ def parse(words: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
         options = {"parents": [common], "allow_abbrev": False}
         sub = commands.add_parser(name, help=(function.__doc__ or "").split("\n")[0], **options)
         if name == "bench":
-            sub.add_argument("what", choices=["startup", "learning"])
+            sub.add_argument("what", choices=["startup", "learning", "speed"])
     known, rest = parser.parse_known_args(words)
-    if rest and known.command in ("demo", "bench"):
+    if rest and (known.command == "demo" or getattr(known, "what", "") == "startup"):
         parser.error(f"{known.command} does not know {' '.join(rest)}")
-    return known, [known.what] if known.command == "bench" else rest
+    return known, [known.what, *rest] if known.command == "bench" else rest
 
 
 def main(words: Sequence[str]) -> int:

@@ -2,12 +2,40 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import torch
 
 from .concepts import mentioned
 from .ports import Caption, Conditioning, TextEncoder
+
+
+class StepConditions:
+    """The conditioning of one step, whose gradient goes through the encoders once, at its end.
+
+    Between the two the micro steps see constants that gather gradients, so a step of many
+    micro steps runs each caption's encoder forward and backward a single time.
+    """
+
+    def __init__(self, kept: Mapping[Caption, Conditioning], fresh: Mapping[Caption, Conditioning]):
+        self._kept, self._fresh = kept, fresh
+        self._leaves = {caption: one.leaves() for caption, one in fresh.items()}
+
+    def of(self, captions: Sequence[Caption]) -> list[Conditioning]:
+        """One conditioning a caption."""
+        return [self._leaves[c] if c in self._leaves else self._kept[c] for c in captions]
+
+    def backward(self) -> None:
+        """Add what the micro steps have gathered to the gradients of the vectors."""
+        pairs = [
+            (tensor, grad)
+            for caption, one in self._fresh.items()
+            for name, tensor in one.tensors.items()
+            if (grad := self._leaves[caption].tensors[name].grad) is not None
+        ]
+        if pairs:
+            tensors, grads = zip(*pairs, strict=True)
+            torch.autograd.backward(tensors, grads)
 
 
 class Conditions:
@@ -19,14 +47,14 @@ class Conditions:
         self._kept: dict[Caption, Conditioning] = {}
         self.settled = False
 
-    def of(self, captions: Sequence[Caption]) -> list[Conditioning]:
-        """One conditioning a caption; equal captions are encoded once and share their graph."""
-        distinct = list(dict.fromkeys(c for c in captions if c not in self._kept))
-        constant = [c for c in distinct if not mentioned(c) & self._live]
+    def of_step(self, captions: Iterable[Caption]) -> StepConditions:
+        """Everything that a step asks for: each distinct caption once, and those that move in
+        one batch through the encoders."""
+        distinct = [c for c in dict.fromkeys(captions) if c not in self._kept]
         moving = [c for c in distinct if mentioned(c) & self._live]
-        self._keep(constant)
+        self._keep([c for c in distinct if not mentioned(c) & self._live])
         fresh = dict(zip(moving, self._text.encode(moving), strict=True)) if moving else {}
-        return [fresh[c] if c in fresh else self._kept[c] for c in captions]
+        return StepConditions(self._kept, fresh)
 
     def _keep(self, captions: Sequence[Caption]) -> None:
         # One at a time: in a batch the last bits depend on the company, and a run that

@@ -49,6 +49,18 @@ class Batch:
     """(batch, height, width) how much each place of a latent counts; None counts all alike"""
 
 
+@dataclass(frozen=True, slots=True)
+class MicroStep:
+    """A batch, and what the prior holds on to beside it: class pictures, or the batch's classes."""
+
+    batch: Batch
+    prior: Batch | None
+
+    def captions(self) -> tuple[Caption, ...]:
+        """All that has to be encoded."""
+        return self.batch.captions + (self.prior.captions if self.prior else ())
+
+
 EMPTY: Caption = ("",)
 
 

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Generator, Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor, nn
 
 from .adapters.base import Adapter
 from .concepts import Concept, class_caption
-from .conditions import Conditions
-from .data import EMPTY, Batch, TrainingData, draw_batch
+from .conditions import Conditions, StepConditions
+from .data import EMPTY, Batch, MicroStep, TrainingData, draw_batch
 from .embeddings import Vectors, pull_norms
 from .objective import ObjectiveConfig, Prior, offset_noise, sample_weights, weighted_mse
 from .optimizers import (
@@ -170,22 +170,43 @@ def train(
             run.settle()
             for optimizer in run.optimizers.values():
                 set_learning_rates(optimizer, run.factor(step))
-            first = step * config.accumulation
-            losses = [backward(run, first + i) for i in range(config.accumulation)]
+            loss = accumulate(run, step)
             run.update(scale=config.accumulation * loss_scale(parts.data))
             run.pivot(step + 1)
-            yield StepReport(step, torch.stack(losses).mean(), run)
+            yield StepReport(step, loss, run)
 
 
-def backward(run: Run, micro_step: int) -> Tensor:
+def accumulate(run: Run, step: int) -> Tensor:
+    """Add the gradients of all batches of a step, times `loss_scale`; return the mean loss."""
+    count = run.config.accumulation
+    micro_steps = [draw(run, step * count + i) for i in range(count)]
+    conditions = run.conditions.of_step(c for one in micro_steps for c in one.captions())
+    losses = [backward(run, one, conditions) for one in micro_steps]
+    conditions.backward()
+    return torch.stack(losses).mean()
+
+
+def draw(run: Run, micro_step: int) -> MicroStep:
+    """What a micro step is made of, a pure function of the seed and its number."""
+    parts, seed, objective = run.parts, run.config.seed, run.config.objective
+    batch = draw_batch(parts.data, seed, micro_step, objective.caption_dropout)
+    if objective.prior is Prior.NONE:
+        return MicroStep(batch, None)
+    if parts.prior_data is not None:
+        return MicroStep(batch, draw_batch(parts.prior_data, seed + 1, micro_step, dropout=0.0))
+    captions = tuple(class_caption(caption, parts.concepts) for caption in batch.captions)
+    return MicroStep(batch, replace(batch, captions=captions))
+
+
+def backward(run: Run, micro_step: MicroStep, conditions: StepConditions) -> Tensor:
     """Add the gradients of one batch, and of its prior, times `loss_scale`; return the loss."""
-    parts, objective = run.parts, run.config.objective
-    batch = draw_batch(parts.data, run.config.seed, micro_step, objective.caption_dropout)
-    loss, noised = batch_loss(run, batch)
-    add_gradients(loss + penalties(parts), loss_scale(parts.data))
-    if objective.prior is not Prior.NONE:
-        prior = prior_loss(run, batch, noised, micro_step) * objective.prior_weight
-        add_gradients(prior, loss_scale(parts.data))
+    scale = loss_scale(run.parts.data)
+    loss, noised = batch_loss(run, micro_step.batch, conditions)
+    add_gradients(loss + penalties(run.parts), scale)
+    if micro_step.prior is not None:
+        prior = prior_loss(run, micro_step.prior, noised, conditions)
+        prior = prior * run.config.objective.prior_weight
+        add_gradients(prior, scale)
         loss = loss.detach() + prior
     return loss.detach()
 
@@ -202,32 +223,30 @@ def add_gradients(loss: Tensor, scale: float) -> None:
         torch.autograd.backward(loss * scale)
 
 
-def batch_loss(run: Run, batch: Batch) -> tuple[Tensor, Noised]:
+def batch_loss(run: Run, batch: Batch, conditions: StepConditions) -> tuple[Tensor, Noised]:
     """The objective on one batch, a scalar with its graph, and what was fed to the network."""
     objective, denoiser = run.config.objective, run.parts.denoiser
     noise = offset_noise(batch.noise, batch.offset, objective.noise_offset)
     noised = denoiser.noised(batch.latents, noise, batch.positions)
-    output = denoiser.predict(noised, run.conditions.of(batch.captions), batch.crops)
+    output = denoiser.predict(noised, conditions.of(batch.captions), batch.crops)
     weights = sample_weights(noised, objective, is_flow=denoiser.is_flow)
     return weighted_mse(output, noised.target, weights, batch.mask), noised
 
 
-def prior_loss(run: Run, batch: Batch, noised: Noised, micro_step: int) -> Tensor:
+def prior_loss(run: Run, prior: Batch, noised: Noised, conditions: StepConditions) -> Tensor:
     """What the model must not forget: class pictures, or its own untrained prediction of the class.
 
     Class pictures are DreamBooth's prior preservation (Ruiz et al. 2022, arXiv 2208.12242,
     eq. 2); without pictures the frozen base itself says what the class looks like under the
     same noise.
     """
-    parts, seed = run.parts, run.config.seed
+    parts = run.parts
     if parts.prior_data is not None:
-        prior_batch = draw_batch(parts.prior_data, seed + 1, micro_step, dropout=0.0)
-        return batch_loss(run, prior_batch)[0]
-    captions = [class_caption(caption, parts.concepts) for caption in batch.captions]
-    conditions = run.conditions.of(captions)
+        return batch_loss(run, prior, conditions)[0]
+    classes = conditions.of(prior.captions)
     with torch.no_grad():
-        target = parts.denoiser.predict(noised, conditions, batch.crops, adapted=False)
-    output = parts.denoiser.predict(noised, conditions, batch.crops)
+        target = parts.denoiser.predict(noised, classes, prior.crops, adapted=False)
+    output = parts.denoiser.predict(noised, classes, prior.crops)
     weights = sample_weights(noised, run.config.objective, is_flow=parts.denoiser.is_flow)
     return weighted_mse(output, target, weights)
 

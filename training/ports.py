@@ -44,6 +44,14 @@ class Conditioning:
         """The same values without their graph, fit to be kept for later steps."""
         return Conditioning({name: tensor.detach() for name, tensor in self.tensors.items()})
 
+    def leaves(self) -> Conditioning:
+        """The same values as the start of a graph, which gather the gradients that reach them."""
+        leaves = {
+            name: tensor.detach().requires_grad_(tensor.requires_grad)
+            for name, tensor in self.tensors.items()
+        }
+        return Conditioning(leaves)
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Noised:

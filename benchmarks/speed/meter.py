@@ -1,4 +1,4 @@
-"""What a contender's process measures of itself: seconds, peak memory, tensors kept for backward."""
+"""What a contender's process measures of itself: seconds, peak memory, what backward keeps."""
 
 from __future__ import annotations
 

@@ -16,25 +16,27 @@ Row = Mapping[str, Any]
 PACKAGES = ("torch", "diffusers", "peft", "transformers")
 HEAD = """# Speed and memory of a training step
 
-{machine}. Random weights; latents of 32x32 (16x16 for the tiny sizes) unless a row says otherwise. `python3 dev.py
-bench speed` writes this page, part by part. Each contender is a process of its own; those of one part make their steps
-in turns. Ratios are medians over interleaved pairs with an interval of at least 95 % from order statistics. Memory is
-the peak above the process with its models loaded, the first step included; "kept" is what autograd keeps for backward
-beside resident weights; "first" is the time from loaded models to the end of the first step.
+{machine}. Random weights; latents of 32x32 (16x16 for the tiny sizes) unless a row says otherwise.
+`python3 dev.py bench speed` writes this page, part by part. Each contender is a process of its
+own; those of one part make their steps in turns. Ratios are medians over interleaved pairs with an
+interval of at least 95 % from order statistics. Memory is the peak above the process with its
+models loaded, the first step included; "kept" is what autograd keeps for backward beside resident
+weights; "first" is the time from loaded models to the end of the first step.
 
-Contenders: `ours`, LoRA on the attention layers by this pack's loop; `ours_all`, on all its layers; `floor`, the bare
-frozen UNet of ComfyUI forward and backward to its inputs with torch's attention, `floor_host` with the host's default
-attention; `native`, ComfyUI's Train LoRA node with its defaults (bf16, checkpointing); `native_bypass`, the same node in
-bypass mode with its fastest settings here (fp32, no checkpointing; adapters on all layers, norms and biases);
-`diffusers_peft`, the LoRA step of the diffusers scripts; `whole_table`, the pivotal step of the diffusers advanced
-script, which trains the whole token tables. `tiny_sdxl` is a small UNet with SDXL's conditioning, used with text
-encoders of full size.
+Contenders: `ours`, LoRA on the attention layers by this pack's loop; `ours_all`, on all its
+layers; `floor`, the bare frozen UNet of ComfyUI forward and backward to its inputs with torch's
+attention, `floor_host` with the host's default attention; `native`, ComfyUI's Train LoRA node with
+its defaults (bf16, checkpointing); `native_bypass`, the same node in bypass mode with its fastest
+settings here (fp32, no checkpointing; adapters on all layers, norms and biases); `diffusers_peft`,
+the LoRA step of the diffusers scripts; `whole_table`, the pivotal step of the diffusers advanced
+script, which trains the whole token tables. `tiny_sdxl` is a small UNet with SDXL's conditioning,
+used with text encoders of full size.
 """
 NO_GPU = """
 ## On a GPU
 
-Not run: there was no GPU. The same command measures SDXL at 1024 in bf16 (batch 1 and 4, with and without
-checkpointing), fp16 and fp8 weights and the pivotal steps where there is one.
+Not run: there was no GPU. The same command measures SDXL at 1024 in bf16 (batch 1 and 4, with and
+without checkpointing), fp16 and fp8 weights and the pivotal steps where there is one.
 """
 
 

@@ -57,9 +57,7 @@ class Keeper:
 
     @torch.no_grad()
     def restore(self) -> None:
-        for encoder, before, spread in zip(
-            self._encoders, self._before, self._spread, strict=True
-        ):
+        for encoder, before, spread in zip(self._encoders, self._before, self._spread, strict=True):
             rows = table(encoder).data
             old = self._old.to(rows.device)
             rows[old] = before[old].to(rows)

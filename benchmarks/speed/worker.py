@@ -33,6 +33,7 @@ def main() -> None:
     sys.path[:] = [entry for entry in sys.path if Path(entry) != Path(__file__).parent]
     sys.path[:0] = [str(ROOT / "tests"), str(ROOT / "benchmarks")]
     from learning.__main__ import prepare
+
     from speed.setup import parse
 
     setup = parse(words)
