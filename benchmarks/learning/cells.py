@@ -1,71 +1,186 @@
-"""One cell of the benchmark: a method trained with one seed, scored and kept on the disk."""
+"""One cell of the benchmark: a subject, a method and a seed, trained, scored and kept as a row."""
 
 from __future__ import annotations
 
+import hashlib
 import json
 import time
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from PIL import Image
+from torch import Tensor
 
 from pack.bundles.containers import Container, save_bundle
+from pack.bundles.manifest import Bundle
 from pack.nodes.host.bundling import apply_bundle
-from pack.nodes.host.runs import Request, run_training
+from pack.nodes.host.request import Request
+from pack.nodes.host.runs import run_training
 from pack.training.dataset.folder import read_folder
 from world.concepts import write_folder
-from world.measure_base import save_grid
 
-from .methods import METHODS, STEPS, adapter_for, concepts_for, config_for, pictures_for
-from .scores import score
+from .bases import SECOND
+from .methods import BATCH, METHODS
+from .sampling import SETTINGS, Models, sample
+from .scores import base_right, count, fidelity
+from .subjects import SUBJECTS, Asked, prompts_for
 
-Models = tuple[Any, Any, Any]
+STRIP = 8
+Row = dict[str, Any]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Cell:
-    """A method and a seed; the file of a cell that is done is not made again."""
+    """What is trained and scored for one row of the table."""
 
+    subject: str
     method: str
     seed: int
+    budget: float = 1.0
+    """Share of the subject's steps"""
 
     @property
     def name(self) -> str:
         """The cell's part of file names."""
-        return f"{self.method}_{self.seed}"
+        return f"{self.subject}_{self.method}_{self.budget:g}_{self.seed}"
+
+    @property
+    def steps(self) -> int:
+        """Steps of the run."""
+        return round(SUBJECTS[self.subject].steps * self.budget)
+
+    def definition(self, samples: int) -> str:
+        """A digest of all that the row depends on by choice; another one makes the row anew."""
+        parts = [self, METHODS[self.method], self.steps, BATCH, samples, SETTINGS, SECOND]
+        return hashlib.sha256(repr(parts).encode()).hexdigest()[:12]
 
 
-def run_cell(cell: Cell, models: Models, folder: Path, number: int) -> dict[str, Any]:
-    """Train and score one cell, or read what an earlier call has left in `folder`."""
-    done = folder / f"{cell.name}.json"
-    if done.exists():
-        return json.loads(done.read_text(encoding="utf-8"))
-    method, (model, clip, vae) = METHODS[cell.method], models
-    pictures = folder / f"{cell.name}_pictures"
-    write_folder(pictures_for(method, cell.seed), pictures)
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Bench:
+    """What every cell works with."""
+
+    base: Models
+    second: Models
+    work: Path
+    samples: int
+    """Of each kind: with the concept, and of the base's own prompts"""
+
+    @property
+    def transferred(self) -> int:
+        """Samples of each of the transfers."""
+        return max(1, self.samples * 2 // 5)
+
+
+def run_cell(cell: Cell, bench: Bench) -> tuple[Row, Tensor]:
+    """Train and score one cell: its row, and the first pictures (n, 64, 64, 3) of it."""
+    bundle, seconds = train(cell, bench)
+    method, subject = METHODS[cell.method], SUBJECTS[cell.subject]
+    prompts = prompts_for(method.triggers(subject), per_concept(cell, bench))
+    trained = applied(bench.base, bundle)
+    pictures = sample(trained, [one.prompt for one in prompts])
+    scores = count(pictures, prompts)
+    right, leaked = base_right(trained, bench.samples)
+    row = {
+        "subject": cell.subject,
+        "method": cell.method,
+        "seed": cell.seed,
+        "budget": cell.budget,
+        "steps": cell.steps,
+        **scores,
+        "base_kept": right,
+        "base_leakage": leaked,
+        **transfer(bundle, bench, prompts),
+        "bytes": size_of(bundle, bench.work / f"{cell.name}.safetensors"),
+        "seconds": round(seconds, 1),
+        "definition": cell.definition(bench.samples),
+    }
+    if len(subject.concepts) > 1:
+        row["concepts"] = by_concept(pictures, prompts)
+    return row, shown(pictures, prompts)
+
+
+def per_concept(cell: Cell, bench: Bench) -> int:
+    """Samples of each concept: all for one, and fewer of each, but at least 20, for several."""
+    return max(bench.samples // len(SUBJECTS[cell.subject].concepts), min(bench.samples, 20))
+
+
+def train(cell: Cell, bench: Bench) -> tuple[Bundle, float]:
+    """The bundle and the seconds of its training, of which a finished run says none."""
+    method, subject = METHODS[cell.method], SUBJECTS[cell.subject]
+    pictures = bench.work / f"{cell.subject}_{cell.seed}_{int(method.embeddings)}_pictures"
+    write_folder(subject.pictures(method.words(subject), cell.seed), pictures)
     request = Request(
         dataset=read_folder(pictures),
-        config=config_for(method, cell.seed),
-        concepts=concepts_for(method),
-        adapter=adapter_for(method),
+        config=method.config(cell.steps, cell.seed),
+        concepts=method.concepts(subject),
+        adapter=method.adapter,
         resolution=64,
         checkpointing=False,
         run_name=cell.name,
     )
     started = time.monotonic()
     with torch.inference_mode():
-        bundle = run_training(model, clip, vae, request).bundle
-        seconds = time.monotonic() - started
-        changed, named, _, _ = apply_bundle(model, clip, bundle)
-    scores, samples = score((changed, named, vae), method.trigger, number)
-    save_grid(samples[:20], folder / f"{cell.name}.png", columns=10)
-    path = folder / f"{cell.name}.safetensors"
+        return run_training(*bench.base, request).bundle, time.monotonic() - started
+
+
+def applied(models: Models, bundle: Bundle, *, lora: float = 1.0) -> Models:
+    """The models with the bundle on them; a `lora` of 0 leaves the names alone."""
+    model, clip, vae = models
+    with torch.inference_mode():
+        changed, named, _, _ = apply_bundle(
+            model, clip, bundle, strength_model=lora, strength_clip=lora
+        )
+    return changed, named, vae
+
+
+def transfer(bundle: Bundle, bench: Bench, prompts: Sequence[Asked]) -> dict[str, float | None]:
+    """Fidelity on the second base: of the whole bundle, and of its embeddings alone."""
+    some = prompts[:: max(1, round(len(prompts) / bench.transferred))]
+    alone = None
+    if bundle.embeddings:
+        alone = {
+            "embedding_alone": fidelity(applied(bench.base, bundle, lora=0.0), some),
+            "transfer_embedding": fidelity(applied(bench.second, bundle, lora=0.0), some),
+        }
+    whole = fidelity(applied(bench.second, bundle), some)
+    return {"transfer_bundle": whole} | (
+        alone or {"embedding_alone": None, "transfer_embedding": None}
+    )
+
+
+def by_concept(pictures: Tensor, prompts: Sequence[Asked]) -> Mapping[str, dict[str, float]]:
+    """The scores of each concept of a set."""
+    scores: dict[str, dict[str, float]] = {}
+    for concept in dict.fromkeys(one.concept for one in prompts):
+        places = [i for i, one in enumerate(prompts) if one.concept == concept]
+        scores[concept] = count(pictures[places], [prompts[i] for i in places])
+    return scores
+
+
+def shown(pictures: Tensor, prompts: Sequence[Asked]) -> Tensor:
+    """The first pictures of the concepts in turn, (STRIP, 64, 64, 3)."""
+    concepts = list(dict.fromkeys(one.concept for one in prompts))
+    number = len(prompts) // len(concepts)
+    places = [i % len(concepts) * number + i // len(concepts) for i in range(STRIP)]
+    return pictures[places]
+
+
+def size_of(bundle: Bundle, path: Path) -> int:
+    """Bytes of the bundle as it is saved by default."""
     path.unlink(missing_ok=True)
     save_bundle(bundle, path, Container.A1111, torch.float16)
-    row = {"method": cell.method, "seed": cell.seed, "budget": STEPS, **asdict(scores)}
-    row |= {"bytes": path.stat().st_size, "seconds": round(seconds, 1)}
-    temporary = done.with_suffix(".part")
-    temporary.write_text(json.dumps(row) + "\n", encoding="utf-8")
-    temporary.rename(done)
-    return row
+    return path.stat().st_size
+
+
+def write_strip(pictures: Tensor, path: Path) -> None:
+    """Pictures side by side as a png."""
+    pixels = torch.cat(list(pictures.clamp(0, 1)), dim=1)
+    Image.fromarray((pixels * 255).round().to(torch.uint8).numpy()).save(path, optimize=True)
+
+
+def read_rows(path: Path) -> list[Row]:
+    """The rows of earlier calls."""
+    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else []

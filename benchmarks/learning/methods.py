@@ -1,81 +1,80 @@
-"""The methods that are compared and the concepts that they learn, all in the sprite world."""
+"""The methods that are compared: what each trains, from what start, at what rates."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 
+from pack.training.adapters import AdapterConfig
 from pack.training.adapters.lora import LoraConfig
 from pack.training.concepts import Concept
 from pack.training.loop import TrainConfig
 from pack.training.objective import ObjectiveConfig, Prior
 from pack.training.optimizers import OptimizerConfig
-from world.concepts import CREW, Picture, character_pictures
 
-PLACEHOLDER = "TOK"
-# A word of the vocabulary that the base was never trained on.
-RARE_WORD = "sks"
-CLASS_WORD = "square"
-STEPS = 400
+from .subjects import Subject
+
 BATCH = 4
-RANK = 8
+LORA = LoraConfig(rank=8, alpha=8)
+# Words of the vocabulary that the base was never trained on.
+RARE_WORDS = ("sks", "ohwx", "zwx", "bnha", "vqv", "jrk")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Method:
     """What is trained, from what start."""
 
-    vectors: bool = True
-    adapter: bool = True
-    initial: str = CLASS_WORD
+    embeddings: bool = True
+    adapter: AdapterConfig | None = LORA
+    initial_word: bool = True
+    """Vectors start from the class word's, else from noise of the table's norm"""
     prior: Prior = Prior.NONE
+    adapter_rate: float = 1e-3
+    embedding_rate: float = 5e-3
 
-    @property
-    def trigger(self) -> str:
-        """What stands for the concept in a prompt."""
-        return f"embedding:{PLACEHOLDER}" if self.vectors else RARE_WORD
+    def words(self, subject: Subject) -> dict[str, str]:
+        """Concept -> the word that stands for it in the training captions."""
+        if self.embeddings:
+            return {concept: concept.upper() for concept in subject.concepts}
+        return dict(zip(subject.concepts, RARE_WORDS, strict=False))
+
+    def triggers(self, subject: Subject) -> dict[str, str]:
+        """Concept -> what stands for it in a prompt."""
+        prefix = "embedding:" if self.embeddings else ""
+        return {concept: prefix + word for concept, word in self.words(subject).items()}
+
+    def concepts(self, subject: Subject) -> tuple[Concept, ...]:
+        """What the run learns as new words; none for rare words."""
+        if not self.embeddings:
+            return ()
+        return tuple(
+            Concept(
+                placeholder=word,
+                initial=subject.concepts[concept] if self.initial_word else "",
+                class_word=subject.concepts[concept],
+                vectors=2,
+            )
+            for concept, word in self.words(subject).items()
+        )
+
+    def config(self, steps: int, seed: int) -> TrainConfig:
+        """The run's settings; the rates are for a model of 19 M parameters."""
+        return TrainConfig(
+            steps=steps,
+            batch_size=BATCH,
+            seed=seed,
+            optimizer=OptimizerConfig(learning_rate=self.adapter_rate),
+            embedding_optimizer=OptimizerConfig(
+                learning_rate=self.embedding_rate, weight_decay=0.0
+            ),
+            objective=ObjectiveConfig(prior=self.prior),
+        )
 
 
 METHODS: Mapping[str, Method] = {
-    "textual_inversion": Method(adapter=False),
-    "lora": Method(vectors=False),
+    "textual_inversion": Method(adapter=None),
+    "lora": Method(embeddings=False),
     "pivotal": Method(),
     "pivotal_prior": Method(prior=Prior.BASE),
-    "pivotal_noise": Method(initial=""),
+    "pivotal_noise": Method(initial_word=False),
 }
-
-
-def pictures_for(method: Method, seed: int) -> Sequence[Picture]:
-    """The eight pictures of the character under the word that the method trains with."""
-    word = PLACEHOLDER if method.vectors else RARE_WORD
-    return character_pictures(word, character="robot", seed=seed)
-
-
-def concepts_for(method: Method) -> tuple[Concept, ...]:
-    """The method's concept, or none for a rare word."""
-    if not method.vectors:
-        return ()
-    concept = Concept(
-        placeholder=PLACEHOLDER, initial=method.initial, class_word=CLASS_WORD, vectors=2
-    )
-    return (concept,)
-
-
-def config_for(method: Method, seed: int) -> TrainConfig:
-    """The same budget for every method; rates for a model of 19 M parameters."""
-    return TrainConfig(
-        steps=STEPS,
-        batch_size=BATCH,
-        seed=seed,
-        optimizer=OptimizerConfig(learning_rate=1e-3),
-        embedding_optimizer=OptimizerConfig(learning_rate=5e-3, weight_decay=0.0),
-        objective=ObjectiveConfig(prior=method.prior),
-    )
-
-
-def adapter_for(method: Method) -> LoraConfig | None:
-    """The LoRA that every method but textual inversion trains."""
-    return LoraConfig(rank=RANK, alpha=RANK) if method.adapter else None
-
-
-CHARACTER = CREW["robot"]

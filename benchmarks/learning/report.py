@@ -1,46 +1,133 @@
-"""The table of the learning benchmark, for people and for programs."""
+"""The table and the picture grid of the learning benchmark."""
 
 from __future__ import annotations
 
-import json
 import platform
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-COLUMNS = ("fidelity", "following", "base_kept")
+from PIL import Image, ImageDraw, ImageFont
+
+from .claims import claims
+from .sampling import SETTINGS
+
+COLUMNS = (
+    "fidelity",
+    "following",
+    "base_kept",
+    "leakage",
+    "embedding_alone",
+    "transfer_bundle",
+    "transfer_embedding",
+)
+LABEL_WIDTH = 230
+Rows = Sequence[dict[str, Any]]
+
+INTRODUCTION = """# Learning
+
+What each method learns from 8 pictures of a concept in the sprite world, and what it costs. All
+numbers are shares from 0 to 1, counted by the judge of `tests/world/judge.py` on pictures that
+the host's sampler draws ({settings}):
+
+- **fidelity**: samples that show the concept; **following**: samples with the background, and for
+  shape and style the color and shape, that the prompt asks for (every second background was in no
+  training picture).
+- **base_kept**: the base's own held-out prompts, without the concept, that are still drawn right
+  (the untrained base: 1).
+- **leakage**: samples that show another new thing than the one asked for.
+- **embedding_alone**: fidelity with the LoRA at strength 0.
+- **transfer_bundle**, **transfer_embedding**: fidelity on a second base, made by training the
+  first on faded colors: of the whole bundle, and of its embeddings alone.
+
+Mean of the seeds (least to most); {samples} samples of each kind, {transferred} of a transfer.
+`seconds` is the training alone, on a busy machine with one thread; it says which methods are
+dearer, not how fast a step is.
+"""
 
 
-def write_report(rows: Sequence[dict[str, Any]], samples: int, folder: Path) -> None:
-    """Write learning.json with a row a cell, and learning.md with the mean and spread of seeds."""
-    folder.mkdir(parents=True, exist_ok=True)
-    text = json.dumps(list(rows), indent=1) + "\n"
-    (folder / "learning.json").write_text(text, encoding="utf-8")
-    methods = list(dict.fromkeys(row["method"] for row in rows))
-    lines = [
-        "# Learning",
-        "",
-        f"A character with its own two colors, from 8 pictures, in the sprite world; {samples} "
-        f"samples with the concept and {samples} of the base's own prompts a cell. Shares from 0 "
-        "to 1: mean (least to most of the seeds).",
-        "",
-        "| method | seeds | " + " | ".join(COLUMNS) + " | bytes | seconds |",
-        "|" + "---|" * (len(COLUMNS) + 4),
-        *(_line(method, [row for row in rows if row["method"] == method]) for method in methods),
-        "",
-        f"Python {platform.python_version()}, {platform.machine()}, "
-        f"{rows[0]['budget']} steps each. Made by `python3 dev.py bench learning`.",
-    ]
+def write_report(rows: Rows, methods: Mapping[str, object], samples: int, folder: Path) -> None:
+    """Write learning.md and learning.png from the rows and the strips of pictures."""
+    settings = INTRODUCTION.format(
+        settings=SETTINGS, samples=samples, transferred=max(1, samples * 2 // 5)
+    )
+    lines = [settings]
+    for subject in dict.fromkeys(row["subject"] for row in rows):
+        lines += section(subject, [row for row in rows if row["subject"] == subject])
+    lines += ["## The claims of the literature", "", *claims(rows), ""]
+    lines += ["## The methods", ""]
+    used = {row["method"] for row in rows}
+    lines += [f"- {name}: `{method}`" for name, method in methods.items() if name in used]
+    lines += ["", f"Python {platform.python_version()}, {platform.machine()}, CPU, fp32."]
+    lines += ["Made by `python3 dev.py bench learning`; ![samples](learning.png)"]
     (folder / "learning.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    write_grid(rows, folder)
 
 
-def _line(method: str, rows: Sequence[dict[str, Any]]) -> str:
-    cells = [_spread([row[column] for row in rows]) for column in COLUMNS]
-    size = round(sum(row["bytes"] for row in rows) / len(rows))
-    seconds = round(sum(row["seconds"] for row in rows) / len(rows))
-    return f"| {method} | {len(rows)} | {' | '.join(cells)} | {size} | {seconds} |"
+def section(subject: str, rows: Rows) -> list[str]:
+    """The table of one subject, and for a set the scores of each concept."""
+    names = [*COLUMNS, "bytes", "seconds"]
+    lines = [
+        f"## {subject}",
+        "",
+        "| method | steps | seeds | " + " | ".join(names) + " |",
+        "|" + "---|" * (len(names) + 3),
+    ]
+    for method, steps in dict.fromkeys((row["method"], row["steps"]) for row in rows):
+        same = [row for row in rows if (row["method"], row["steps"]) == (method, steps)]
+        cells = [spread([row[name] for row in same]) for name in COLUMNS]
+        cells += [f"{sum(row[name] for row in same) / len(same):.0f}" for name in names[-2:]]
+        lines.append(f"| {method} | {steps} | {len(same)} | " + " | ".join(cells) + " |")
+    lines.append("")
+    for row in (row for row in rows if "concepts" in row):
+        lines += of_concepts(row)
+    return lines
 
 
-def _spread(values: Sequence[float]) -> str:
-    mean = sum(values) / len(values)
-    return f"{mean:.2f} ({min(values):.2f} to {max(values):.2f})"
+def of_concepts(row: dict[str, Any]) -> list[str]:
+    """The table of a set's concepts."""
+    lines = [
+        f"Of {row['method']}, seed {row['seed']}:",
+        "",
+        "| concept | fidelity | following | leakage |",
+        "|---|---|---|---|",
+    ]
+    for concept, scores in row["concepts"].items():
+        cells = [f"{scores[name]:.2f}" for name in ("fidelity", "following", "leakage")]
+        lines.append(f"| {concept} | " + " | ".join(cells) + " |")
+    return [*lines, ""]
+
+
+def spread(values: Sequence[float | None]) -> str:
+    """Mean and, of several, the least and the most; a dash for what a method does not have."""
+    known = [value for value in values if value is not None]
+    if not known:
+        return "-"
+    mean = f"{sum(known) / len(known):.2f}"
+    return mean if len(known) == 1 else f"{mean} ({min(known):.2f} to {max(known):.2f})"
+
+
+def write_grid(rows: Rows, folder: Path) -> None:
+    """Every cell's strip of pictures under each other, with its name."""
+    strips = [
+        (row, folder / "learning" / strip_name(row))
+        for row in rows
+        if (folder / "learning" / strip_name(row)).exists()
+    ]
+    if not strips:
+        return
+    pictures = [(row, Image.open(path).convert("RGB")) for row, path in strips]
+    height = sum(picture.height + 4 for _, picture in pictures)
+    grid = Image.new("RGB", (LABEL_WIDTH + pictures[0][1].width, height), "white")
+    pen, font, top = ImageDraw.Draw(grid), ImageFont.load_default(14), 0
+    for row, picture in pictures:
+        label = f"{row['subject']}, {row['method']}\n{row['steps']} steps, seed {row['seed']}"
+        pen.multiline_text((6, top + 14), label, fill="black", font=font)
+        grid.paste(picture, (LABEL_WIDTH, top))
+        top += picture.height + 4
+    grid.save(folder / "learning.png", optimize=True)
+
+
+def strip_name(row: dict[str, Any]) -> str:
+    """The file of a row's pictures."""
+    return f"{row['subject']}_{row['method']}_{row['budget']:g}_{row['seed']}.png"

@@ -2,67 +2,83 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Iterable, Sequence
 
-import torch
 from torch import Tensor
 
-from world.concepts import CREW, NEW_COLORS
+from world.concepts import CREW, HATCHING, NEW_COLORS, NEW_SHAPES
 from world.judge import Verdict, judge
-from world.measure_base import count, sample
-from world.sprites import COLORS, SHAPES, held_out_scenes
+from world.sprites import COLORS, SHAPES, Scene, held_out_scenes
 
-CHARACTER = "robot"
-BACKGROUNDS = tuple(COLORS)
+from .sampling import Models, sample
+from .subjects import HEART, STYLE, Asked
 
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Scores:
-    """What is counted in one cell of the benchmark."""
-
-    fidelity: float
-    """share of the samples that show the concept"""
-    following: float
-    """share of the samples with the background that the prompt asks for"""
-    base_kept: float
-    """share of the base's own prompts that are still drawn right"""
+ALL_SHAPES = {**SHAPES, **NEW_SHAPES, **{name: one.bitmap for name, one in CREW.items()}}
+ALL_COLORS = {**COLORS, **NEW_COLORS}
+BASE_SEED = 10_000
 
 
-def prompts_for(trigger: str, number: int) -> list[tuple[str, str]]:
-    """(prompt, background) in turn over all backgrounds, two of which no picture had."""
-    grounds = [BACKGROUNDS[i % len(BACKGROUNDS)] for i in range(number)]
-    return [(f"a {trigger} on a {ground} background", ground) for ground in grounds]
+def look(pixels: Tensor, concept: str) -> Verdict:
+    """The verdict among everything there is; hatching is looked for where it is the concept."""
+    if concept == STYLE:
+        return judge(pixels, SHAPES, COLORS, hatching=HATCHING)
+    return judge(pixels, ALL_SHAPES, ALL_COLORS)
 
 
-def score(models: tuple[Any, Any, Any], trigger: str, number: int) -> tuple[Scores, Tensor]:
-    """Sample `number` prompts with the concept and as many of the base's own, and count."""
-    pairs = prompts_for(trigger, number)
-    scenes = held_out_scenes()[:number]
-    with torch.inference_mode():
-        pictures = sample(*models, [prompt for prompt, _ in pairs])
-        known = sample(*models, [scene.caption for scene in scenes], first_seed=10_000)
-    verdicts = [judge_character(picture) for picture in pictures]
-    scores = Scores(
-        fidelity=share([is_character(verdict) for verdict in verdicts]),
-        following=share([v.background == b for v, (_, b) in zip(verdicts, pairs, strict=True)]),
-        base_kept=count(known, scenes)["all"],
+def shows(verdict: Verdict, concept: str) -> bool:
+    """Whether the picture shows the concept: its shape in its own colors, or its hatching."""
+    if concept == STYLE:
+        return verdict.checkered
+    if concept == HEART:
+        return verdict.shape == HEART
+    return verdict.shape == concept and dict(verdict.colors) == dict(CREW[concept].inks)
+
+
+def follows(verdict: Verdict, asked: Asked) -> bool:
+    """Whether background, and color and shape where the prompt names them, are as asked."""
+    return (
+        verdict.background == asked.background
+        and (not asked.color or verdict.color == asked.color)
+        and (not asked.shape or verdict.shape == asked.shape)
     )
-    return scores, pictures
 
 
-def judge_character(picture: Tensor) -> Verdict:
-    """The verdict among the base's shapes and colors and the character's own."""
-    shapes = {**SHAPES, CHARACTER: CREW[CHARACTER].bitmap}
-    return judge(picture, shapes, {**COLORS, **NEW_COLORS})
+def leaks(verdict: Verdict, concept: str) -> bool:
+    """Whether the picture shows another new thing than the one that was asked for."""
+    return verdict.shape in {*CREW, *NEW_SHAPES} - {concept}
 
 
-def is_character(verdict: Verdict) -> bool:
-    """Whether the picture shows the character in its own two colors."""
-    return verdict.shape == CHARACTER and dict(verdict.colors) == dict(CREW[CHARACTER].inks)
+def count(pictures: Tensor, asked: Sequence[Asked]) -> dict[str, float]:
+    """fidelity, following and leakage of samples of prompts with a concept."""
+    seen = [(look(picture, one.concept), one) for picture, one in zip(pictures, asked, strict=True)]
+    return {
+        "fidelity": share(shows(verdict, one.concept) for verdict, one in seen),
+        "following": share(follows(verdict, one) for verdict, one in seen),
+        "leakage": share(leaks(verdict, one.concept) for verdict, one in seen),
+    }
 
 
-def share(hits: Sequence[bool]) -> float:
-    """Hits over all."""
-    return sum(hits) / len(hits)
+def fidelity(models: Models, asked: Sequence[Asked]) -> float:
+    """Share of the samples that show their concept."""
+    return count(sample(models, [one.prompt for one in asked]), asked)["fidelity"]
+
+
+def base_right(models: Models, number: int) -> tuple[float, float]:
+    """Of the base's own held-out prompts: the share drawn right, the share that show a concept."""
+    scenes = held_out_scenes()[:number]
+    pictures = sample(models, [scene.caption for scene in scenes], first_seed=BASE_SEED)
+    verdicts = [look(picture, "") for picture in pictures]
+    right = share(is_scene(v, scene) for v, scene in zip(verdicts, scenes, strict=True))
+    return right, share(leaks(verdict, "") for verdict in verdicts)
+
+
+def is_scene(verdict: Verdict, scene: Scene) -> bool:
+    """Whether shape, color and background are the scene's."""
+    found = (verdict.shape, verdict.color, verdict.background)
+    return found == (scene.shape, scene.color, scene.background)
+
+
+def share(hits: Iterable[bool]) -> float:
+    """Hits over all; 0 of nothing is 0."""
+    counted = list(hits)
+    return sum(counted) / max(len(counted), 1)

@@ -94,11 +94,15 @@ class Batches:
         """Latents (batch, 4, 8, 8) and conditioning (batch, 77, 768)."""
         world, generator = self.world, self.generator
         picked = torch.randint(len(world.scenes), (BATCH,), generator=generator)
-        openings = torch.randint(len(sprites.OPENINGS), (BATCH,), generator=generator)
+        openings = torch.randint(world.conditioning.shape[1], (BATCH,), generator=generator)
         pixels = torch.stack([sprites.draw(world.scenes[i], generator) for i in picked.tolist()])
         rows = world.conditioning[picked, openings].float()
         rows[torch.rand(BATCH, generator=generator) < CAPTION_DROPOUT] = world.empty.float()
-        return latents_of(pixels), rows
+        return self.latents(pixels), rows
+
+    def latents(self, pixels: Tensor) -> Tensor:
+        """Latents (n, 4, 8, 8) of pixels (n, 64, 64, 3)."""
+        return latents_of(pixels)
 
 
 def noise_levels() -> Tensor:

@@ -1,0 +1,70 @@
+"""Which cells there are, and the run of those that have no row yet."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from pathlib import Path
+
+from .bases import load_base, load_second
+from .cells import Bench, Cell, Row, read_rows, run_cell, write_strip
+from .methods import METHODS
+from .report import write_report
+
+COMPARED = ("pivotal_prior", "pivotal", "lora", "textual_inversion", "pivotal_noise")
+
+
+def plan() -> list[Cell]:
+    """All cells, the most telling first, so that a run that is stopped has those."""
+    first = [Cell(subject="character", method=method, seed=0) for method in COMPARED]
+    sets = [Cell(subject="crew", method="pivotal_prior", seed=0)]
+    others = [
+        Cell(subject=subject, method=method, seed=0)
+        for subject in ("shape", "style")
+        for method in COMPARED[:4]
+    ]
+    seeds = [
+        Cell(subject="character", method=method, seed=seed)
+        for seed in (1, 2)
+        for method in COMPARED
+    ]
+    return first + sets + others + seeds
+
+
+def run_plan(work: Path, results: Path, *, samples: int, only: str, minutes: float) -> None:
+    """Run what has no row yet, and write rows, table and pictures after every cell."""
+    path, strips = results / "learning.json", results / "learning"
+    strips.mkdir(parents=True, exist_ok=True)
+    rows = {key_of(row): row for row in read_rows(path)}
+    cells, began = plan(), time.monotonic()
+    bench: Bench | None = None
+    for cell in cells:
+        due = only in cell.name and time.monotonic() - began < 60 * minutes
+        done = rows.get(cell.name, {}).get("definition") == cell.definition(samples)
+        if done or not due:
+            continue
+        bench = bench or Bench(
+            base=load_base(work), second=load_second(work), work=work, samples=samples
+        )
+        rows[cell.name], pictures = run_cell(cell, bench)
+        write_strip(pictures, strips / f"{cell.name}.png")
+        ordered = [rows[c.name] for c in cells if c.name in rows]
+        replace(path, json.dumps(ordered, indent=1) + "\n")
+        sys.stdout.write(f"{cell.name}: {rows[cell.name]}\n")
+        sys.stdout.flush()
+    write_report([rows[c.name] for c in cells if c.name in rows], METHODS, samples, results)
+
+
+def key_of(row: Row) -> str:
+    """The name of the cell that a row is of."""
+    cell = Cell(**{name: row[name] for name in ("subject", "method", "seed", "budget")})
+    return cell.name
+
+
+def replace(path: Path, text: str) -> None:
+    """Write a text file in place of another, atomically."""
+    part = path.with_name(f"{path.name}.part")
+    part.write_text(text, encoding="utf-8")
+    os.replace(part, path)

@@ -1,0 +1,119 @@
+"""What is learned in the sprite world: the pictures of each subject, and the prompts for it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from world.concepts import (
+    CREW,
+    SEEN_COLORS,
+    UNSEEN_COLORS,
+    Picture,
+    caption_of,
+    character_pictures,
+    crew_pictures,
+    shape_pictures,
+    style_pictures,
+)
+from world.sprites import COLORS, SHAPES
+
+HEART, STYLE = "heart", "hatching"
+PICTURES = 8
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Asked:
+    """One prompt and what a picture of it has to show."""
+
+    prompt: str
+    concept: str
+    background: str
+    color: str = ""
+    """Asked for in the prompt; empty where the concept has colors of its own"""
+    shape: str = ""
+    """Asked for in the prompt; empty where the concept is a shape of its own"""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Subject:
+    """One or several concepts that a run learns together."""
+
+    concepts: Mapping[str, str]
+    """concept -> the word of the base for what it is an instance of"""
+    pictures: Callable[[Mapping[str, str], int], Sequence[Picture]]
+    """Training pictures from concept -> word in the captions, and a seed"""
+    steps: int
+    """The budget, of batches of `methods.BATCH`"""
+
+
+def grounds(number: int) -> list[str]:
+    """Backgrounds in turn, every second of which no training picture has."""
+    return [
+        UNSEEN_COLORS[i // 2 % len(UNSEEN_COLORS)]
+        if i % 2
+        else SEEN_COLORS[i // 2 % len(SEEN_COLORS)]
+        for i in range(number)
+    ]
+
+
+def other_color(number: int, background: str) -> str:
+    """A color that can be seen on the background; every fourth is one that no picture had."""
+    names = UNSEEN_COLORS if number % 4 == 0 else tuple(COLORS)
+    fitting = [name for name in names if name != background]
+    return fitting[number // 4 % len(fitting)]
+
+
+def ask(concept: str, word: str, number: int, background: str) -> Asked:
+    """Prompt `number` for a concept that is called by `word`."""
+    if concept in CREW:
+        prompt = caption_of(f"a {word}", "", background)
+        return Asked(prompt=prompt, concept=concept, background=background)
+    color = other_color(number, background)
+    shape = "" if concept == HEART else tuple(SHAPES)[number % len(SHAPES)]
+    prompt = caption_of(f"a {color} {shape or word}", "", background)
+    return Asked(
+        prompt=prompt if concept == HEART else f"{prompt}, {word} style",
+        concept=concept,
+        background=background,
+        color=color,
+        shape=shape,
+    )
+
+
+def prompts_for(words: Mapping[str, str], number: int) -> list[Asked]:
+    """`number` prompts for every concept, given what stands for it in a prompt."""
+    return [
+        ask(concept, word, i, background)
+        for concept, word in words.items()
+        for i, background in enumerate(grounds(number))
+    ]
+
+
+def _crew(words: Mapping[str, str], seed: int) -> Sequence[Picture]:
+    characters = {concept: word for concept, word in words.items() if concept in CREW}
+    return crew_pictures(characters, words[STYLE], count=PICTURES, seed=seed)
+
+
+SUBJECTS: Mapping[str, Subject] = {
+    "character": Subject(
+        concepts={"robot": "square"},
+        pictures=lambda words, seed: character_pictures(words["robot"], count=PICTURES, seed=seed),
+        steps=400,
+    ),
+    "shape": Subject(
+        concepts={HEART: "square"},
+        pictures=lambda words, seed: shape_pictures(words[HEART], count=PICTURES, seed=seed),
+        steps=400,
+    ),
+    "style": Subject(
+        concepts={STYLE: "picture"},
+        pictures=lambda words, seed: style_pictures(words[STYLE], count=PICTURES, seed=seed),
+        steps=400,
+    ),
+    "crew": Subject(
+        concepts={**dict.fromkeys(CREW, "square"), STYLE: "picture"},
+        pictures=_crew,
+        steps=1600,
+    ),
+}
