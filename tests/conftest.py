@@ -42,6 +42,8 @@ def prepare_host(folder: str, base: str) -> None:
     args.cpu = True
     args.base_directory = base
     args.database_url = "sqlite:///:memory:"
+    # As main.py does, before nodes.py, which puts another `utils` on the path in older hosts.
+    import utils.extra_config  # noqa: F401
 
 
 os.environ["HF_HUB_OFFLINE"] = "1"
