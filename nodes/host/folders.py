@@ -12,11 +12,20 @@ RUNS = "pivotal"
 BUNDLE_KINDS = ("loras", "embeddings")
 
 
+def inside(root: Path, path: Path) -> bool:
+    """Whether a path, its links followed, stays in a folder; hosts before 0.27 cannot say."""
+    try:
+        return path.resolve().is_relative_to(root.resolve())
+    except ValueError:
+        # A null byte is in no path.
+        return False
+
+
 def input_folder(name: str) -> Path:
     """A folder inside ComfyUI's input folder; ValueError or FileNotFoundError when it is none."""
     root = folder_paths.get_input_directory()
     path = Path(root, name)
-    if not folder_paths.is_within_directory(root, str(path)):
+    if not inside(Path(root), path):
         raise ValueError(
             f'The folder "{name}" is outside ComfyUI\'s input folder: move it inside {root}.'
         )
@@ -47,8 +56,8 @@ def new_bundle_path(prefix: str, *, own_folder: bool = False) -> Path:
     root = Path(folder_paths.get_output_directory())
     # Workflows from Windows hold backslashes.
     wanted = Path(prefix.replace("\\", "/"))
-    inside = folder_paths.is_within_directory(str(root), str(root / wanted))
-    if not inside or not wanted.name or ".." in wanted.parts or wanted.is_absolute():
+    stays = inside(root, root / wanted) and ".." not in wanted.parts and not wanted.is_absolute()
+    if not stays or not wanted.name:
         raise ValueError(
             f'The name "{prefix}" leads outside ComfyUI\'s output folder: '
             "use a name such as loras/cat."

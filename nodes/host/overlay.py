@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 import itertools
 import re
 from collections.abc import Iterable, Mapping
@@ -62,15 +63,28 @@ class _Overlay:
         word = f"{self.embedding_identifier}{self.pivotal_entries[name].identity}"  # type: ignore[attr-defined]
         return f"{blank}{word} "
 
-    def _try_get_embedding(self, embedding_name: str) -> tuple[Tensor | None, str, str]:
+    def _try_get_embedding(self, embedding_name: str) -> tuple[Any, ...]:
         head, _, rest = embedding_name.strip().partition(" ")
         if not head:
             # The host fails with an IndexError on "embedding:" and nothing after it.
-            return None, "", ""
+            return _answer(None, "", "")
         for entry in self.pivotal_entries.values():
             if entry.identity == head:
-                return entry.vectors.get(self.embedding_key), entry.name, rest.strip()  # type: ignore[attr-defined]
+                return _answer(entry.vectors.get(self.embedding_key), entry.name, rest.strip())  # type: ignore[attr-defined]
         return super()._try_get_embedding(embedding_name)  # type: ignore[misc]
+
+
+def _answer(found: Tensor | None, name: str, rest: str) -> tuple[Any, ...]:
+    """As this host's tokenizer wants it: older ones leave the name out."""
+    return (found, name, rest) if _parts_of_an_answer() == 3 else (found, rest)
+
+
+@functools.cache
+def _parts_of_an_answer() -> int:
+    """Ask the host's own method, of a tokenizer that has no folder to look into."""
+    bare = SDTokenizer.__new__(SDTokenizer)
+    bare.embedding_directory, bare.embedding_size, bare.embedding_key = [], 1, ""
+    return len(bare._try_get_embedding("nothing"))
 
 
 def _as_item(token: tuple[Any, ...]) -> tuple[Any, ...]:
