@@ -23,11 +23,13 @@ from harness.environment import (  # noqa: E402
     TEST_MODULES,
     Command,
     Stop,
+    cache_folder,
     existing_host,
     make_environment,
     say,
     workspace,
 )
+from harness.hosts import run_matrix  # noqa: E402
 from harness.server import ServerFailed  # noqa: E402
 
 
@@ -94,7 +96,12 @@ def bench(python: Path, host: Path, arguments: Sequence[str]) -> int:
     return run(f"bench {what}", command, PIVOTAL_COMFYUI=str(host), OMP_WAIT_POLICY="PASSIVE")
 
 
-COMMANDS = {"demo": demo, "test": test, "serve": serve, "bench": bench}
+def hosts(python: Path, host: Path, arguments: Sequence[str]) -> int:
+    """The pack on older versions of ComfyUI, or on those that are named, one after the other."""
+    return run_matrix(python, cache_folder() / "hosts", arguments)
+
+
+COMMANDS = {"demo": demo, "test": test, "serve": serve, "bench": bench, "hosts": hosts}
 
 
 def parse(words: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from comfy_api.latest import ComfyExtension, io
 
 from . import adapters, bundles, concepts, dataset, evaluate, recipe, train
-from .host import routes, run_routes
+from .host import packages, routes, run_routes
 
 NODES: list[type[io.ComfyNode]] = [
     *dataset.NODES,
@@ -24,7 +24,8 @@ class Extension(ComfyExtension):
     """What ComfyUI asks the pack for."""
 
     async def on_load(self) -> None:
-        """Add the pack's routes while the server is still being built."""
+        """Add the pack's routes while the server is still being built; say what is missing."""
+        packages.report_missing()
         routes.register(ROUTES)
 
     async def get_node_list(self) -> list[type[io.ComfyNode]]:

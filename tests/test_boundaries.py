@@ -17,7 +17,7 @@ SHIPPED = sorted(path for folder in FOLDERS for path in (ROOT / folder).rglob("*
 SHIPPED.append(ROOT / "__init__.py")
 
 HOST = {"comfy", "comfy_api", "comfy_execution", "comfy_extras", "folder_paths", "nodes", "server"}
-HOST |= {"execution", "latent_preview", "node_helpers"}
+HOST |= {"execution", "latent_preview", "node_helpers", "comfyui_version"}
 # Packages that the host requires and that only its adapter may use.
 HOST |= {"tqdm", "aiohttp"}
 ENGINE = {"torch", "safetensors", "PIL"}

@@ -75,6 +75,8 @@ class HostDenoiser:
     def attach(self, adapters: Mapping[str, nn.Module]) -> Iterator[None]:
         """Borrow: load the clone with the adapters injected and its raw output exposed."""
         model, device = self._patcher.model, self._patcher.load_device
+        # Hosts before 0.30 leave this to whoever trains; newer ones do it when they load.
+        model.diffusion_model.requires_grad_(False)
         for adapter in adapters.values():
             adapter.to(device)
         self._injection = TrainingInjection(

