@@ -30,6 +30,8 @@ from harness.environment import (  # noqa: E402
     workspace,
 )
 from harness.hosts import run_matrix  # noqa: E402
+from harness.manager import run_manager  # noqa: E402
+from harness.registry import check_registry  # noqa: E402
 from harness.server import ServerFailed  # noqa: E402
 
 
@@ -101,7 +103,18 @@ def hosts(python: Path, host: Path, arguments: Sequence[str]) -> int:
     return run_matrix(python, cache_folder() / "hosts", arguments)
 
 
+def manager(python: Path, host: Path, arguments: Sequence[str]) -> int:
+    """ComfyUI-Manager installs, updates, disables and uninstalls the pack on a fresh host."""
+    return run_manager(python, host)
+
+
+def registry(python: Path, host: Path, arguments: Sequence[str]) -> int:
+    """comfy-cli validates the pack and makes the archive that users get."""
+    return check_registry()
+
+
 COMMANDS = {"demo": demo, "test": test, "serve": serve, "bench": bench, "hosts": hosts}
+COMMANDS |= {"manager": manager, "registry": registry}
 
 
 def parse(words: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
@@ -117,7 +130,9 @@ def parse(words: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
         if name == "bench":
             sub.add_argument("what", choices=["startup", "learning", "speed"])
     known, rest = parser.parse_known_args(words)
-    if rest and (known.command == "demo" or getattr(known, "what", "") == "startup"):
+    if rest and (
+        known.command in ("demo", "manager", "registry") or getattr(known, "what", "") == "startup"
+    ):
         parser.error(f"{known.command} does not know {' '.join(rest)}")
     return known, [known.what, *rest] if known.command == "bench" else rest
 

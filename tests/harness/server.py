@@ -17,7 +17,7 @@ from typing import Any
 Prompt = dict[str, dict[str, Any]]
 # Threads that spin while they wait make a busy machine ten times slower.
 QUIET = {"OMP_WAIT_POLICY": "PASSIVE"}
-START_SECONDS = 240.0
+START_SECONDS = 900.0
 STOP_SECONDS = 20.0
 
 

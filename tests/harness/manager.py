@@ -1,0 +1,204 @@
+"""ComfyUI-Manager installs, disables, updates and uninstalls the pack, as users let it.
+
+The real comfyui_manager of the version that the host pins works on a fresh ComfyUI; the git remote
+and the registry are a web server on this machine. Standard library only.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from harness import registry
+from harness.environment import PACK, ROOT, Stop, say
+from harness.fresh_host import FreshHost, closure
+from harness.loopback import Registry, served
+from harness.server import Server
+
+# The PyPI lines of packs that many people have.
+OTHERS = {
+    "KJNodes": ["librosa", "numpy", "pillow>=10.3.0", "scipy", "color-matcher", "matplotlib",
+                "huggingface_hub"],
+    "Impact Pack": ["segment-anything", "scikit-image", "piexif", "transformers",
+                    "opencv-python-headless"],
+    "Easy-Use": ["diffusers", "accelerate", "clip_interrogator", "lark", "onnxruntime",
+                 "opencv-python-headless", "sentencepiece", "spandrel", "matplotlib", "peft"],
+}  # fmt: skip
+UNTOUCHED = ("torch", "torchvision", "torchaudio", "transformers", "numpy", "safetensors", "pillow")
+NEXT = "0.1.1"
+
+
+class Check:
+    """Collects what did not come true."""
+
+    def __init__(self) -> None:
+        self.problems: list[str] = []
+
+    def that(self, holds: bool, claim: str) -> None:
+        """Say a claim, and keep it when it does not hold."""
+        say(f"{'yes' if holds else 'NO '}  {claim}")
+        if not holds:
+            self.problems.append(claim)
+
+
+def run_manager(python: Path, host: Path) -> int:
+    """Both ways of installing, each on a fresh host; return how many claims did not hold."""
+    check = Check()
+    with registry.workplace() as base:
+        remote = Remote(base / "served")
+        with served(remote.folder, remote.registry) as address:
+            for name, story in {"git": from_git, "archive": from_archive}.items():
+                fresh = FreshHost(python, host, base / name)
+                fresh.install("ComfyUI-Manager", "-r", fresh.comfyui / "manager_requirements.txt")
+                story(fresh, remote, Manager(fresh, address), check)
+                shutil.rmtree(base / name, ignore_errors=True)
+    say(f"{len(check.problems)} claims did not hold")
+    return len(check.problems)
+
+
+class Remote:
+    """A bare repository and the archives, in the folder that is served."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.work = folder, folder.parent / "work"
+        self.registry = Registry(pack=PACK)
+        registry.snapshot(self.work)
+        folder.mkdir()
+        registry.git(folder, "clone", "-q", "--bare", str(self.work), f"{PACK}.git")
+        registry.git(self.work, "remote", "add", "origin", str(folder / f"{PACK}.git"))
+        self.publish()
+
+    def publish(self) -> None:
+        """Push what is committed; a plain web server then serves the repository."""
+        registry.git(self.work, "push", "-q", "origin", "main")
+        registry.git(self.folder / f"{PACK}.git", "update-server-info")
+
+    def next_version(self) -> None:
+        """Another version with a file more and a file less."""
+        project = self.work / "pyproject.toml"
+        text = project.read_text(encoding="utf-8")
+        project.write_text(re.sub(r'(?m)^version = ".*"', f'version = "{NEXT}"', text), "utf-8")
+        (self.work / "web" / "docs" / "new.md").write_text("# New\n", encoding="utf-8")
+        registry.commit(self.work, "The next version")
+
+    def add_archive(self, version: str) -> None:
+        """Put what comfy-cli packs now into the registry."""
+        shutil.copy(registry.archive(self.work), self.folder / f"{version}.zip")
+        (self.work / "node.zip").unlink()
+        self.registry.archives[version] = f"{version}.zip"
+
+
+class Manager:
+    """Manager's command line on one host."""
+
+    def __init__(self, fresh: FreshHost, address: str) -> None:
+        self.fresh, self.address = fresh, address
+
+    def __call__(self, *words: str) -> str:
+        """Run one command; Stop when it ends badly."""
+        comfyui = str(self.fresh.comfyui)
+        script = str(ROOT / "tests" / "harness" / "manager_call.py")
+        command = [str(self.fresh.python), script, self.address, comfyui, *words]
+        environment = os.environ | {"COMFYUI_PATH": comfyui, "HF_HUB_OFFLINE": "1"}
+        done = subprocess.run(command, cwd=comfyui, env=environment, capture_output=True, text=True)
+        if done.returncode:
+            raise Stop(f"Manager {words[0]} failed:\n{(done.stdout + done.stderr)[-3000:]}")
+        return done.stdout
+
+
+def from_git(fresh: FreshHost, remote: Remote, manager: Manager, check: Check) -> None:
+    """From a git URL on a host that has nothing else; then without one of the requirements."""
+    pack, before = fresh.comfyui / "custom_nodes" / PACK, fresh.freeze()
+    kept = fresh.files("custom_nodes", "user", "output", "models")
+    manager("install", f"{manager.address}/{PACK}.git", "--mode", "local")
+    check.that((pack / "__init__.py").exists(), "git: Manager installs the pack from a git URL")
+    check_packages(fresh, before, check, "git: install")
+    check_start(fresh, check)
+    turn_off_and_on(manager, pack, check, "git", f"{PACK}@unknown")
+    remote.next_version()
+    remote.publish()
+    manager("update", f"{PACK}@unknown", "--mode", "local")
+    check.that((pack / "web" / "docs" / "new.md").exists(), "git: Manager updates the pack")
+    check_packages(fresh, before, check, "git: update")
+    check_missing(fresh, check)
+    manager("uninstall", f"{PACK}@unknown", "--mode", "local")
+    check_gone(fresh, kept, check, "git")
+
+
+def from_archive(fresh: FreshHost, remote: Remote, manager: Manager, check: Check) -> None:
+    """From the registry's archive, beside the requirements of three packs that many have."""
+    for name, lines in OTHERS.items():
+        for line in lines:
+            fresh.install(f"{line} of {name}", line)
+    pack, before = fresh.comfyui / "custom_nodes" / PACK, fresh.freeze()
+    kept = fresh.files("custom_nodes", "user", "output", "models")
+    registry.git(remote.work, "checkout", "-q", "main~1")
+    remote.add_archive("0.1.0")
+    manager("install", PACK, "--mode", "local")
+    check.that((pack / ".tracking").exists(), "archive: Manager installs the pack by its id")
+    check_packages(fresh, before, check, f"archive, beside {', '.join(OTHERS)}: install")
+    turn_off_and_on(manager, pack, check, "archive", PACK)
+    registry.git(remote.work, "checkout", "-q", "main")
+    remote.add_archive(NEXT)
+    manager("install", f"{PACK}@{NEXT}", "--mode", "local")
+    check.that((pack / "web" / "docs" / "new.md").exists(), "archive: Manager updates the pack")
+    check_packages(fresh, before, check, "archive: update")
+    manager("uninstall", PACK, "--mode", "local")
+    check_gone(fresh, kept, check, "archive")
+
+
+def check_packages(fresh: FreshHost, before: dict[str, str], check: Check, when: str) -> None:
+    """Nothing is changed or removed, and what is new is what requirements.txt needs."""
+    now = fresh.freeze()
+    changed = {n: (v, now.get(n)) for n, v in before.items() if now.get(n) != v}
+    needed = closure(fresh.python, (ROOT / "requirements.txt").read_text(encoding="utf-8"))
+    new = sorted(now.keys() - before.keys())
+    check.that(not changed, f"{when} changes no package ({changed or 'none'})")
+    check.that(set(new) <= needed.keys(), f"{when} adds only what it needs: {', '.join(new)}")
+    same = all(now.get(name) == before.get(name) for name in UNTOUCHED)
+    check.that(same, f"{when} leaves {', '.join(UNTOUCHED)} as they are")
+
+
+def turn_off_and_on(manager: Manager, pack: Path, check: Check, how: str, name: str) -> None:
+    """Disable moves the pack away, enable brings it back."""
+    manager("disable", name, "--mode", "local")
+    check.that(not pack.exists(), f"{how}: Manager disables the pack")
+    manager("enable", name, "--mode", "local")
+    check.that((pack / "__init__.py").exists(), f"{how}: Manager enables the pack")
+
+
+def started(fresh: FreshHost, act: Callable[[Server], Any]) -> Any:
+    """What `act` finds out about a running server of the fresh host."""
+    with Server(
+        fresh.python, fresh.comfyui, fresh.comfyui, ["--cpu", "--enable-manager"]
+    ) as server:
+        return act(server)
+
+
+def check_start(fresh: FreshHost, check: Check) -> None:
+    """The host starts with Manager and has the nodes; nothing is said of missing packages."""
+    found, log = started(fresh, lambda server: (server.object_info(), server.log()))
+    check.that("Pivotal_TrainConcepts" in found, "git: a start has the nodes")
+    check.that("Pivotal misses" not in log and "IMPORT FAILED" not in log, "git: no complaint")
+
+
+def check_missing(fresh: FreshHost, check: Check) -> None:
+    """Without one of its packages the host starts, has the nodes, and names it once."""
+    command = [str(fresh.python), "-m", "pip", "uninstall", "-q", "-y", "prodigyopt"]
+    subprocess.run(command, check=True)
+    found, log = started(fresh, lambda server: (server.object_info(), server.log()))
+    check.that("Pivotal_TrainConcepts" in found, "without prodigyopt a start has the nodes")
+    said = [line for line in log.splitlines() if "misses prodigyopt" in line]
+    check.that(len(said) == 1, f"without prodigyopt the log names it once ({len(said)})")
+
+
+def check_gone(fresh: FreshHost, kept: list[str], check: Check, how: str) -> None:
+    """Uninstall leaves no file of the pack; the user's runs and Manager's own files stay."""
+    left = set(fresh.files("custom_nodes", "user", "output", "models")) - set(kept)
+    ours = sorted(p for p in left if "pivotal" in p.lower() and not p.startswith("user/pivotal/"))
+    check.that(ours == [], f"{how}: uninstall leaves no file of the pack ({ours or 'none'})")
