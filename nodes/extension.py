@@ -4,11 +4,32 @@ from __future__ import annotations
 
 from comfy_api.latest import ComfyExtension, io
 
-from . import adapters, bundles, concepts, dataset, evaluate, recipe, train
+from . import (
+    adapters,
+    bridges,
+    bundles,
+    captions,
+    concepts,
+    dataset,
+    editing,
+    evaluate,
+    preparing,
+    recipe,
+    review,
+    tagging,
+    train,
+)
+from .host import review as review_routes
 from .host import packages, routes, run_routes
 
 NODES: list[type[io.ComfyNode]] = [
     *dataset.NODES,
+    *captions.NODES,
+    *tagging.NODES,
+    *editing.NODES,
+    *preparing.NODES,
+    *review.NODES,
+    *bridges.NODES,
     *concepts.NODES,
     *adapters.NODES,
     *recipe.NODES,
@@ -17,7 +38,7 @@ NODES: list[type[io.ComfyNode]] = [
     *evaluate.NODES,
 ]
 
-ROUTES: list[routes.Route] = [*run_routes.ROUTES]
+ROUTES: list[routes.Route] = [*run_routes.ROUTES, *review_routes.ROUTES]
 
 
 class Extension(ComfyExtension):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from comfy_api.latest import io
 
 Dataset = io.Custom("PIVOTAL_DATASET")
+Captioner = io.Custom("PIVOTAL_CAPTIONER")
 Concepts = io.Custom("PIVOTAL_CONCEPTS")
 Adapter = io.Custom("PIVOTAL_ADAPTER")
 Optimizer = io.Custom("PIVOTAL_OPTIMIZER")

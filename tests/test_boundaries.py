@@ -21,7 +21,7 @@ HOST |= {"execution", "latent_preview", "node_helpers", "comfyui_version"}
 # Packages that the host requires and that only its adapter may use.
 HOST |= {"tqdm", "aiohttp"}
 ENGINE = {"torch", "safetensors", "PIL"}
-LAZY = {"diffusers", "prodigyopt", "transformers"}
+LAZY = {"diffusers", "onnxruntime", "prodigyopt", "transformers"}
 NETWORK_AND_SHELL = {"ftplib", "http", "multiprocessing", "pickle", "requests", "socket"}
 NETWORK_AND_SHELL |= {"subprocess", "urllib", "xmlrpc"}
 FORBIDDEN_WORDS = {

@@ -18,6 +18,8 @@ from pack.nodes.extension import NODES  # noqa: E402
 from pack.training.adapters.lora import LoraConfig  # noqa: E402
 from pack.training.adapters.trilora import TriLoraConfig  # noqa: E402
 from pack.training.concepts import Concept  # noqa: E402
+from pack.training.dataset.framing import Framing  # noqa: E402
+from pack.training.dataset.variation import Variation  # noqa: E402
 from pack.training.loop import TrainConfig  # noqa: E402
 from pack.training.objective import ObjectiveConfig  # noqa: E402
 from pack.training.optimizers import OptimizerConfig  # noqa: E402
@@ -37,6 +39,8 @@ SOCKETS = {
 VARYING = {
     "Pivotal_LoadDataset.folder": 0,
     "Pivotal_LoadBundle.file": 1,
+    "Pivotal_LoadCaptioner.model": 0,
+    "Pivotal_TagDataset.model": 0,
     "Pivotal_CompareGrid.sampler_name": 0,
     "Pivotal_CompareGrid.scheduler": 0,
     "Pivotal_ConceptReport.sampler_name": 0,
@@ -50,6 +54,8 @@ FILLS = {
     "Pivotal_Optimizer": OptimizerConfig,
     "Pivotal_Objective": ObjectiveConfig,
     "Pivotal_TrainConcepts": TrainConfig,
+    "Pivotal_PrepareImages": Framing,
+    "Pivotal_VaryCaptions": Variation,
 }
 IDS = [node.GET_SCHEMA().node_id for node in NODES]
 every_node = pytest.mark.parametrize("node", NODES, ids=IDS)

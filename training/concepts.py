@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from .dataset.captions import split_caption
 from .dataset.records import Dataset
+from .dataset.texts import texts_of
 from .ports import Caption, Mention
 
 
@@ -76,7 +77,10 @@ def check_concepts(concepts: Sequence[Concept], dataset: Dataset) -> None:
         double = [value for value, count in Counter(values).items() if count > 1]
         if double:
             raise ValueError(f'Two concepts have the {label} "{double[0]}": rename one of them.')
-    captions = [(record, parse_caption(record.caption, concepts)) for record in dataset.records]
+    captions = [
+        (record, parse_caption("\n".join(texts_of(record, seed=0)), concepts))
+        for record in dataset.records
+    ]
     for record, caption in captions:
         if concepts and not caption:
             raise ValueError(

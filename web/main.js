@@ -1,5 +1,6 @@
 /** The pack's one extension: each feature is a module that says what it adds to the editor. */
 import { app } from "../../scripts/app.js";
+import * as datasetGallery from "./dataset_gallery.js";
 import * as runMonitor from "./run_monitor.js";
 import * as runView from "./run_view.js";
 
@@ -7,7 +8,7 @@ import * as runView from "./run_view.js";
  * A feature exports any of: `bottomPanelTabs`, `nodeCreated(node)`, `graphLoaded()` after a
  * workflow was opened, and `setup()`, once. Importing a feature changes nothing by itself.
  */
-const FEATURES = [runMonitor, runView];
+const FEATURES = [runMonitor, runView, datasetGallery];
 
 function loadStyle() {
   const link = document.createElement("link");

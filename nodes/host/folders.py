@@ -9,6 +9,7 @@ from pathlib import Path
 import folder_paths
 
 RUNS = "pivotal"
+DATASETS = "[datasets] "
 BUNDLE_KINDS = ("loras", "embeddings")
 
 
@@ -32,6 +33,66 @@ def input_folder(name: str) -> Path:
     if not path.is_dir():
         raise FileNotFoundError(f'There is no folder "{name}" in {root}: put the pictures there.')
     return path
+
+
+def user_folder(name: str = "") -> Path:
+    """The pack's folder, or one in it, inside ComfyUI's user folder: caches and journals."""
+    path = Path(folder_paths.get_user_directory(), RUNS, name)
+    path.mkdir(parents=True, exist_ok=True)
+    return path
+
+
+def dataset_folder(name: str, path: str) -> Path:
+    """The folder at an absolute path, or else one inside the input or datasets folders.
+
+    ValueError or FileNotFoundError when it is none.
+    """
+    if path.strip():
+        wanted = Path(path.strip().strip('"')).expanduser()
+        if not wanted.is_absolute():
+            raise ValueError(f'The path "{path}" is not absolute: write it from the root on.')
+        if not wanted.is_dir():
+            raise FileNotFoundError(f"There is no folder {wanted}: correct the path.")
+        return wanted
+    if name.startswith(DATASETS):
+        return _in_datasets(name.removeprefix(DATASETS))
+    return input_folder(name)
+
+
+def _in_datasets(name: str) -> Path:
+    for root in folder_paths.get_folder_paths("datasets"):
+        path = Path(root, name)
+        if folder_paths.is_within_directory(root, str(path)) and path.is_dir():
+            return path
+    raise FileNotFoundError(f'There is no folder "{name}" in the datasets folder.')
+
+
+def writable_roots() -> list[Path]:
+    """Folders inside which the pack may write beside pictures."""
+    found = [folder_paths.get_input_directory(), folder_paths.get_output_directory()]
+    if "datasets" in folder_paths.folder_names_and_paths:
+        found += folder_paths.get_folder_paths("datasets")
+    return [Path(root) for root in found]
+
+
+def is_writable(path: Path) -> bool:
+    """Whether a file lies, links followed, in a folder that the pack may write to."""
+    return any(folder_paths.is_within_directory(str(r), str(path)) for r in writable_roots())
+
+
+def dataset_folders() -> list[str]:
+    """Folders of pictures: those of the input folder and, marked, of the datasets folders."""
+    found = input_folders()
+    if "datasets" in folder_paths.folder_names_and_paths:
+        for root in folder_paths.get_folder_paths("datasets"):
+            if Path(root).is_dir():
+                folders = (p for p in Path(root).rglob("*") if p.is_dir())
+                found += [
+                    DATASETS + p.relative_to(root).as_posix()
+                    for p in sorted(folders)
+                    if not any(part.startswith(".") for part in p.relative_to(root).parts)
+                ]
+    return found
 
 
 def input_folders() -> list[str]:

@@ -1,61 +1,111 @@
-"""Reads a folder of pictures with a caption file beside each."""
+"""Reads a folder of pictures, their captions and their masks."""
 
 from __future__ import annotations
 
-import re
-import unicodedata
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path, PurePath
 
+from .names import split_concept
 from .pictures import EXTENSIONS, inspect_picture, open_picture
-from .records import Dataset, Record, digest, file_stamp
+from .records import Dataset, Record, Transparency, digest, file_stamp
+from .scan import TABLES, Place, Subfolders, mask_of, scan_folder
+from .sidecars import Sidecars
 
-__all__ = ["folder_fingerprint", "open_picture", "read_folder"]
+__all__ = ["FolderOptions", "folder_fingerprint", "open_picture", "read_folder"]
 
 
-def read_folder(folder: Path, *, caption_extension: str = ".txt", repeats: int = 1) -> Dataset:
-    """Read the pictures of a folder, not of folders in it, in natural order.
+@dataclass(frozen=True, kw_only=True, slots=True)
+class FolderOptions:
+    """How a folder is read."""
 
-    Files that cannot be read are left out with a sentence in `skipped`. Raises
-    FileNotFoundError without a folder and ValueError without a readable picture.
+    caption_extension: str = ".txt"
+    repeats: int = 1
+    default_caption: str = ""
+    """Caption of pictures that have none."""
+    subfolders: Subfolders = Subfolders.CONCEPTS
+    every_kind: bool = True
+    """Look for .txt, .caption, metadata.jsonl and .csv and kohya's json, too."""
+    masks: bool = True
+    """Take masks beside the pictures, or in a folder `masks`, for what they are."""
+    transparency: Transparency = Transparency.WHITE
+
+
+def read_folder(
+    folder: Path,
+    *,
+    caption_extension: str = ".txt",
+    repeats: int = 1,
+    options: FolderOptions | None = None,
+) -> Dataset:
+    """Read the pictures of a folder in natural order.
+
+    Files that cannot be read are left out with a sentence in `skipped`; `notes` says what else
+    is odd. Raises FileNotFoundError without a folder and ValueError without a readable picture.
     """
-    records: list[Record] = []
+    options = options or FolderOptions(caption_extension=caption_extension, repeats=repeats)
     skipped: list[str] = []
-    pairs = list_pictures(folder, caption_extension)
-    for picture, caption in pairs:
+    notes: list[str] = []
+    records: list[Record] = []
+    for place in scan_folder(folder, options.subfolders):
+        records += _read_place(place, options, skipped, notes)
+    if not records:
+        raise ValueError(no_picture(folder, skipped))
+    return Dataset(
+        name=folder.name, records=tuple(records), skipped=tuple(skipped), notes=tuple(notes)
+    )
+
+
+def _read_place(
+    place: Place, options: FolderOptions, skipped: list[str], notes: list[str]
+) -> Iterator[Record]:
+    extension = checked_extension(options.caption_extension)
+    sidecars = Sidecars(place, extension, every_kind=options.every_kind, notes=notes)
+    used: set[Path] = set()
+    for picture in place.pictures:
         try:
-            width, height = inspect_picture(picture)
-            text = read_caption(caption, picture) if caption else ""
+            header = inspect_picture(picture)
+            found = sidecars.caption(picture)
         except ValueError as error:
             skipped.append(str(error))
             continue
-        records.append(
-            Record(path=picture, caption=text, width=width, height=height, repeats=repeats)
+        mask = mask_of(place, picture) if options.masks else None
+        used |= {mask} if mask else set()
+        text, source = found.text, found.source
+        if not text and (words := options.default_caption.strip() or place.words):
+            text, source = words, "default" if options.default_caption.strip() else "folder"
+        yield Record(
+            path=picture,
+            key=place.key + picture.name,
+            caption=text,
+            caption_source=source if text else "",
+            width=header.width,
+            height=header.height,
+            repeats=options.repeats * place.repeats,
+            mask=mask,
+            transparency=options.transparency,
+            concept=place.words,
+            traits=header.traits,
         )
-    if not records:
-        raise ValueError(no_picture(folder, skipped))
-    return Dataset(name=folder.name, records=tuple(records), skipped=tuple(skipped))
+    if options.masks:
+        notes += [f"The mask {path.name} belongs to no picture." for path in _unused(place, used)]
 
 
-def folder_fingerprint(folder: Path, caption_extension: str) -> str:
-    """Hex digest of the names, sizes and dates of pictures and captions; opens no file."""
+def _unused(place: Place, used: set[Path]) -> list[Path]:
+    return [path for path in dict.fromkeys(place.masks.values()) if path not in used]
+
+
+def folder_fingerprint(
+    folder: Path, caption_extension: str, subfolders: Subfolders = Subfolders.CONCEPTS
+) -> str:
+    """Hex digest of names, sizes and dates of pictures, masks and captions; opens no file."""
+    endings = {checked_extension(caption_extension).lower(), ".txt", ".caption", *TABLES}
     stamps: list[tuple[str | int, ...]] = []
-    for pair in list_pictures(folder, caption_extension):
-        stamps += [file_stamp(path) if path and path.exists() else ("",) for path in pair]
+    for place in scan_folder(folder, subfolders):
+        files = {*place.files.values(), *place.masks.values()}
+        for path in sorted(path for path in files if path.suffix.lower() in endings | EXTENSIONS):
+            stamps.append((place.key, *(file_stamp(path) if path.exists() else (path.name,))))
     return digest(stamps)
-
-
-def list_pictures(folder: Path, caption_extension: str) -> list[tuple[Path, Path | None]]:
-    """Every picture file in natural order with its caption file, None when there is none."""
-    if not folder.is_dir():
-        raise FileNotFoundError(f"The folder {folder} does not exist: choose another dataset.")
-    extension = checked_extension(caption_extension)
-    files = [path for path in folder.iterdir() if path.name[0] != "." and not path.is_dir()]
-    # An exact name wins over one that differs in case or Unicode form, as between systems.
-    captions = {same_name(path.name): path for path in files} | {path.name: path for path in files}
-    pictures = [path for path in files if path.suffix.lower() in EXTENSIONS]
-    pictures.sort(key=lambda path: natural_key(path.name))
-    return [(path, find_caption(path, extension, captions)) for path in pictures]
 
 
 def checked_extension(extension: str) -> str:
@@ -66,42 +116,15 @@ def checked_extension(extension: str) -> str:
     return f".{name}"
 
 
-def find_caption(picture: Path, extension: str, captions: Mapping[str, Path]) -> Path | None:
-    """The caption file beside a picture: only the last suffix of its name is replaced."""
-    name = picture.stem + extension
-    return captions.get(name) or captions.get(same_name(name))
-
-
-def read_caption(path: Path, picture: Path) -> str:
-    """The text without byte-order mark and surrounding space; ValueError when it is no UTF-8."""
-    try:
-        return path.read_text(encoding="utf-8-sig").strip()
-    except UnicodeDecodeError as error:
-        raise ValueError(
-            f"{path.name} is not UTF-8 text, so {picture.name} is left out: save it as UTF-8."
-        ) from error
-    except OSError as error:
-        raise ValueError(
-            f"{path.name} cannot be opened ({error.strerror}), so {picture.name} is left out: "
-            "make it readable or remove it."
-        ) from error
-
-
-def same_name(name: str) -> str:
-    """A name without what file systems differ in: letter case and composed or split accents."""
-    return unicodedata.normalize("NFC", name).casefold()
-
-
-def natural_key(name: str) -> tuple[list[str | int], str]:
-    """Sort key that counts: cat_2.png comes before cat_10.png."""
-    parts = re.split(r"(\d+)", same_name(PurePath(name).stem))
-    return [int(part) if part.isdecimal() else part for part in parts], name
-
-
 def no_picture(folder: Path, skipped: Sequence[str]) -> str:
     """Why a folder cannot be trained on, and what to do."""
     if skipped:
         first = f"None of the {len(skipped)} pictures in {folder} can be used"
         return f"{first}: {skipped[0]}"
     kinds = ", ".join(sorted(kind.lstrip(".") for kind in EXTENSIONS))
-    return f"There is no picture in {folder} itself: put some there ({kinds})."
+    parent = (
+        " It lies in an N_concept folder: choose the folder above it."
+        if split_concept(folder.name)
+        else ""
+    )
+    return f"There is no picture in {folder} itself: put some there ({kinds}).{parent}"

@@ -129,13 +129,13 @@ def test_an_exact_name_wins_over_one_of_another_case(tmp_path: Path):
     assert captions(tmp_path) == {"Cat.png": "large", "cat.png": "small"}
 
 
-def test_a_caption_that_is_not_utf8_leaves_its_picture_out(tmp_path: Path):
+def test_a_caption_that_is_not_utf8_is_read_as_windows_text_and_noted(tmp_path: Path):
     picture(tmp_path / "a.png")
-    picture(tmp_path / "b.png")
-    (tmp_path / "a.txt").write_bytes("café".encode("latin-1"))
+    (tmp_path / "a.txt").write_bytes("un café".encode("latin-1"))
     dataset = read_folder(tmp_path)
-    assert [record.path.name for record in dataset.records] == ["b.png"]
-    assert dataset.skipped == ("a.txt is not UTF-8 text, so a.png is left out: save it as UTF-8.",)
+    assert captions(tmp_path) == {"a.png": "un café"}
+    note = "a.txt is not UTF-8 text and was read as Windows-1252: save it as UTF-8."
+    assert dataset.notes == (note,) and dataset.skipped == ()
 
 
 def cut(data: bytes) -> bytes:

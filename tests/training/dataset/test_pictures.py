@@ -18,7 +18,7 @@ AVIF = pytest.param("avif", marks=NEEDS_AVIF)
 
 
 def read(path: Path) -> Image.Image:
-    width, height = inspect_picture(path)
+    width, height = inspect_picture(path).size
     picture = open_picture(Record(path=path, caption="", width=width, height=height))
     assert picture.mode == "RGB" and picture.size == (width, height)
     return picture
@@ -90,9 +90,9 @@ def test_the_header_is_enough_to_inspect_a_png(tmp_path: Path, monkeypatch: pyte
         raise AssertionError("decoded the picture")
 
     monkeypatch.setattr("PIL.ImageFile.ImageFile.load", refuse)
-    assert inspect_picture(path) == (16, 24)
-    assert inspect_picture(tmp_path / "plain.png") == SIZE
-    assert inspect_picture(tmp_path / "x.jpg") == SIZE
+    assert inspect_picture(path).size == (16, 24)
+    assert inspect_picture(tmp_path / "plain.png").size == SIZE
+    assert inspect_picture(tmp_path / "x.jpg").size == SIZE
 
 
 def test_transparency_is_flattened_over_white(tmp_path: Path):

@@ -1,0 +1,137 @@
+"""Florence-2 folders in the format of their first release, which needed code from elsewhere.
+
+transformers knows Florence-2 itself since 4.56, under other names: configuration and weights are
+translated while they load, and the folder stays as it is.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+IMAGE_TOKEN = "<image>"
+RENAMES = (
+    (r"^vision_tower\.convs\.(\d+)\.proj\.", r"model.vision_tower.convs.\1.conv."),
+    (r"^vision_tower\.", "model.vision_tower."),
+    (r"\.(conv[12])\.fn\.dw\.", r".\1."),
+    (r"\.(window_attn|channel_attn)\.norm\.", r".norm1."),
+    (r"\.(window_attn|channel_attn)\.fn\.", r".\1."),
+    (r"\.ffn\.norm\.", r".norm2."),
+    (r"\.ffn\.fn\.net\.", r".ffn."),
+    (r"^image_proj_norm\.", "model.multi_modal_projector.image_proj_norm."),
+    (r"^image_pos_embed\.", "model.multi_modal_projector.image_position_embed."),
+    (r"^visual_temporal_embed\.", "model.multi_modal_projector.visual_temporal_embed."),
+    (r"^language_model\.model\.", "model.language_model."),
+    (r"^language_model\.lm_head\.", "lm_head."),
+)
+PROJECTION = "model.multi_modal_projector.image_projection.weight"
+
+
+def is_legacy(folder: Path) -> bool:
+    """Whether a folder has the first release's configuration."""
+    try:
+        config: Any = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    text = config.get("text_config") or {}
+    return config.get("model_type") == "florence2" and text.get("model_type") in (
+        "florence2_language",
+        "",
+    )
+
+
+def load_legacy(folder: Path, dtype: torch.dtype) -> tuple[Any, Any]:
+    """Processor and model, translated; ValueError when a weight is missing or one too many."""
+    from transformers import AutoImageProcessor, AutoTokenizer
+    from transformers.models.florence2 import (
+        Florence2Config,
+        Florence2ForConditionalGeneration,
+        Florence2Processor,
+    )
+
+    options = {"local_files_only": True, "trust_remote_code": False}
+    old: Any = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    tokenizer = AutoTokenizer.from_pretrained(
+        folder, extra_special_tokens={"image_token": IMAGE_TOKEN}, tokenizer_type="bart", **options
+    )
+    image_token = int(tokenizer.convert_tokens_to_ids(IMAGE_TOKEN))
+    weights = translated(_weights(folder), image_token)
+    rows = weights["model.language_model.shared.weight"].shape[0]
+    config = Florence2Config(**translated_config(old, image_token, rows))
+    model = Florence2ForConditionalGeneration(config)
+    missing, unexpected = model.load_state_dict(weights, strict=False)
+    # Tied to the shared table.
+    lost = [name for name in missing if "embed_tokens" not in name and "lm_head" not in name]
+    if lost or unexpected:
+        raise ValueError(f"its weights do not fit: {', '.join([*lost, *unexpected][:3])}")
+    model.tie_weights()
+    images = AutoImageProcessor.from_pretrained(folder, **options)
+    images.image_seq_length = getattr(images, "image_seq_length", None) or 577
+    return Florence2Processor(images, tokenizer), model.to(dtype)
+
+
+def translated_config(old: dict[str, Any], image_token: int, rows: int) -> dict[str, Any]:
+    """The old configuration in the new one's words."""
+    text = {k: v for k, v in old["text_config"].items() if k not in ("architectures", "auto_map")}
+    text |= {"model_type": "bart", "vocab_size": rows}
+    seen = old["vision_config"]
+    vision = {
+        "embed_dim": seen.get("dim_embed", [128, 256, 512, 1024]),
+        "depths": seen.get("depths", [1, 1, 9, 1]),
+        "num_heads": seen.get("num_heads", [4, 8, 16, 32]),
+        "num_groups": seen.get("num_groups", [4, 8, 16, 32]),
+        "window_size": seen.get("window_size", 12),
+        "projection_dim": old.get("projection_dim", seen.get("projection_dim", 1024)),
+        "drop_path_rate": 0.0,
+        "patch_size": seen.get("patch_size", [7, 3, 3, 3]),
+        "patch_stride": seen.get("patch_stride", [4, 2, 2, 2]),
+        "patch_padding": seen.get("patch_padding", [3, 1, 1, 1]),
+        "patch_prenorm": seen.get("patch_prenorm", [False, True, True, True]),
+        "qkv_bias": seen.get("qkv_bias", True),
+        "max_temporal_embeddings": (seen.get("visual_temporal_embedding") or {}).get(
+            "max_temporal_embeddings", 100
+        ),
+        "max_position_embeddings": (seen.get("image_pos_embed") or {}).get(
+            "max_pos_embeddings", 50
+        ),
+    }
+    return {"text_config": text, "vision_config": vision, "image_token_id": image_token}
+
+
+def translated(weights: dict[str, Tensor], image_token: int) -> dict[str, Tensor]:
+    """The old weights under their new names, with a row for the image token."""
+    found: dict[str, Tensor] = {}
+    for name, tensor in weights.items():
+        if name == "image_projection":
+            found[PROJECTION] = tensor.T.contiguous()
+        elif not name.endswith("final_logits_bias"):
+            found[_renamed(name)] = tensor
+    for name in [n for n in found if n.endswith(("shared.weight", "embed_tokens.weight"))]:
+        found[name] = _longer(found[name], image_token)
+    if "lm_head.weight" in found:
+        found["lm_head.weight"] = _longer(found["lm_head.weight"], image_token)
+    return found
+
+
+def _renamed(name: str) -> str:
+    for pattern, new in RENAMES:
+        name = re.sub(pattern, new, name)
+    return name
+
+
+def _longer(table: Tensor, token: int) -> Tensor:
+    missing = token + 1 - table.shape[0]
+    return table if missing <= 0 else torch.cat([table, table.new_zeros(missing, table.shape[1])])
+
+
+def _weights(folder: Path) -> dict[str, Tensor]:
+    file = folder / "model.safetensors"
+    if not file.is_file():
+        raise ValueError("it has no model.safetensors: save its weights in that format")
+    return load_file(file)

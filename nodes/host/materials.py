@@ -1,0 +1,88 @@
+"""A dataset made ready for a run: latents through the cache, masks, captions, their order."""
+
+from __future__ import annotations
+
+import comfy.model_management as management
+import torch
+from torch import Tensor
+
+from ...training.concepts import parse_caption
+from ...training.data import TrainingData
+from ...training.dataset.buckets import latent_mask
+from ...training.dataset.framing import Framing
+from ...training.dataset.latents import LatentCache, encode_latents
+from ...training.dataset.order import Batches
+from ...training.dataset.plan import plan_crops
+from ...training.dataset.records import Dataset
+from ...training.dataset.texts import texts_of
+from ...training.ports import Caption
+from .folders import user_folder
+from .latents import HostLatentCodec
+from .request import Request
+from .storage import file_facts
+
+
+def make_data(
+    request: Request, dataset: Dataset, codec: HostLatentCodec, seed: int
+) -> TrainingData:
+    """Everything a run draws from; only what no earlier run has encoded is decoded."""
+    default = Framing(resolution=request.resolution)
+    plans = plan_crops(dataset.records, default)
+    owners = [item for item, crops in enumerate(plans) for _ in crops]
+    crops = [crop for each in plans for crop in each]
+    latents = _latents(request, dataset, codec, crops, owners)
+    masks = [
+        latent_mask(record, crop, latents[i].shape[-2:], (record.framing or default).mask_floor)
+        for i, (crop, record) in enumerate(
+            zip(crops, (dataset.records[owner] for owner in owners), strict=True)
+        )
+    ]
+    captions, texts = _captions(request, dataset, seed)
+    return TrainingData(
+        latents=latents,
+        captions=captions,
+        crops=crops,
+        masks=masks if any(mask is not None for mask in masks) else (),
+        views=_spread(plans) if len(crops) > len(plans) else (),
+        texts=texts,
+        batches=Batches(
+            # All views of a picture have its bucket.
+            [(each[0].width, each[0].height) for each in plans],
+            [record.repeats for record in dataset.records],
+            request.config.batch_size,
+            seed,
+        ),
+    )
+
+
+def _latents(
+    request: Request, dataset: Dataset, codec: HostLatentCodec, crops: list, owners: list[int]
+) -> list[Tensor]:
+    cache = LatentCache(user_folder("latents"), codec.digest(), file_facts())
+    made: dict[int, Tensor] = {}
+    with torch.no_grad():
+        for index, latent in encode_latents(
+            dataset, crops, codec, request.config.batch_size, owners=owners, cache=cache
+        ):
+            management.throw_exception_if_processing_interrupted()
+            made[index] = latent
+    cache.store.close()
+    return [made[index] for index in range(len(crops))]
+
+
+def _captions(
+    request: Request, dataset: Dataset, seed: int
+) -> tuple[list[Caption], list[tuple[int, ...]]]:
+    """Every text of the run, and which of them belong to each picture; () when one each."""
+    spelled = [texts_of(record, seed) for record in dataset.records]
+    captions = [parse_caption(text, request.concepts) for row in spelled for text in row]
+    return captions, _spread(spelled) if len(captions) > len(spelled) else []
+
+
+def _spread(rows: list) -> list[tuple[int, ...]]:
+    """Indices of each row's entries in the flat list of all."""
+    ends, start = [], 0
+    for row in rows:
+        ends.append(tuple(range(start, start + len(row))))
+        start += len(row)
+    return ends

@@ -1,0 +1,273 @@
+"""Tiny random caption models, built from configurations alone and saved as users' folders are."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+SMALL = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2}
+SMALL |= {"num_attention_heads": 2}
+VISION = {**SMALL, "image_size": 32, "patch_size": 16}
+TURNS = (
+    "{% for m in messages %}{{ m['role'] }}: {% for c in m['content'] %}"
+    "{% if c['type'] == 'image' %}IMAGE{% else %}{{ c['text'] }}{% endif %}{% endfor %}\n"
+    "{% endfor %}{% if add_generation_prompt %}assistant:{% endif %}"
+)
+
+
+def symbols(first: tuple[str, ...] = ()) -> dict[str, int]:
+    """A vocabulary of the 256 byte symbols behind some special tokens."""
+    from tokenizers import pre_tokenizers
+
+    words = [*first, *sorted(pre_tokenizers.ByteLevel.alphabet())]
+    return {word: number for number, word in enumerate(words)}
+
+
+def letters() -> Any:
+    """A WordPiece tokenizer of single letters, as BLIP and GIT have a BERT one."""
+    import transformers
+
+    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+    plain = list("abcdefghijklmnopqrstuvwxyz0123456789.,'")
+    words = [*special, *plain, *(f"##{letter}" for letter in plain)]
+    return transformers.BertTokenizer(vocab={word: n for n, word in enumerate(words)})
+
+
+def bytes_with(image_tokens: dict[str, str], **special: str) -> Any:
+    """A byte-level tokenizer with named image tokens."""
+    import transformers
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+
+    tokenizer = Tokenizer(models.BPE(vocab=symbols(), merges=[]))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    made = transformers.PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, extra_special_tokens=image_tokens, **special
+    )
+    made.add_special_tokens({"additional_special_tokens": list(image_tokens.values())})
+    return made
+
+
+def blip() -> tuple[Any, Any]:
+    import transformers as tf
+
+    words = letters()
+    ends = {"bos_token_id": words.cls_token_id, "eos_token_id": words.sep_token_id}
+    text = {**SMALL, "vocab_size": len(words), "encoder_hidden_size": 32, "projection_dim": 16}
+    text |= {**ends, "pad_token_id": words.pad_token_id, "sep_token_id": words.sep_token_id}
+    text["max_position_embeddings"] = 64
+    config = tf.BlipConfig(
+        text_config=text, vision_config={**VISION, "projection_dim": 16}, projection_dim=16
+    )
+    images = tf.BlipImageProcessor(size={"height": 32, "width": 32})
+    return tf.BlipForConditionalGeneration(config), tf.BlipProcessor(images, words)
+
+
+def git() -> tuple[Any, Any]:
+    import transformers as tf
+
+    words = letters()
+    config = tf.GitConfig(
+        **SMALL,
+        vocab_size=len(words),
+        max_position_embeddings=64,
+        bos_token_id=words.cls_token_id,
+        eos_token_id=words.sep_token_id,
+        pad_token_id=words.pad_token_id,
+        vision_config=VISION,
+    )
+    images = tf.CLIPImageProcessor(
+        size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32}
+    )
+    return tf.GitForCausalLM(config), tf.GitProcessor(images, words)
+
+
+def ends_of(words: Any) -> dict[str, int]:
+    return {
+        "bos_token_id": words.bos_token_id,
+        "eos_token_id": words.eos_token_id,
+        "pad_token_id": words.pad_token_id,
+    }
+
+
+def chat_words(**extra: str) -> Any:
+    return bytes_with(
+        {"image_token": "<image>", **extra}, bos_token="<s>", eos_token="</s>", pad_token="<pad>"
+    )
+
+
+def blip2() -> tuple[Any, Any]:
+    import transformers as tf
+
+    words = chat_words()
+    query = {**SMALL, "vocab_size": 50, "encoder_hidden_size": 32}
+    text = {"model_type": "opt", "vocab_size": len(words), "hidden_size": 32, "ffn_dim": 64}
+    text |= {"word_embed_proj_dim": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
+    text |= {"max_position_embeddings": 128, **ends_of(words)}
+    config = tf.Blip2Config(
+        vision_config=VISION,
+        qformer_config=query,
+        text_config=text,
+        num_query_tokens=8,
+        image_token_index=words.convert_tokens_to_ids("<image>"),
+    )
+    images = tf.BlipImageProcessor(size={"height": 32, "width": 32})
+    processor = tf.Blip2Processor(images, words, num_query_tokens=8)
+    return tf.Blip2ForConditionalGeneration(config), processor
+
+
+def florence2() -> tuple[Any, Any]:
+    import transformers as tf
+
+    special = ("<s>", "<pad>", "</s>", "<unk>", "<mask>")
+    words = tf.BartTokenizer(
+        vocab=symbols(special), merges=[], extra_special_tokens={"image_token": "<image>"}
+    )
+    words.add_tokens([f"<loc_{n}>" for n in range(8)] + ["<od>", "</od>", "<sep>"])
+    four = {"depths": (1,) * 4, "embed_dim": (16,) * 4, "num_heads": (2,) * 4}
+    vision = {**four, "num_groups": (2,) * 4, "window_size": 2, "projection_dim": 32}
+    text = {"model_type": "bart", "vocab_size": len(words), "d_model": 32}
+    text |= {f"{part}_{kind}": size for part in ("encoder", "decoder") for kind, size in
+             (("layers", 2), ("ffn_dim", 64), ("attention_heads", 2))}  # fmt: skip
+    text |= {"max_position_embeddings": 256, "bos_token_id": 0, "pad_token_id": 1}
+    text |= {"eos_token_id": 2, "decoder_start_token_id": 2, "forced_eos_token_id": 2}
+    config = tf.Florence2Config(
+        image_token_id=words.convert_tokens_to_ids("<image>"),
+        vision_config={**vision, "drop_path_rate": 0.0},
+        text_config=text,
+    )
+    images = tf.CLIPImageProcessor(
+        size={"height": 64, "width": 64}, do_center_crop=False, image_seq_length=5
+    )
+    return tf.Florence2ForConditionalGeneration(config), tf.Florence2Processor(images, words)
+
+
+QWEN = ("<|im_start|>", "<|im_end|>", "<|vision_start|>", "<|vision_end|>", "<|image_pad|>")
+
+
+def qwen_words() -> Any:
+    import transformers as tf
+
+    words = tf.Qwen2Tokenizer(
+        vocab=symbols(), merges=[], pad_token="<|endoftext|>", eos_token="<|im_end|>"
+    )
+    words.add_special_tokens({"additional_special_tokens": [*QWEN, "<|video_pad|>"]})
+    return words
+
+
+def qwen_config(words: Any, text: dict[str, Any], vision: dict[str, Any]) -> dict[str, Any]:
+    number = words.convert_tokens_to_ids
+    rope = {"rope_type": "default", "rope_theta": 1e4, "mrope_section": [2, 3, 3]}
+    both = {**SMALL, "vocab_size": len(words), "num_key_value_heads": 1}
+    both |= {"max_position_embeddings": 2048, "eos_token_id": words.eos_token_id}
+    both |= {"pad_token_id": words.pad_token_id, "bos_token_id": None}
+    seen = {"depth": 2, "hidden_size": 32, "intermediate_size": 64, "num_heads": 2}
+    return {
+        "image_token_id": number("<|image_pad|>"),
+        "video_token_id": number("<|video_pad|>"),
+        "vision_start_token_id": number("<|vision_start|>"),
+        "vision_end_token_id": number("<|vision_end|>"),
+        "text_config": {**both, "rope_parameters": {**rope, **text.pop("rope", {})}, **text},
+        "vision_config": {**seen, "out_hidden_size": 32, **vision},
+    }
+
+
+QWEN_TURNS = TURNS.replace("IMAGE", "<|vision_start|><|image_pad|><|vision_end|>")
+
+
+def qwen2_5_vl() -> tuple[Any, Any]:
+    import transformers as tf
+
+    words = qwen_words()
+    vision = {"patch_size": 14, "window_size": 56, "fullatt_block_indexes": [1]}
+    config = tf.Qwen2_5_VLConfig(**qwen_config(words, {}, vision))
+    sizes = {"shortest_edge": 28 * 28, "longest_edge": 4 * 28 * 28}
+    images = tf.Qwen2VLImageProcessor(patch_size=14, merge_size=2, size=sizes)
+    videos = tf.Qwen2VLVideoProcessor(patch_size=14, merge_size=2)
+    processor = tf.Qwen2_5_VLProcessor(images, words, videos, chat_template=QWEN_TURNS)
+    return tf.Qwen2_5_VLForConditionalGeneration(config), processor
+
+
+def qwen3_vl() -> tuple[Any, Any]:
+    import transformers as tf
+
+    words = qwen_words()
+    text = {"num_hidden_layers": 3, "head_dim": 16, "rope": {"mrope_interleaved": True}}
+    vision = {"depth": 3, "patch_size": 16, "num_position_embeddings": 16}
+    vision["deepstack_visual_indexes"] = [0, 1]
+    config = tf.Qwen3VLConfig(**qwen_config(words, text, vision))
+    sizes = {"shortest_edge": 32 * 32, "longest_edge": 4 * 32 * 32}
+    images = tf.Qwen2VLImageProcessor(patch_size=16, merge_size=2, size=sizes)
+    videos = tf.Qwen3VLVideoProcessor(patch_size=16, merge_size=2)
+    processor = tf.Qwen3VLProcessor(images, words, videos, chat_template=QWEN_TURNS)
+    return tf.Qwen3VLForConditionalGeneration(config), processor
+
+
+def llava() -> tuple[Any, Any]:
+    """SigLIP and Llama, the shape of JoyCaption."""
+    import transformers as tf
+
+    words = chat_words()
+    config = tf.LlavaConfig(
+        vision_config=tf.SiglipVisionConfig(**{**VISION, "num_hidden_layers": 3}),
+        text_config=tf.LlamaConfig(
+            **SMALL,
+            vocab_size=len(words),
+            num_key_value_heads=1,
+            max_position_embeddings=512,
+            **ends_of(words),
+        ),
+        image_token_id=words.convert_tokens_to_ids("<image>"),
+        vision_feature_select_strategy="full",
+        vision_feature_layer=-2,
+        image_seq_length=4,
+    )
+    processor = tf.LlavaProcessor(
+        tf.SiglipImageProcessor(size={"height": 32, "width": 32}),
+        words,
+        patch_size=16,
+        vision_feature_select_strategy="full",
+        image_token="<image>",
+        num_additional_image_tokens=0,
+        chat_template=TURNS.replace("IMAGE", "<image>"),
+    )
+    return tf.LlavaForConditionalGeneration(config), processor
+
+
+def paligemma() -> tuple[Any, Any]:
+    import transformers as tf
+
+    words = chat_words()
+    vision = {**VISION, "model_type": "siglip_vision_model", "projection_dim": 32}
+    text = {**SMALL, "model_type": "gemma", "vocab_size": len(words) + 8, "head_dim": 16}
+    text |= {"num_key_value_heads": 1, "max_position_embeddings": 256, **ends_of(words)}
+    config = tf.PaliGemmaConfig(
+        vision_config={**vision, "vision_use_head": False},
+        text_config=text,
+        projection_dim=32,
+        image_token_index=words.convert_tokens_to_ids("<image>"),
+    )
+    images = tf.SiglipImageProcessor(size={"height": 32, "width": 32})
+    images.image_seq_length = 4
+    return tf.PaliGemmaForConditionalGeneration(config), tf.PaliGemmaProcessor(images, words)
+
+
+FAMILIES: dict[str, Callable[[], tuple[Any, Any]]] = {
+    build.__name__: build
+    for build in (blip, git, blip2, florence2, qwen2_5_vl, qwen3_vl, llava, paligemma)
+}
+
+
+def save_captioner(family: str, folder: Path) -> Path:
+    """A folder as `hf download` would leave it: config, weights and processor."""
+    import torch
+
+    torch.manual_seed(0)
+    model, processor = FAMILIES[family]()
+    model.save_pretrained(folder)
+    processor.save_pretrained(folder)
+    return folder

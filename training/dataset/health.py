@@ -1,0 +1,105 @@
+"""The check of a whole dataset: measured, judged, flagged; a verdict with reasons."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from enum import Enum
+
+from .checks import Finding, Level, Material, find_all
+from .framing import Framing
+from .measure import Measures, measure
+from .merge import describe
+from .plan import histogram, plan_crops
+from .records import Dataset, Record
+from .store import Store
+
+NAMED = 8
+
+
+class Gate(str, Enum):
+    """Whether to train on a dataset."""
+
+    READY = "ready"
+    WARNINGS = "ready with warnings"
+    NOT_READY = "not ready"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Health:
+    """What a check found."""
+
+    dataset: Dataset
+    """Without the pictures that cannot be decoded, each flagged with what was found."""
+    findings: tuple[Finding, ...]
+    report: str
+
+    @property
+    def gate(self) -> Gate:
+        """Errors decide first."""
+        levels = {finding.level for finding in self.findings}
+        if Level.ERROR in levels:
+            return Gate.NOT_READY
+        return Gate.WARNINGS if Level.WARNING in levels else Gate.READY
+
+
+def measured(dataset: Dataset, store: Store) -> Iterator[Measures]:
+    """The measures of every picture, one after the other; those in the store decode nothing."""
+    for record in dataset.records:
+        yield measure(record, store)
+    store.flush()
+
+
+def examine(
+    dataset: Dataset,
+    measures: Sequence[Measures],
+    framing: Framing,
+    placeholders: Sequence[str] = (),
+    count_tokens: Callable[[str], int] | None = None,
+) -> Health:
+    """Judge a measured dataset; a picture that cannot be decoded is left out with a sentence."""
+    pairs = list(zip(dataset.records, measures, strict=True))
+    good = [(record, one) for record, one in pairs if not one.error]
+    records = [record for record, _ in good]
+    broken = tuple(one.error for _, one in pairs if one.error)
+    crops = [each[0] for each in plan_crops(records, framing)]
+    material = Material(
+        records=records,
+        measures=[one for _, one in good],
+        crops=crops,
+        placeholders=placeholders,
+        count_tokens=count_tokens,
+    )
+    left_out = [_left_out(text) for text in (*dataset.skipped, *broken)]
+    findings = (*find_all(material), *left_out)
+    kept = replace(
+        dataset, records=tuple(_flagged(records, findings)), skipped=(*dataset.skipped, *broken)
+    )
+    health = Health(dataset=kept, findings=findings, report="")
+    report = "\n".join([_verdict(health), "", describe(dataset), "", "buckets", histogram(crops)])
+    return replace(health, report=report)
+
+
+def _left_out(text: str) -> Finding:
+    return Finding("left_out", Level.WARNING, text)
+
+
+def _flagged(records: Sequence[Record], findings: Sequence[Finding]) -> Iterator[Record]:
+    flags: dict[str, list[str]] = defaultdict(list)
+    for finding in findings:
+        for name in finding.names:
+            flags[name].append(finding.flag)
+    for record in records:
+        yield replace(record, flags=tuple(dict.fromkeys(flags[record.name])))
+
+
+def _verdict(health: Health) -> str:
+    """The gate, then a line for each finding with the first names."""
+    lines = [health.gate.value]
+    for finding in health.findings:
+        shown = ", ".join(finding.names[:NAMED])
+        more = f" and {len(finding.names) - NAMED} more" if len(finding.names) > NAMED else ""
+        own = f": {shown}{more}" if finding.names and finding.names[0] not in finding.text else ""
+        lines.append(f"{finding.level.value}: {finding.text}{own}")
+    return "\n".join(lines)

@@ -1,0 +1,58 @@
+"""Texts of caption models that are no captions."""
+
+from __future__ import annotations
+
+import re
+
+REFUSAL = re.compile(
+    r"^\W*(i('m| am) (sorry|unable|not able)|sorry\b|i (can('|no)?t|cannot|can not|won't)\b"
+    r"|as an ai\b|unfortunately, i\b|error:|traceback|cuda out of memory|no image (was )?provided)",
+    re.IGNORECASE,
+)
+BOILERPLATE = re.compile(
+    r"^\W*((this|the) (image|picture|photo|photograph) (shows|depicts|features|displays|is of)"
+    r"|(in this|the) (image|picture|photo),|here is a caption|caption:|sure[,!])",
+    re.IGNORECASE,
+)
+# The thinking of models that show it, also when it never ended.
+THOUGHT = re.compile(r"<think>.*?(</think>|\Z)", re.DOTALL | re.IGNORECASE)
+ROLE = re.compile(r"^\s*(assistant|caption|description)\s*:\s*", re.IGNORECASE)
+
+
+def refuses(caption: str) -> bool:
+    """Whether a text says that there is no caption."""
+    return bool(REFUSAL.search(caption))
+
+
+def opens_like_boilerplate(caption: str) -> bool:
+    """Whether a caption begins with words that say nothing about the picture."""
+    return bool(BOILERPLATE.search(caption))
+
+
+def loops(caption: str) -> bool:
+    """Whether a model repeats itself: one run of words three times in a row, or one many times."""
+    words = caption.casefold().split()
+    for size in (1, 2, 3, 4, 6, 8):
+        times = 5 if size == 1 else 3
+        for start in range(len(words) - size * times + 1):
+            part = words[start : start + size]
+            if all(words[start + k * size : start + (k + 1) * size] == part for k in range(times)):
+                return True
+    return False
+
+
+def tidy(answer: str) -> str:
+    """An answer without thoughts, role, quotes around it and line breaks within sentences."""
+    text = ROLE.sub("", THOUGHT.sub("", answer)).strip()
+    if len(text) > 1 and text[0] == text[-1] and text[0] in "\"'`" and text.count(text[0]) == 2:
+        text = text[1:-1].strip()
+    return re.sub(r"[ \t]*\n+[ \t]*", " ", text)
+
+
+def problem(caption: str) -> str:
+    """Why a tidied answer is no caption; empty when it is one."""
+    if not caption:
+        return "the answer is empty"
+    if refuses(caption):
+        return "the model refused"
+    return "the model repeats itself" if loops(caption) else ""

@@ -1,0 +1,102 @@
+"""What was once found out about files, kept on disk until the files change."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import sqlite3
+from pathlib import Path
+from typing import Any
+
+LOG = logging.getLogger(__name__)
+TABLE = (
+    "CREATE TABLE IF NOT EXISTS facts (kind TEXT, path TEXT, stamp TEXT, value TEXT, "
+    "PRIMARY KEY (kind, path)) WITHOUT ROWID"
+)
+
+
+class Store:
+    """Facts about files by kind and path; one is forgotten when size or date of its file change.
+
+    A file that is no database is put aside: everything in it can be found out again.
+    """
+
+    def __init__(self, path: Path | None = None):
+        self._path = path
+        self._base = _open(path)
+        self._pending = 0
+
+    def get(self, kind: str, path: Path) -> Any:
+        """The fact as JSON values, None when it is not known of the file as it is now."""
+        row = self._base.execute(
+            "SELECT value FROM facts WHERE kind = ? AND path = ? AND stamp = ?",
+            (kind, _text(path), _stamp(path)),
+        ).fetchone()
+        return None if row is None else json.loads(row[0])
+
+    def put(self, kind: str, path: Path, value: Any) -> None:
+        """Keep a fact about the file as it is now."""
+        self._base.execute(
+            "INSERT OR REPLACE INTO facts VALUES (?, ?, ?, ?)",
+            (kind, _text(path), _stamp(path), json.dumps(value)),
+        )
+        self._pending += 1
+        if self._pending >= 64:
+            self.flush()
+
+    def flush(self) -> None:
+        """Bring what was put to the disk."""
+        self._base.commit()
+        self._pending = 0
+
+    def close(self) -> None:
+        """End the connection, with everything on the disk."""
+        self.flush()
+        self._base.close()
+
+    def content(self, path: Path) -> str:
+        """Hex SHA-256 of a file's bytes, read once for each version of the file."""
+        known = self.get("content", path)
+        if known is None:
+            known = content_digest(path)
+            self.put("content", path, known)
+        return known
+
+
+def content_digest(path: Path) -> str:
+    """Hex SHA-256 of a file's bytes."""
+    with open(path, "rb") as file:
+        total = hashlib.sha256()
+        while part := file.read(1 << 20):
+            total.update(part)
+    return total.hexdigest()
+
+
+def _open(path: Path | None) -> sqlite3.Connection:
+    if path is None:
+        return _connect(":memory:")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        return _connect(str(path))
+    except sqlite3.DatabaseError as error:
+        broken = path.with_name(f"{path.name}.broken")
+        LOG.warning("%s is damaged (%s) and was moved to %s.", path, error, broken.name)
+        path.replace(broken)
+        return _connect(str(path))
+
+
+def _connect(name: str) -> sqlite3.Connection:
+    # The host runs nodes in one thread and routes in another, one after the other.
+    base = sqlite3.connect(name, timeout=30.0, check_same_thread=False)
+    base.execute(TABLE)
+    return base
+
+
+def _text(path: Path) -> str:
+    return str(path.absolute()).encode("utf-8", "surrogateescape").hex()
+
+
+def _stamp(path: Path) -> str:
+    status = path.stat()
+    return f"{status.st_size} {status.st_mtime_ns}"

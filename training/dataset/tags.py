@@ -1,0 +1,27 @@
+"""Captions as lists of tags with commas between them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+
+def split_tags(caption: str) -> list[str]:
+    """The tags of a caption, without the blanks around them and without empty ones."""
+    return [tag for part in caption.split(",") if (tag := part.strip())]
+
+
+def join_tags(tags: Iterable[str]) -> str:
+    """Tags as one caption."""
+    return ", ".join(tags)
+
+
+def looks_like_tags(caption: str) -> bool:
+    """Whether a caption is a list of short tags rather than sentences."""
+    tags = split_tags(caption)
+    words = sum(len(tag.split()) for tag in tags)
+    return len(tags) >= 3 and words <= 3 * len(tags)
+
+
+def same_tag(tag: str) -> str:
+    """A tag without what spelling varies in: case, and underscores for blanks."""
+    return " ".join(tag.replace("_", " ").casefold().split())

@@ -1,0 +1,47 @@
+"""Sentences for sets without captions, by the kind of the concept."""
+
+from __future__ import annotations
+
+import random
+from enum import Enum
+
+
+class Template(str, Enum):
+    """Which sentences are put around a concept."""
+
+    NONE = "none"
+    OBJECT = "object"
+    PERSON = "person"
+    STYLE = "style"
+
+
+SENTENCES = {
+    Template.OBJECT: (
+        *("a photo of {}", "a close-up photo of {}", "a bright photo of {}", "a dark photo of {}"),
+        *("a cropped photo of {}", "a clean photo of {}", "a detailed view of {}"),
+        *("a good photo of {}", "a photo of one {}", "a rendering of {}", "a picture of {}"),
+    ),
+    Template.PERSON: (
+        *("a photo of {}", "a portrait of {}", "a close-up of {}", "a candid photo of {}"),
+        *("a picture of {}", "a bright photo of {}", "a dark photo of {}", "a snapshot of {}"),
+    ),
+    Template.STYLE: (
+        *("a picture in the style of {}", "a painting in the style of {}", "{} style"),
+        *("an artwork in the style of {}", "a close-up in the style of {}"),
+        *("a bright picture in the style of {}", "a detailed picture in the style of {}"),
+    ),
+}
+
+
+def template_caption(
+    template: Template, placeholder: str, class_word: str, caption: str, draw: random.Random
+) -> str:
+    """A sentence about the concept, followed by the caption if there is one."""
+    subject = f"{placeholder} {class_word}".strip()
+    sentence = draw.choice(SENTENCES[template]).format(subject)
+    return f"{sentence}, {caption}" if caption else sentence
+
+
+def first_template(template: Template, placeholder: str, class_word: str) -> str:
+    """The plainest sentence of a kind: the caption of a picture that has none."""
+    return SENTENCES[template][0].format(f"{placeholder} {class_word}".strip())

@@ -1,0 +1,244 @@
+/** The gallery of Review Dataset: captions edited in place, replaced in bulk, undone. */
+import { app } from "../../scripts/app.js";
+import { get, on, pictureAddress, post } from "./api.js";
+import { card } from "./gallery_card.js";
+import { make, setText } from "./dom.js";
+
+const NODE = "Pivotal_ReviewDataset";
+const ROW = 236;
+const CARD = 176;
+const PAGE = 200;
+/** @type {Map<object, Gallery>} */
+const galleries = new Map();
+
+export function setup() {
+  on("review", ({ node, dataset }) => {
+    for (const [owner, gallery] of galleries) {
+      if (String(owner.id) === String(node).split(":").at(-1)) gallery.show(dataset);
+    }
+  });
+}
+
+export function nodeCreated(node) {
+  if (node.comfyClass !== NODE) return;
+  const gallery = new Gallery(node);
+  const options = { serialize: false, hideOnZoom: true, getMinHeight: () => 420 };
+  const widget = node.addDOMWidget("gallery", "pivotal_gallery", gallery.root, options);
+  widget.serialize = false;
+  galleries.set(node, gallery);
+  node.setSize?.([Math.max(node.size[0], 620), Math.max(node.size[1], 560)]);
+  const executed = node.onExecuted;
+  node.onExecuted = function (output) {
+    const found = output?.review?.[0];
+    if (found) gallery.show(found.dataset);
+    return executed?.apply(this, arguments);
+  };
+  const removed = node.onRemoved;
+  node.onRemoved = function () {
+    galleries.delete(node);
+    gallery.observer.disconnect();
+    return removed?.apply(this, arguments);
+  };
+}
+
+/** After a reload the widget still says which dataset was shown. */
+export function graphLoaded() {
+  for (const gallery of galleries.values()) {
+    const [dataset] = gallery.widget?.value?.split("@") ?? [];
+    if (dataset && !gallery.dataset) gallery.show(dataset);
+  }
+}
+
+class Gallery {
+  constructor(node) {
+    this.node = node;
+    this.dataset = null;
+    this.pages = new Map();
+    this.total = 0;
+    this.drafts = new Map();
+    this.build();
+    this.observer = new ResizeObserver(() => this.draw());
+    this.observer.observe(this.scroll);
+  }
+
+  get widget() {
+    return this.node.widgets?.find((widget) => widget.name === "review");
+  }
+
+  build() {
+    const typing = { keydown: (event) => event.stopPropagation() };
+    const changed = { ...typing, input: () => this.refresh() };
+    this.text = make("input", { type: "search", placeholder: "caption contains", on: changed });
+    this.flag = make("select", { on: { change: () => this.refresh() } });
+    this.status = make("span.pivotal-gallery-status", {}, "Queue the graph to see its pictures.");
+    this.find = make("input", { placeholder: "find words", on: typing });
+    this.new = make("input", { placeholder: "replace by", on: typing });
+    const button = (label, title, click) =>
+      make("button", { type: "button", title, on: { click } }, label);
+    this.preview = make("div.pivotal-gallery-preview", { hidden: true });
+    this.apply = button("Apply", "Replace in all captions", () => this.replace(false));
+    this.apply.disabled = true;
+    this.space = make("div.pivotal-gallery-space");
+    this.scroll = make("div.pivotal-gallery-scroll", { on: {
+      scroll: () => this.draw(),
+      wheel: (event) => event.stopPropagation(),
+    } }, this.space);
+    this.root = make("div.pivotal-gallery", { on: { keydown: (event) => this.key(event) } },
+      make("div.pivotal-gallery-bar", {}, this.text, this.flag,
+        button("Undo", "Take back the latest change (Ctrl+Z)", () => this.undo()),
+        button("Approve", "Let the run go on past this node", () => this.remember("+approved")),
+        this.status),
+      make("div.pivotal-gallery-bar", {}, this.find, this.new,
+        button("Preview", "Count and show what would change", () => this.replace(true)),
+        this.apply),
+      this.preview, this.scroll);
+  }
+
+  key(event) {
+    const writing = event.target.tagName === "TEXTAREA" || event.target.tagName === "INPUT";
+    if (event.key === "z" && (event.ctrlKey || event.metaKey) && !writing) {
+      event.preventDefault();
+      event.stopPropagation();
+      this.undo();
+    }
+  }
+
+  async show(dataset) {
+    this.dataset = dataset;
+    await this.refresh();
+  }
+
+  /** Ask for the first page again; what is being typed stays. */
+  async refresh() {
+    if (!this.dataset) return;
+    this.pages = new Map();
+    this.shown = this.shown === undefined ? 0 : this.shown + 1;
+    await this.load(0);
+  }
+
+  async load(page) {
+    if (this.pages.has(page)) return;
+    this.pages.set(page, []);
+    const asked = this.shown;
+    const query = new URLSearchParams({ offset: String(page * PAGE), text: this.text.value });
+    if (this.flag.value) query.set("flag", this.flag.value);
+    try {
+      const answer = await get(`datasets/${this.dataset}/items?${query}`);
+      if (asked !== this.shown) return;
+      this.pages.set(page, answer.items);
+      this.take(answer);
+    } catch (error) {
+      setText(this.status, error.message);
+    }
+  }
+
+  take(answer) {
+    this.total = answer.total;
+    this.placeholders = answer.placeholders;
+    this.remember(`${answer.revision}`);
+    const flags = ["", "off", "edited", ...answer.flags.filter((flag) => flag !== "edited")];
+    if (flags.join() !== this.flags) {
+      this.flags = flags.join();
+      const chosen = this.flag.value;
+      const named = { "": "all pictures", off: "switched off", edited: "edited" };
+      this.flag.replaceChildren(...flags.map((value) =>
+        make("option", { value }, named[value] ?? value.replace(/_/g, " "))));
+      this.flag.value = chosen;
+    }
+    setText(this.status, `${answer.total} of ${answer.all} pictures, revision ${answer.revision}`);
+    this.draw();
+  }
+
+  /** The widget holds the dataset's id and its revision, so that a new one runs what follows. */
+  remember(revision) {
+    if (!this.widget || !this.dataset) return;
+    const approved = revision === "+approved";
+    const now = this.widget.value.split("@")[1]?.replace("+approved", "") ?? "0";
+    const same = !approved && now === revision && this.widget.value.startsWith(this.dataset);
+    if (same) return;
+    this.widget.value = `${this.dataset}@${approved ? now + revision : revision}`;
+    if (approved) setText(this.status, "Approved: queue the graph again.");
+    app.graph?.setDirtyCanvas?.(true, true);
+  }
+
+  item(index) {
+    const page = Math.floor(index / PAGE);
+    if (!this.pages.has(page)) this.load(page);
+    return this.pages.get(page)?.[index % PAGE];
+  }
+
+  /** Only the cards in sight are in the page, whatever the size of the dataset. */
+  draw() {
+    const across = Math.max(1, Math.floor(this.scroll.clientWidth / CARD));
+    const rows = Math.ceil(this.total / across);
+    this.space.style.height = `${rows * ROW}px`;
+    const first = Math.max(0, Math.floor(this.scroll.scrollTop / ROW) - 1);
+    const last = Math.min(rows, Math.ceil((this.scroll.scrollTop + this.scroll.clientHeight) / ROW) + 1);
+    const focused = this.space.querySelector("textarea:focus")?.closest("[data-item]");
+    const wanted = new Map();
+    for (let index = first * across; index < Math.min(last * across, this.total); index++) {
+      const item = this.item(index);
+      if (item) wanted.set(item.item, { item, index });
+    }
+    for (const child of [...this.space.children]) {
+      const known = wanted.get(child.dataset.item);
+      if (known && (child === focused || child.dataset.tag === known.item.tag)) {
+        this.place(child, known.index, across);
+        wanted.delete(child.dataset.item);
+      } else if (child !== focused) child.remove();
+    }
+    for (const { item, index } of wanted.values()) {
+      const element = card(item, this);
+      this.space.append(element);
+      this.place(element, index, across);
+    }
+  }
+
+  place(element, index, across) {
+    element.style.left = `${(index % across) * CARD}px`;
+    element.style.top = `${Math.floor(index / across) * ROW}px`;
+  }
+
+  thumb(item) {
+    return pictureAddress(`datasets/${this.dataset}/thumbs/${item.item}`);
+  }
+
+  /** Send one change; a conflict shows what the file says now and lets the user decide. */
+  async edit(item, values) {
+    try {
+      await post(`datasets/${this.dataset}/edit`, { item: item.item, tag: item.tag, ...values });
+      this.drafts.delete(item.item);
+    } catch (error) {
+      if (values.caption !== undefined) this.drafts.set(item.item, values.caption);
+      await this.refresh();
+      setText(this.status, error.message);
+      return;
+    }
+    await this.refresh();
+  }
+
+  async undo() {
+    if (!this.dataset) return;
+    const { undone } = await post(`datasets/${this.dataset}/undo`);
+    this.preview.hidden = true;
+    await this.refresh();
+    if (!undone) setText(this.status, "There is nothing to undo.");
+  }
+
+  async replace(preview) {
+    if (!this.dataset) return;
+    const body = { find: this.find.value, replace: this.new.value, preview };
+    try {
+      const answer = await post(`datasets/${this.dataset}/replace`, body);
+      this.preview.hidden = !preview;
+      this.apply.disabled = !preview || !answer.count;
+      this.preview.replaceChildren(
+        make("b", {}, `${answer.count} captions ${preview ? "would change" : "changed"}`),
+        ...answer.changes.map(({ name, before, after }) => make("div", {},
+          make("small", {}, name), make("del", {}, before), make("ins", {}, after))));
+      if (!preview) await this.refresh();
+    } catch (error) {
+      setText(this.status, error.message);
+    }
+  }
+}
