@@ -128,7 +128,7 @@ def parse(words: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
         options = {"parents": [common], "allow_abbrev": False}
         sub = commands.add_parser(name, help=(function.__doc__ or "").split("\n")[0], **options)
         if name == "bench":
-            sub.add_argument("what", choices=["startup", "learning", "speed"])
+            sub.add_argument("what", choices=["startup", "learning", "speed", "dataset"])
     known, rest = parser.parse_known_args(words)
     if rest and (
         known.command in ("demo", "manager", "registry") or getattr(known, "what", "") == "startup"

@@ -19,8 +19,8 @@ from . import (
     tagging,
     train,
 )
-from .host import review as review_routes
 from .host import packages, routes, run_routes
+from .host import review as review_routes
 
 NODES: list[type[io.ComfyNode]] = [
     *dataset.NODES,

@@ -173,7 +173,8 @@ class Gallery {
     const rows = Math.ceil(this.total / across);
     this.space.style.height = `${rows * ROW}px`;
     const first = Math.max(0, Math.floor(this.scroll.scrollTop / ROW) - 1);
-    const last = Math.min(rows, Math.ceil((this.scroll.scrollTop + this.scroll.clientHeight) / ROW) + 1);
+    const bottom = this.scroll.scrollTop + this.scroll.clientHeight;
+    const last = Math.min(rows, Math.ceil(bottom / ROW) + 1);
     const focused = this.space.querySelector("textarea:focus")?.closest("[data-item]");
     const wanted = new Map();
     for (let index = first * across; index < Math.min(last * across, this.total); index++) {

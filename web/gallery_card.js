@@ -35,8 +35,12 @@ export function card(item, gallery) {
   const enabled = make("input", { type: "checkbox", checked: item.enabled, title: "Use it",
     on: { change: () => gallery.edit(item, { enabled: enabled.checked }) } });
   const flags = item.flags.map((flag) => make("span.pivotal-flag", {}, flag.replace(/_/g, " ")));
+  const keep = (label, text) => make("button", { type: "button",
+    on: { click: () => gallery.edit(item, { caption: text() }) } }, label);
   const notes = item.file === null ? [] : [
-    make("div.pivotal-card-conflict", { title: item.file }, `File changed: ${item.file}`)];
+    make("div.pivotal-card-conflict", { title: item.file }, `File changed: ${item.file}`),
+    make("div.pivotal-card-line", {}, keep("Keep mine", () => caption.value),
+      keep("Take file", () => item.file))];
   const image = make("img", { src: gallery.thumb(item), loading: "lazy", alt: item.name,
     draggable: false });
   const root = make("div.pivotal-card", { data: { item: item.item, tag: item.tag } },

@@ -176,9 +176,14 @@ def edit(call: Call) -> dict[str, Any]:
         reviewed = _find(call)
         record = _record(reviewed, key)
         try:
-            reviewed.review.change(record, str(call.body.get("tag", "")), values, _stamp(record))
+            stamp = _stamp(record)
+            seen = _in_file(record) if stamp != reviewed.stamps[key] else None
+            tag = str(call.body.get("tag", ""))
+            reviewed.review.change(record, tag, values, stamp, seen)
         except Conflict as conflict:
             raise Refused(409, str(conflict)) from conflict
+        # The page has shown what the file says now.
+        reviewed.stamps[key] = stamp
         return {"revision": reviewed.review.revision, "item": _row(reviewed, key, record)}
 
 

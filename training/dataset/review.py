@@ -69,11 +69,24 @@ class Review:
         text = repr((record.name, record.caption, self.edits.get(record.name), stamp))
         return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:16]
 
-    def change(self, record: Record, tag: str, values: Mapping[str, Any], stamp: str = "") -> None:
-        """Set caption, enabled or both of one picture; Conflict when its tag is another now."""
+    def change(
+        self,
+        record: Record,
+        tag: str,
+        values: Mapping[str, Any],
+        stamp: str = "",
+        seen: str | None = None,
+    ) -> None:
+        """Set caption, enabled or both of one picture; Conflict when its tag is another now.
+
+        `seen` is what the caption's file says where that is news: the edit is made knowing it.
+        """
         if tag != self.tag(record, stamp):
             raise Conflict(f"The caption of {record.name} was changed meanwhile.")
-        self._add({record.name: self._new(record, values)})
+        new = self._new(record, values)
+        if seen is not None and "caption" in values:
+            new["base"] = seen
+        self._add({record.name: new})
 
     def replaced(
         self, records: Sequence[Record], find: str, new: str

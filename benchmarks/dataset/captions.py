@@ -1,0 +1,132 @@
+"""Seconds a picture: batches against one by one, and the host's TextGenerate on a list."""
+
+from __future__ import annotations
+
+import json
+import platform
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT / "tests"))
+
+import conftest  # noqa: E402, F401  - prepares the host and loads the pack
+import torch  # noqa: E402
+from PIL import Image  # noqa: E402
+
+from harness.captioners import save_captioner  # noqa: E402
+from harness.graphs import Graph  # noqa: E402
+from harness.runner import start_host  # noqa: E402
+from harness.vlm import save_vlm, tiny_qwen  # noqa: E402
+from pack.nodes.host.captioning import FolderCaptioner, Precision  # noqa: E402
+from pack.nodes.host.pixels import as_image  # noqa: E402
+from pack.nodes.host.seeing import ClipCaptioner  # noqa: E402
+from pack.training.dataset.captioning import Asking  # noqa: E402
+
+TOKENS = 8
+
+
+def blip_base(folder: Path) -> Path:
+    """BLIP-base's sizes with random weights, saved in half precision to spare the disk."""
+    import transformers as tf
+
+    from harness.captioners import letters
+
+    words = letters()
+    config = tf.BlipConfig()
+    config.text_config.bos_token_id = words.cls_token_id
+    config.text_config.eos_token_id = config.text_config.sep_token_id = words.sep_token_id
+    config.text_config.pad_token_id = words.pad_token_id
+    model = tf.BlipForConditionalGeneration(config)
+    model.half().save_pretrained(folder)
+    processor = tf.BlipProcessor(tf.BlipImageProcessor(size={"height": 384, "width": 384}), words)
+    processor.save_pretrained(folder)
+    return folder
+
+
+def pictures(count: int) -> list[Image.Image]:
+    return [Image.effect_noise((384, 320), 90).convert("RGB") for _ in range(count)]
+
+
+def seconds(captioner: Any, images: list[Image.Image], size: int) -> float:
+    """Seconds a picture in batches of a size, after a warm-up."""
+    asking = Asking(prompt="What is it?", max_tokens=TOKENS)
+    with torch.inference_mode():
+        captioner.caption(images[:1], asking, [0])
+        started = time.monotonic()
+        for start in range(0, len(images), size):
+            part = images[start : start + size]
+            captioner.caption(part, asking, [0] * len(part))
+    return round((time.monotonic() - started) / len(images), 4)
+
+
+def folder_rows(work: Path) -> list[dict[str, Any]]:
+    rows = []
+    for name, folder, count in (
+        ("tiny BLIP", save_captioner("blip", work / "blip"), 32),
+        ("tiny Qwen2.5-VL", save_captioner("qwen2_5_vl", work / "qwen"), 32),
+        ("BLIP-base, random", blip_base(work / "base"), 4),
+    ):
+        captioner = FolderCaptioner(folder, Precision.FP32)
+        captioner._model.generation_config.min_new_tokens = TOKENS
+        images = pictures(count)
+        row = {"model": name, "pictures": count}
+        rows.append(row | {f"batch_{size}": seconds(captioner, images, size) for size in (1, 4)})
+    return rows
+
+
+def host_row(work: Path) -> dict[str, Any]:
+    """The same tiny Qwen3-VL by Caption Dataset's way and by TextGenerate over a list."""
+    host = start_host(ROOT)
+    path = host.base / "models" / "text_encoders" / "tiny_qwen3vl.safetensors"
+    images = pictures(8)
+    with tiny_qwen():
+        save_vlm(path)
+        graph = Graph()
+        clip = graph.add("CLIPLoader", clip_name=path.name, type="stable_diffusion")
+        graph.keep(clip.out())
+        loaded = host.run(graph)[clip, 0]
+        ours = seconds(ClipCaptioner(loaded), images, 4)
+        graph = Graph()
+        text = [
+            graph.add(
+                "TextGenerate",
+                clip=graph.give(loaded),
+                prompt="What is it?",
+                image=graph.give(as_image(image)),
+                max_length=TOKENS,
+                **{"sampling_mode": "off"},
+            )
+            for image in images
+        ]
+        for node in text:
+            graph.keep(node.out())
+        started = time.monotonic()
+        host.run(graph)
+    theirs = round((time.monotonic() - started) / len(images), 4)
+    return {"model": "tiny Qwen3-VL in CLIPLoader", "pictures": 8, "caption_dataset": ours,
+            "text_generate": theirs}  # fmt: skip
+
+
+def main() -> int:
+    """Write benchmarks/results/captions.json: seconds a picture."""
+    with tempfile.TemporaryDirectory(prefix="pivotal-captions-") as name:
+        result = {
+            "device": "cpu",
+            "threads": torch.get_num_threads(),
+            "machine": platform.machine(),
+            "new_tokens": TOKENS,
+            "folders": folder_rows(Path(name)),
+            "host": host_row(Path(name)),
+        }
+    path = ROOT / "benchmarks" / "results" / "captions.json"
+    path.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    sys.stdout.write(json.dumps(result, indent=1) + "\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

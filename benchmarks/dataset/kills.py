@@ -1,0 +1,58 @@
+"""Kills a captioning a hundred times at random moments; counts what was lost."""
+
+from __future__ import annotations
+
+import json
+import random
+import sys
+import tempfile
+from collections import Counter
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT / "tests"))
+
+import conftest  # noqa: E402, F401  - loads the pack
+
+from harness.killing import PICTURES, kill_once, reference  # noqa: E402
+
+KILLS = 100
+
+
+def main() -> int:
+    """Write benchmarks/results/kills.json; the exit code is the number of broken promises."""
+    with tempfile.TemporaryDirectory(prefix="pivotal-kills-") as name:
+        work = Path(name)
+        wanted, seconds = reference(work / "reference")
+        draw, rows, broken = random.Random(7), [], []
+        for number in range(KILLS):
+            moment = draw.uniform(0, seconds)
+            try:
+                rows.append(kill_once(work / str(number), moment, wanted))
+            except AssertionError as error:
+                broken.append(f"{moment:.3f} s: {error}")
+    stages = Counter(
+        "before the first caption"
+        if not row["kept"]
+        else "in the middle"
+        if row["written"] < PICTURES
+        else "after the last"
+        for row in rows
+    )
+    result = {
+        "kills": KILLS,
+        "killed_before_the_end": sum(bool(row["killed"]) for row in rows),
+        "pictures": PICTURES,
+        "seconds_of_a_whole_run": round(seconds, 3),
+        "moments": dict(stages),
+        "drafts_left_beside_pictures": sum(row["drafts"] for row in rows),
+        "broken": broken,
+    }
+    path = ROOT / "benchmarks" / "results" / "kills.json"
+    path.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    sys.stdout.write(json.dumps(result, indent=1) + "\n")
+    return len(broken)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,108 @@
+"""Loads, checks and fingerprints 10,000 pictures: time, memory, decoded pictures."""
+
+from __future__ import annotations
+
+import json
+import random
+import resource
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT / "tests"))
+
+import conftest  # noqa: E402, F401  - loads the pack
+from PIL import Image, ImageFile  # noqa: E402
+
+from pack.training.dataset.folder import folder_fingerprint, read_folder  # noqa: E402
+from pack.training.dataset.framing import Framing  # noqa: E402
+from pack.training.dataset.health import examine, measured  # noqa: E402
+from pack.training.dataset.store import Store  # noqa: E402
+
+COUNTS = (2500, 5000, 10000)
+SIZES = ((512, 512), (640, 448), (448, 704))
+
+
+def make(folder: Path, first: int, last: int) -> None:
+    """JPEG files of noise on a color, each with a caption."""
+    folder.mkdir(exist_ok=True)
+    draw = random.Random(first)
+    tiles = [Image.effect_noise(size, 80) for size in SIZES]
+    for number in range(first, last):
+        tile = tiles[number % len(tiles)]
+        moved = tile.transform(
+            tile.size, Image.Transform.AFFINE, (0.3, 0, draw.random() * 300, 0, 0.3, 0)
+        )
+        shares = [draw.random() for _ in range(3)]
+        bands = [moved.point([int(value * share) for value in range(256)]) for share in shares]
+        picture = Image.merge("RGB", bands)
+        picture.save(folder / f"{number:05}.jpg", quality=80)
+        (folder / f"{number:05}.txt").write_text(f"a TOK number {number}", encoding="utf-8")
+
+
+def memory() -> float:
+    """Most memory that this process has held, in MB."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+def count_decodes() -> list[int]:
+    counts = [0]
+    load = ImageFile.ImageFile.load
+
+    def counted(self: ImageFile.ImageFile) -> object:
+        counts[0] += bool(getattr(self, "tile", None))
+        return load(self)
+
+    ImageFile.ImageFile.load = counted
+    return counts
+
+
+def measure(folder: Path, facts: Path, decodes: list[int]) -> dict[str, float]:
+    """Seconds of each part, and how many pictures were decoded."""
+    row, before = {}, decodes[0]
+    times = [time.monotonic()]
+    dataset = read_folder(folder)
+    times.append(time.monotonic())
+    store = Store(facts)
+    measures = list(measured(dataset, store))
+    store.close()
+    times.append(time.monotonic())
+    examine(dataset, measures, Framing(), ["TOK"])
+    times.append(time.monotonic())
+    folder_fingerprint(folder, ".txt")
+    times.append(time.monotonic())
+    dataset.fingerprint()
+    times.append(time.monotonic())
+    names = ("load", "measure", "judge", "fingerprint_folder", "fingerprint_dataset")
+    row = {n: round(b - a, 2) for n, a, b in zip(names, times, times[1:], strict=True)}
+    return row | {"decoded": decodes[0] - before, "peak_mb": round(memory())}
+
+
+def main() -> int:
+    """Write benchmarks/results/many_pictures.json."""
+    decodes, start = count_decodes(), memory()
+    rows = []
+    with tempfile.TemporaryDirectory(prefix="pivotal-many-") as name:
+        folder, done = Path(name) / "set", 0
+        for count in COUNTS:
+            make(folder, done, count)
+            done = count
+            facts = Path(name) / f"facts {count}.sqlite"
+            row = {"pictures": count, "first": measure(folder, facts, decodes)}
+            row["again"] = measure(folder, facts, decodes)
+            rows.append(row)
+    result = {
+        "peak_mb_at_the_start": round(start),
+        "peak_mb_above_the_start": round(memory() - start),
+        "rows": rows,
+    }
+    path = ROOT / "benchmarks" / "results" / "many_pictures.json"
+    path.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    sys.stdout.write(json.dumps(result, indent=1) + "\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

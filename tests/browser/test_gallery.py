@@ -1,0 +1,141 @@
+"""The gallery in a real browser: captions are edited, replaced, undone, and found again."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import urllib.error
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from browser.graphs import node
+from PIL import Image
+
+from harness.editor import Editor
+from harness.server import Server
+
+COUNT = 60
+names = (f"gallery {number}" for number in itertools.count())
+
+
+@pytest.fixture
+def folder(server: Server) -> Iterator[Path]:
+    path = server.base / "input" / next(names)
+    path.mkdir(parents=True)
+    for number in range(COUNT):
+        color = (4 * number % 256, 90, 255 - 3 * number)
+        Image.new("RGB", (96, 80), color).save(path / f"{number}.png")
+        (path / f"{number}.txt").write_text(f"a red TOK number {number}", encoding="utf-8")
+    yield path
+    server.wait_until_idle(timeout=120)
+
+
+def graph(folder: Path) -> dict[str, Any]:
+    return {
+        "1": node("Pivotal_LoadDataset", folder=folder.name),
+        "2": node("Pivotal_LabelDataset", dataset=["1", 0], placeholder="TOK", kind="object"),
+        "3": node("Pivotal_ReviewDataset", dataset=["2", 0]),
+        "4": node("Pivotal_CaptionStatistics", dataset=["3", 0]),
+    }
+
+
+def open_gallery(editor: Editor, folder: Path) -> None:
+    editor.load_prompt(graph(folder))
+    editor.queue()
+    editor.expect(".pivotal-gallery-status").to_contain_text(f"{COUNT} of {COUNT} pictures")
+
+
+def card(editor: Editor, name: str) -> Any:
+    return editor.page.locator(".pivotal-card", has_text=name).first
+
+
+def write(editor: Editor, name: str, text: str) -> None:
+    card(editor, f"{name}.png").locator(".pivotal-card-marked").click()
+    area = card(editor, f"{name}.png").locator("textarea")
+    area.fill(text)
+    area.press("Enter")
+
+
+def status(editor: Editor, text: str) -> None:
+    editor.expect(".pivotal-gallery-status").to_contain_text(text)
+
+
+def journal(server: Server) -> list[dict[str, Any]]:
+    folder = server.base / "user" / "pivotal" / "reviews"
+    newest = max(folder.glob("*.jsonl"), key=lambda path: path.stat().st_mtime_ns)
+    return [json.loads(line) for line in newest.read_text(encoding="utf-8").splitlines()]
+
+
+def test_captions_are_edited_replaced_undone_and_found_again(
+    editor: Editor, server: Server, folder: Path
+):
+    open_gallery(editor, folder)
+    for number in range(3):
+        write(editor, str(number), f"my own {number} of TOK")
+        status(editor, f"revision {number + 1}")
+    editor.expect(".pivotal-card.edited").to_have_count(3)
+    bar = editor.page.locator(".pivotal-gallery-bar").nth(1)
+    bar.get_by_placeholder("find words").fill("red")
+    bar.get_by_placeholder("replace by").fill("blue")
+    bar.get_by_role("button", name="Preview").click()
+    editor.expect(".pivotal-gallery-preview").to_contain_text(f"{COUNT - 3} captions would change")
+    editor.shot("gallery_preview")
+    assert len(journal(server)) == 3
+    bar.get_by_role("button", name="Apply").click()
+    status(editor, "revision 4")
+    assert "a blue TOK number 4" in card(editor, "4.png").inner_text()
+    assert len(journal(server)[3]["changes"]) == COUNT - 3
+    editor.page.get_by_role("button", name="Undo").click()
+    status(editor, "revision 5")
+    assert "a red TOK number 4" in card(editor, "4.png").inner_text()
+    editor.shot("gallery")
+    # Files are as they were: edits live in the journal.
+    for number in range(COUNT):
+        assert (folder / f"{number}.txt").read_text() == f"a red TOK number {number}"
+    saved = json.dumps(editor.saved())
+    assert "my own" not in saved and "@5" in saved
+    editor.reload()
+    open_gallery(editor, folder)
+    assert "my own 1 of TOK" in card(editor, "1.png").inner_text()
+    status(editor, "revision 5")
+
+
+def test_only_cards_in_sight_are_in_the_page_and_filters_pick(editor: Editor, folder: Path):
+    open_gallery(editor, folder)
+    shown = editor.page.locator(".pivotal-card").count()
+    assert 0 < shown < COUNT
+    editor.page.get_by_placeholder("caption contains").fill("number 59")
+    status(editor, f"1 of {COUNT} pictures")
+    editor.expect(".pivotal-card mark").to_have_text("TOK")
+    card(editor, "59.png").locator("input[type=checkbox]").click()
+    status(editor, "revision 1")
+    editor.page.get_by_placeholder("caption contains").fill("")
+    editor.page.locator(".pivotal-gallery select").select_option("off")
+    status(editor, f"1 of {COUNT} pictures")
+
+
+def test_a_file_that_changed_meanwhile_is_shown_before_anything_is_overwritten(
+    editor: Editor, folder: Path
+):
+    open_gallery(editor, folder)
+    (folder / "0.txt").write_text("by another program", encoding="utf-8")
+    write(editor, "0", "mine")
+    status(editor, "was changed meanwhile")
+    conflict = card(editor, "0.png")
+    assert "File changed: by another program" in conflict.inner_text()
+    assert conflict.locator("textarea").input_value() == "mine"
+    editor.shot("gallery_conflict")
+    conflict.get_by_role("button", name="Keep mine").click()
+    status(editor, "revision 1")
+    assert "mine" in card(editor, "0.png").inner_text()
+    editor.expect(".pivotal-card-conflict").to_have_count(0)
+    assert (folder / "0.txt").read_text() == "by another program"
+
+
+def test_paths_and_other_pages_are_refused(server: Server):
+    for path in ("..%2f..%2fetc", "%2fetc%2fpasswd", "a" * 300, "0123456789abcdef"):
+        with pytest.raises(urllib.error.HTTPError) as error:
+            server.get(f"/pivotal/datasets/{path}/items")
+        assert error.value.code in (400, 404)
