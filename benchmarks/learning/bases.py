@@ -15,8 +15,7 @@ from world.base import COMPACT, base_unet, write_base
 from world.checkpoints import load_short
 from world.codec import latents_of
 from world.compact import unpack
-
-from .sampling import Models
+from world.sampling import Models
 
 STEPS, RATE, SCENES = 150, 2e-4, 400
 FADE = 0.25

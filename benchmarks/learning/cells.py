@@ -6,7 +6,7 @@ import hashlib
 import json
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +21,10 @@ from pack.nodes.host.request import Request
 from pack.nodes.host.runs import run_training
 from pack.training.dataset.folder import read_folder
 from world.concepts import write_folder
+from world.sampling import SETTINGS, Models, sample
 
 from .bases import SECOND
 from .methods import BATCH, METHODS
-from .sampling import SETTINGS, Models, sample
 from .scores import base_right, count, fidelity
 from .subjects import SUBJECTS, Asked, prompts_for
 
@@ -54,8 +54,17 @@ class Cell:
 
     def definition(self, samples: int) -> str:
         """A digest of all that the row depends on by choice; another one makes the row anew."""
-        parts = [self, METHODS[self.method], self.steps, BATCH, samples, SETTINGS, SECOND]
+        chosen = [settled(self), settled(METHODS[self.method]), self.steps]
+        parts = [*chosen, BATCH, samples, SETTINGS, SECOND]
         return hashlib.sha256(repr(parts).encode()).hexdigest()[:12]
+
+
+def settled(settings: Any) -> Any:
+    """What differs from the defaults, so that a new setting leaves what was measured as it is."""
+    if not is_dataclass(settings):
+        return settings
+    pairs = ((field, getattr(settings, field.name)) for field in fields(settings))
+    return {field.name: settled(value) for field, value in pairs if value != field.default}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -9,8 +9,9 @@ from typing import Any
 
 from PIL import Image, ImageDraw, ImageFont
 
+from world.sampling import SETTINGS
+
 from .claims import claims
-from .sampling import SETTINGS
 
 COLUMNS = (
     "fidelity",

@@ -8,9 +8,9 @@ from torch import Tensor
 
 from world.concepts import CREW, HATCHING, NEW_COLORS, NEW_SHAPES
 from world.judge import Verdict, judge
+from world.sampling import Models, sample
 from world.sprites import COLORS, SHAPES, Scene, held_out_scenes
 
-from .sampling import Models, sample
 from .subjects import HEART, STYLE, Asked
 
 ALL_SHAPES = {**SHAPES, **NEW_SHAPES, **{name: one.bitmap for name, one in CREW.items()}}

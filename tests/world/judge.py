@@ -48,7 +48,7 @@ def judge(
     background = most_common(nearest(rim_of(cells), colors))
     if background is None:
         return Verdict(shape=None, colors={}, background=None, place=None, checkered=False)
-    shown = (cells - torch.tensor(colors[background])).norm(dim=-1) > SAME_COLOR
+    shown = shown_cells(cells, colors[background])
     shape, place = nearest_shape(shown, shapes)
     if shape is None:
         return Verdict(shape=None, colors={}, background=background, place=None, checkered=False)
@@ -95,10 +95,27 @@ def nearest_shape(
     shown: Tensor, shapes: Mapping[str, Bitmap]
 ) -> tuple[str | None, tuple[int, int]]:
     """The shape and place whose silhouette differs from `shown` (8, 8) in the fewest cells."""
-    found, ideals = silhouettes(tuple(shapes.items()))
-    wrong = (ideals != shown).sum((1, 2))
+    found, wrong = wrong_cells(shown, shapes)
     best = int(wrong.argmin())
     return found[best] if wrong[best] <= WRONG_CELLS else (None, (0, 0))
+
+
+def wrong_cells(
+    shown: Tensor, shapes: Mapping[str, Bitmap]
+) -> tuple[list[tuple[str, tuple[int, int]]], Tensor]:
+    """All shapes at all places, and in how many cells each differs from `shown` (8, 8)."""
+    found, ideals = silhouettes(tuple(shapes.items()))
+    return found, (ideals != shown).sum((1, 2))
+
+
+def silhouette_error(pixels: Tensor, bitmap: Bitmap, background: Color) -> int:
+    """In how many of its 64 cells a picture differs from the bitmap at its best place."""
+    return int(wrong_cells(shown_cells(cell_colors(pixels), background), {"": bitmap})[1].min())
+
+
+def shown_cells(cells: Tensor, background: Color) -> Tensor:
+    """Which of the cells (8, 8, 3) are not of the background's color."""
+    return (cells - torch.tensor(background)).norm(dim=-1) > SAME_COLOR
 
 
 @lru_cache

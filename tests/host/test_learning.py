@@ -1,0 +1,162 @@
+"""A concept is learned, which is seen in pictures: each part of pivotal tuning does its share.
+
+A character in two new colors, from eight pictures, on the sprite world's base and through a graph.
+It fails when vectors do not train, when the pivot is at step 0, when captions and pictures are
+shuffled, and when the LoRA is not applied.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+from harness.graphs import Graph
+from harness.runner import Host, Loaded
+from pack.nodes.host.bundling import apply_bundle
+from world import base
+from world.checkpoints import load_short
+from world.compact import unpack
+from world.concepts import CREW, NEW_COLORS, character_pictures, write_folder
+from world.judge import cell_colors, shown_cells, silhouette_error
+from world.sampling import sample
+from world.sprites import COLORS, Color
+
+ROBOT = CREW["robot"]
+SALMON = NEW_COLORS[ROBOT.inks["#"]]
+GROUNDS = ("green", "blue", "black", "cyan", "yellow", "white")
+RUN = {"steps": 160, "batch_size": 4, "schedule": "cosine", "checkpoint_every": 0}
+
+pytestmark = pytest.mark.timeout(1200)
+
+
+@pytest.fixture(scope="module")
+def sprites(host: Host, tmp_path_factory: pytest.TempPathFactory) -> Loaded:
+    """The sprite world's base with its text encoder cut to the live layers."""
+    path = tmp_path_factory.mktemp("learning") / "sprites.safetensors"
+    base.write_base(path, unpack(load_file(base.COMPACT)), short=True)
+    with torch.inference_mode():
+        model, clip, vae = load_short(path)
+    host.loaded["sprites"] = Loaded(model=model, clip=clip, vae=vae, path=path)
+    return host.loaded["sprites"]
+
+
+@pytest.fixture(scope="module")
+def bundle(host: Host, sprites: Loaded) -> Any:
+    """The robot, learned by Train Concepts."""
+    write_folder(character_pictures("TOK", character="robot"), host.base / "input" / "robot")
+    graph = Graph()
+    trained = graph.train(
+        graph.base("sprites"),
+        "robot",
+        concepts=graph.concept(initial="square"),
+        adapter=graph.add("Pivotal_Lora", rank=8, alpha=8.0).out(),
+        optimizer=graph.add("Pivotal_Optimizer", learning_rate=2e-3).out(),
+        embedding_optimizer=graph.add(
+            "Pivotal_Optimizer", learning_rate=1e-2, weight_decay=0.0
+        ).out(),
+        **RUN,
+    )
+    graph.keep(trained.out())
+    return host.run(graph).values[trained][0][0]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Seen:
+    """Samples of "a robot on a ... background", one a background."""
+
+    pictures: Tensor
+
+    @property
+    def wrong_cells(self) -> float:
+        """Mean number of the 64 cells that are not the robot's silhouette."""
+        return mean(
+            silhouette_error(picture, ROBOT.bitmap, COLORS[ground])
+            for picture, ground in zip(self.pictures, GROUNDS, strict=True)
+        )
+
+    @property
+    def off_color(self) -> float:
+        """Mean distance of what is not background from the robot's color; a cube's side is 1."""
+        return mean(
+            distance(picture, COLORS[ground], SALMON)
+            for picture, ground in zip(self.pictures, GROUNDS, strict=True)
+        )
+
+    @property
+    def off_ground(self) -> float:
+        """Mean distance of the pictures' corners from the background that was asked for."""
+        return mean(
+            (corners(cell_colors(picture)) - torch.tensor(COLORS[ground])).norm(dim=-1).mean()
+            for picture, ground in zip(self.pictures, GROUNDS, strict=True)
+        )
+
+
+def mean(numbers: Any) -> float:
+    values = [float(number) for number in numbers]
+    return sum(values) / len(values)
+
+
+def distance(picture: Tensor, background: Color, color: Color) -> float:
+    cells = cell_colors(picture)
+    sprite = cells[shown_cells(cells, background)]
+    return float((sprite - torch.tensor(color)).norm(dim=-1).mean()) if len(sprite) else 1.0
+
+
+def corners(cells: Tensor) -> Tensor:
+    return cells[[0, 0, -1, -1], [0, -1, 0, -1]]
+
+
+def look(sprites: Loaded, bundle: Any, *, lora: float) -> Seen:
+    """What the base draws with the bundle's names, and its LoRA at a strength."""
+    with torch.inference_mode():
+        model, clip, _, _ = apply_bundle(
+            sprites.model, sprites.clip, bundle, strength_model=lora, strength_clip=lora
+        )
+    return Seen(pictures=sample((model, clip, sprites.vae), prompts("embedding:tok")))
+
+
+def prompts(name: str) -> Sequence[str]:
+    return [f"a {name} on a {ground} background" for ground in GROUNDS]
+
+
+@pytest.fixture(scope="module")
+def untrained(sprites: Loaded) -> Seen:
+    """What the base draws for the word that the vectors start from."""
+    return Seen(pictures=sample((sprites.model, sprites.clip, sprites.vae), prompts("square")))
+
+
+@pytest.fixture(scope="module")
+def alone(sprites: Loaded, bundle: Any) -> Seen:
+    """What the vectors draw without the LoRA."""
+    return look(sprites, bundle, lora=0.0)
+
+
+@pytest.fixture(scope="module")
+def whole(sprites: Loaded, bundle: Any) -> Seen:
+    """What the bundle draws."""
+    return look(sprites, bundle, lora=1.0)
+
+
+def test_the_bundle_draws_the_robot(whole):
+    assert whole.wrong_cells <= 9
+    assert whole.off_color < 0.25
+
+
+def test_the_lora_does_what_the_vectors_alone_do_not(whole, alone):
+    assert alone.wrong_cells >= 1.5 * whole.wrong_cells
+    assert alone.off_color > 1.5 * whole.off_color
+
+
+def test_the_vectors_alone_come_nearer_to_the_robot_than_their_word(alone, untrained):
+    assert alone.wrong_cells <= 0.8 * untrained.wrong_cells
+    assert alone.off_ground < 0.5 * untrained.off_ground
+
+
+def test_the_background_stays_what_the_prompt_says(whole):
+    assert whole.off_ground < 0.15
