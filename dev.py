@@ -90,7 +90,7 @@ def demo(python: Path, host: Path, arguments: Sequence[str]) -> int:
 
 
 def bench(python: Path, host: Path, arguments: Sequence[str]) -> int:
-    """Measurements: `startup` of the host with the pack, `learning` of the methods, `speed`."""
+    """Measurements: `startup`, `learning` of the methods, `speed`, `bundles`, `fuzz`."""
     if arguments[0] == "startup":
         return run("bench startup", [python, ROOT / "benchmarks" / "startup.py", host])
     what, *rest = arguments
@@ -128,7 +128,8 @@ def parse(words: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
         options = {"parents": [common], "allow_abbrev": False}
         sub = commands.add_parser(name, help=(function.__doc__ or "").split("\n")[0], **options)
         if name == "bench":
-            sub.add_argument("what", choices=["startup", "learning", "speed", "dataset"])
+            what = ["startup", "learning", "speed", "dataset", "bundles", "fuzz"]
+            sub.add_argument("what", choices=what)
     known, rest = parser.parse_known_args(words)
     if rest and (
         known.command in ("demo", "manager", "registry") or getattr(known, "what", "") == "startup"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -12,56 +13,77 @@ CLIP_BY_WIDTH = {768: "clip_l", 1280: "clip_g", 1024: "clip_h"}
 ANONYMOUS = frozenset({"string_to_param.*", "emb_params", "emp_params"})
 _CLIP = frozenset(CLIP_BY_WIDTH.values())
 _ALIASES = {"t5": "t5xxl", "gemma": "gemma2_2b"}
+# Keys that say which of several CLIP encoders they are for: cog-sdxl's, and diffusers' folders'.
+_NUMBERED = frozenset({"text_encoders_0", "text_encoders_1"})
 NAMED = frozenset({*_CLIP, *_ALIASES, *_ALIASES.values(), "llama"})
 OUTPUT = "_out"
+_OTHER_WIDTHS = frozenset({768, 1280})
 
 Vectors = Mapping[str, Tensor]
 
 
+def trainer_key(encoder: str) -> str:
+    """The name that trainers give an encoder of the host, such as `t5` for `t5xxl`."""
+    return next((old for old, new in _ALIASES.items() if new == encoder), encoder)
+
+
 def encoder_of(key: str, width: int) -> str:
     """The encoder's key in the host; SD2's vectors may come as `clip_l`, Flux's as `clip_g`."""
-    if key in _CLIP or key in ANONYMOUS:
+    if key in _CLIP or key in ANONYMOUS or key in _NUMBERED:
         key = CLIP_BY_WIDTH.get(width, key)
-    if key in ANONYMOUS:
+    elif key in _ALIASES and width in _OTHER_WIDTHS:
+        # OneTrainer writes HiDream's CLIP-G under `t5_out`; no T5 and no Gemma is as narrow.
+        key = CLIP_BY_WIDTH[width]
+    if key in ANONYMOUS or key in _NUMBERED:
         known = ", ".join(str(width) for width in sorted(CLIP_BY_WIDTH))
         raise ValueError(f"vectors of width {width} fit no known text encoder ({known} do).")
     return _ALIASES.get(key, key)
 
 
-def sort_vectors(
-    found: Mapping[str, Vectors],
-) -> tuple[dict[str, dict[str, Tensor]], tuple[str, ...]]:
-    """Vectors (n, d) in fp32 by name and encoder, and sentences about what was left out."""
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Sorted:
+    """Vectors (n, d) in fp32 by name and encoder: those of prompts, and output embeddings."""
+
+    embeddings: dict[str, dict[str, Tensor]]
+    outputs: dict[str, dict[str, Tensor]]
+    notes: tuple[str, ...]
+
+
+def sort_vectors(found: Mapping[str, Vectors], *, finite: bool = True) -> Sorted:
+    """Vectors under the host's encoder keys; ValueError for what is none.
+
+    NaN is refused unless `finite` is off, for a look at a damaged file.
+    """
     embeddings: dict[str, dict[str, Tensor]] = {}
+    outputs: dict[str, dict[str, Tensor]] = {}
     notes: list[str] = []
     for name, vectors in found.items():
-        inputs = _inputs(name, vectors, notes)
-        if inputs:
-            embeddings[name] = inputs
-    _refuse_mixed(embeddings)
-    return embeddings, tuple(notes)
-
-
-def _inputs(name: str, vectors: Vectors, notes: list[str]) -> dict[str, Tensor]:
-    outputs = {key.removesuffix(OUTPUT) for key in vectors if key.endswith(OUTPUT)}
-    if outputs:
-        notes.append(_output_note(name, sorted(outputs)))
-    inputs: dict[str, Tensor] = {}
-    for key, tensor in vectors.items():
+        made = {key: _rows(name, key, tensor, finite) for key, tensor in vectors.items()}
+        after = {key.removesuffix(OUTPUT): r for key, r in made.items() if key.endswith(OUTPUT)}
         # Beside an output embedding the encoder's input key holds zeros, made for no prompt.
-        if key.endswith(OUTPUT) or key in outputs:
-            continue
-        rows = _rows(name, key, tensor)
+        before = {k: r for k, r in made.items() if not k.endswith(OUTPUT) and k not in after}
+        if before:
+            embeddings[name] = _by_encoder(name, before)
+        if after:
+            outputs[name] = _by_encoder(name, after)
+            notes.append(_output_note(name, sorted(outputs[name])))
+        zeros = [key for key, r in embeddings.get(name, {}).items() if not r.any()]
+        notes += [f"The embedding '{name}' holds only zeros for {key}." for key in zeros]
+    _refuse_mixed(embeddings)
+    return Sorted(embeddings=embeddings, outputs=outputs, notes=tuple(notes))
+
+
+def _by_encoder(name: str, vectors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    found: dict[str, Tensor] = {}
+    for key, rows in vectors.items():
         encoder = encoder_of(key, rows.shape[1])
-        if encoder in inputs:
+        if encoder in found:
             raise ValueError(f"the embedding '{name}' holds vectors for {encoder} twice.")
-        if not rows.any():
-            notes.append(f"The embedding '{name}' holds only zeros for {encoder}.")
-        inputs[encoder] = rows
-    return inputs
+        found[encoder] = rows
+    return found
 
 
-def _rows(name: str, key: str, tensor: Tensor) -> Tensor:
+def _rows(name: str, key: str, tensor: Tensor, finite: bool) -> Tensor:
     if not tensor.is_floating_point() or tensor.ndim not in (1, 2) or not tensor.numel():
         shape = tuple(tensor.shape)
         raise ValueError(
@@ -69,7 +91,8 @@ def _rows(name: str, key: str, tensor: Tensor) -> Tensor:
             f"but a {tensor.dtype} tensor of shape {shape}."
         )
     rows = tensor.reshape(-1, tensor.shape[-1]).to(torch.float32)
-    check_finite(name, rows)
+    if finite:
+        check_finite(name, rows)
     return rows
 
 
@@ -93,5 +116,6 @@ def _refuse_mixed(embeddings: Mapping[str, Vectors]) -> None:
 def _output_note(name: str, encoders: list[str]) -> str:
     return (
         f"The embedding '{name}' is an output embedding for {', '.join(encoders)}, which replaces "
-        "what the text encoder returns: it is left out there. Train it as an input embedding."
+        "what the text encoder returns: use Encode with Output Embeddings, other nodes leave it "
+        "out."
     )

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import os
 import secrets
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from stat import S_IMODE
 from typing import Protocol, cast
@@ -29,6 +30,10 @@ _NO_LINKS = frozenset(
     }
 )
 
+_BLOCK = 1024**2
+MAX_HEADER = 90_000_000
+"""The library reads headers of up to 100 MB."""
+
 
 class _Reader(Protocol):
     """What the library's file object offers; its own stubs have no types."""
@@ -43,8 +48,12 @@ class Draft:
     """A file that is yet to be written."""
 
     path: Path
-    tensors: Mapping[str, Tensor]
-    metadata: Mapping[str, str]
+    tensors: Mapping[str, Tensor] = field(default_factory=dict[str, Tensor])
+    metadata: Mapping[str, str] = field(default_factory=dict[str, str])
+    text: str | None = None
+    """Of a file that is no safetensors file."""
+    hashed: bool = False
+    """Whether the header says the hashes that other programs know a LoRA by."""
 
 
 def write_safetensors(
@@ -86,10 +95,25 @@ def read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
             tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118
             metadata = file.metadata()
     except SafetensorError as error:
-        raise ValueError(
-            f"{path} is not a readable safetensors file: {error}. Copy it again or choose another."
-        ) from error
+        raise unreadable(path, error) from error
     return tensors, metadata or {}
+
+
+def read_header(path: Path) -> dict[str, str]:
+    """The metadata alone, without any tensor; ValueError where the file is damaged."""
+    try:
+        opened = safe_open(str(path), framework="pt", device="cpu")
+        with cast("AbstractContextManager[_Reader]", opened) as file:
+            return file.metadata() or {}
+    except SafetensorError as error:
+        raise unreadable(path, error) from error
+
+
+def unreadable(path: Path, error: object) -> ValueError:
+    """The sentence about a damaged safetensors file."""
+    return ValueError(
+        f"{path} is not a readable safetensors file: {error}. Copy it again or choose another."
+    )
 
 
 def _stage(draft: Draft, temporary: ExitStack) -> Path:
@@ -102,12 +126,51 @@ def _stage(draft: Draft, temporary: ExitStack) -> Path:
     file.open("xb").close()
     # The library makes files that no other user can read; these get what the user's umask gives.
     mode = file.stat().st_mode
-    save_file(_own_memory(draft.tensors), file, metadata=dict(draft.metadata))
+    _fill(draft, file)
     if file.stat().st_mode != mode:
         file.chmod(S_IMODE(mode))
     with open(file, "rb+") as handle:
         os.fsync(handle.fileno())
     return file
+
+
+def _fill(draft: Draft, file: Path) -> None:
+    if draft.text is not None:
+        file.write_text(draft.text, encoding="utf-8")
+        return
+    tensors, metadata = _own_memory(draft.tensors), dict(draft.metadata)
+    if draft.hashed:
+        # Only fields that never change count, so that a new title leaves the hash as it was.
+        save_file(tensors, file, metadata=training_fields(metadata))
+        metadata |= known_hashes(file)
+    if sum(map(len, metadata.values())) > MAX_HEADER:
+        raise ValueError("The header would be too long to be read again: save fewer names in it.")
+    save_file(tensors, file, metadata=metadata)
+
+
+def training_fields(metadata: Mapping[str, str]) -> dict[str, str]:
+    """The part of a header that kohya's hashes count."""
+    return {key: value for key, value in metadata.items() if key.startswith("ss_")}
+
+
+def known_hashes(file: Path) -> dict[str, str]:
+    """Kohya's `sshs_` hashes and ModelSpec's, of a file whose header holds `ss_` fields alone.
+
+    The one is of all tensors' bytes, the legacy one of 64 KiB that begin at 1 MiB.
+    """
+    whole = hashlib.sha256()
+    with file.open("rb") as handle:
+        handle.seek(8 + int.from_bytes(handle.read(8), "little"))
+        while block := handle.read(_BLOCK):
+            whole.update(block)
+        handle.seek(_BLOCK)
+        legacy = hashlib.sha256(handle.read(_BLOCK // 16)).hexdigest()[:8]
+    digest = whole.hexdigest()
+    return {
+        "sshs_model_hash": digest,
+        "sshs_legacy_hash": legacy,
+        "modelspec.hash_sha256": f"0x{digest}",
+    }
 
 
 def _own_memory(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -88,6 +88,11 @@ def generic_key(key: str, family: str) -> str:
     return f"{name}.{suffix}" if name else key
 
 
+def diffusers_module(module: str) -> str:
+    """A UNet's module in diffusers' dotted words, for the standard layout of SD and SDXL."""
+    return _diffusers_block(module.removeprefix(_UNET))
+
+
 def _renamed(
     lora: Mapping[str, Tensor], family: str, rename: Callable[[str, str], str]
 ) -> dict[str, Tensor]:

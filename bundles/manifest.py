@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field, replace
 
 from torch import Tensor
 
@@ -19,7 +19,11 @@ class Entry:
 
     name: str
     initial: str = ""
+    """The words that its vectors started from."""
     placeholder: str = ""
+    """What stood for it in the captions."""
+    thumbnail: str = field(default="", repr=False)
+    """A small JPEG as a data URI."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -34,18 +38,57 @@ class Bundle:
     recipe: Mapping[str, object] = field(default_factory=dict[str, object], repr=False)
     workflow: str = field(default="", repr=False)
     notes: tuple[str, ...] = ()
+    outputs: Mapping[str, Mapping[str, Tensor]] = field(
+        default_factory=dict[str, Mapping[str, Tensor]], repr=False
+    )
+    """OneTrainer's output embeddings: rows that replace what the text encoder returns."""
+    header: Mapping[str, str] = field(default_factory=dict[str, str], repr=False)
+    """Texts of the file's header that other programs wrote and that are kept."""
+    thumbnail: str = field(default="", repr=False)
+    """A small JPEG as a data URI."""
+    source: str = ""
+    """The file that it was read from, with its hash, where that is known."""
 
     def __post_init__(self) -> None:
-        widths: dict[str, tuple[str, int]] = {}
-        for name, vectors in self.embeddings.items():
-            for encoder, rows in vectors.items():
-                _check_rows(name, encoder, rows)
-                first, width = widths.setdefault(encoder, (name, rows.shape[1]))
-                if rows.shape[1] != width:
-                    raise ValueError(
-                        f"The embeddings '{first}' and '{name}' are made for different models: "
-                        f"{encoder} is {width} wide in the one and {rows.shape[1]} in the other."
-                    )
+        for kind in (self.embeddings, self.outputs):
+            _check_widths(kind)
+
+    @property
+    def names(self) -> list[str]:
+        """Every name: those with vectors first, then those that have output vectors alone."""
+        return list(dict.fromkeys([*self.embeddings, *self.outputs]))
+
+    def without(self, names: Collection[str]) -> Bundle:
+        """The bundle less some names; ValueError for one that it does not have."""
+        for name in names:
+            if name not in self.names:
+                known = ", ".join(self.names) or "none"
+                raise ValueError(f'The bundle has no name "{name}": it has {known}.')
+        return replace(
+            self,
+            embeddings={name: v for name, v in self.embeddings.items() if name not in names},
+            outputs={name: v for name, v in self.outputs.items() if name not in names},
+            entries=tuple(entry for entry in self.entries if entry.name not in names),
+        )
+
+    @property
+    def entry_of(self) -> Mapping[str, Entry]:
+        """What is known of each name, with an empty entry where nothing is."""
+        known = {entry.name: entry for entry in self.entries}
+        return {name: known.get(name, Entry(name=name)) for name in self.names}
+
+
+def _check_widths(embeddings: Mapping[str, Mapping[str, Tensor]]) -> None:
+    widths: dict[str, tuple[str, int]] = {}
+    for name, vectors in embeddings.items():
+        for encoder, rows in vectors.items():
+            _check_rows(name, encoder, rows)
+            first, width = widths.setdefault(encoder, (name, rows.shape[1]))
+            if rows.shape[1] != width:
+                raise ValueError(
+                    f"The embeddings '{first}' and '{name}' are made for different models: "
+                    f"{encoder} is {width} wide in the one and {rows.shape[1]} in the other."
+                )
 
 
 def check_name(name: str) -> None:

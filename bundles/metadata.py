@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from datetime import datetime, timezone
@@ -23,7 +24,13 @@ _ARCHITECTURES = {
 }
 _SS_BASE = {"sd15": "sd_v1", "sd2": "sd_v2", "sdxl": "sdxl_base_v1-0"}
 # No index of ours comes near these; more is junk, or an attempt to fill the memory.
-_MAX_INDEX, _MAX_TEXT = 16 * 1024**2, 10_000
+_MAX_INDEX, _MAX_TEXT, _MAX_THUMBNAIL = 16 * 1024**2, 10_000, 1024**2
+_THUMBNAIL = re.compile(r"data:image/(?:jpeg|png|webp);base64,[A-Za-z0-9+/=]*")
+_KEPT = ("ss_", "ot_", "lora_adapter_metadata")
+_KEPT_SPEC = frozenset(
+    f"modelspec.{name}"
+    for name in ("author", "description", "license", "tags", "merged_from", "prediction_type")
+)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -35,6 +42,7 @@ class Index:
     entries: tuple[Entry, ...] = ()
     recipe: Mapping[str, object] = field(default_factory=dict[str, object])
     workflow: str = ""
+    thumbnail: str = ""
     notes: tuple[str, ...] = ()
 
 
@@ -42,17 +50,21 @@ def build_metadata(
     bundle: Bundle, *, title: str, lora: Mapping[str, Tensor], names: tuple[str, ...], kind: str
 ) -> dict[str, str]:
     """All fields of a file that announces `names`; kind is bundle, lora or embedding."""
-    metadata = _model_spec(bundle.family, title, names, kind)
+    metadata = dict(bundle.header) if lora or kind == "bundle" else {}
+    metadata |= _model_spec(bundle.family, title, names, kind)
     if lora:
         metadata |= _kohya_fields(bundle.family, title, lora)
-    known = {entry.name: entry for entry in bundle.entries}
+    if thumbnail := bundle.thumbnail or _first_thumbnail(bundle, names):
+        metadata["modelspec.thumbnail"] = thumbnail
     index = {
         "version": VERSION,
         "kind": kind,
         "family": bundle.family,
-        "entries": [asdict(known.get(name, Entry(name=name))) for name in names],
+        "entries": [_described(bundle, name) for name in names],
         "recipe": dict(bundle.recipe),
     }
+    if bundle.source:
+        index["source"] = bundle.source
     try:
         metadata[INDEX] = json.dumps(index, allow_nan=False)
     except (TypeError, ValueError) as error:
@@ -60,6 +72,25 @@ def build_metadata(
     if bundle.workflow:
         metadata["workflow"] = bundle.workflow
     return metadata
+
+
+def kind_index(kind: str) -> dict[str, str]:
+    """The index of a file that says only what it is."""
+    return {INDEX: json.dumps({"version": VERSION, "kind": kind})}
+
+
+def _described(bundle: Bundle, name: str) -> dict[str, object]:
+    """A name in the index, without what is not known of it."""
+    known = asdict(bundle.entry_of.get(name, Entry(name=name)))
+    made: dict[str, object] = {k: value for k, value in known.items() if value or k == "name"}
+    encoders = {key: list(rows.shape) for key, rows in bundle.embeddings.get(name, {}).items()}
+    outputs = {key: list(rows.shape) for key, rows in bundle.outputs.get(name, {}).items()}
+    return made | {"encoders": encoders} | ({"outputs": outputs} if outputs else {})
+
+
+def _first_thumbnail(bundle: Bundle, names: tuple[str, ...]) -> str:
+    pictures = (entry.thumbnail for name, entry in bundle.entry_of.items() if name in names)
+    return next(filter(None, pictures), "")
 
 
 def read_index(metadata: Mapping[str, str]) -> Index:
@@ -80,6 +111,7 @@ def read_index(metadata: Mapping[str, str]) -> Index:
         entries=_read_entries(found.get("entries", []), notes),
         recipe=_read_recipe(found.get("recipe", {}), notes),
         workflow=workflow,
+        thumbnail=_read_thumbnail(metadata.get("modelspec.thumbnail", "")),
         notes=tuple(notes),
     )
 
@@ -192,4 +224,20 @@ def _read_entry(item: object) -> Entry | None:
     )
     if problems or not name:
         return None
-    return Entry(name=name, initial=initial, placeholder=placeholder)
+    thumbnail = _read_thumbnail(fields.get("thumbnail", ""))
+    return Entry(name=name, initial=initial, placeholder=placeholder, thumbnail=thumbnail)
+
+
+def _read_thumbnail(value: object) -> str:
+    """A picture as a data URI; whatever else stands there is left out."""
+    text = value if isinstance(value, str) and len(value) <= _MAX_THUMBNAIL else ""
+    return text if _THUMBNAIL.fullmatch(text) else ""
+
+
+def kept_header(metadata: Mapping[str, str]) -> dict[str, str]:
+    """What a file's header says about its training and its author, which saving again keeps."""
+    return {
+        key: value
+        for key, value in metadata.items()
+        if (key.startswith(_KEPT) or key in _KEPT_SPEC) and len(value) <= _MAX_INDEX
+    }

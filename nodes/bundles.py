@@ -4,32 +4,72 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
-from enum import Enum
 from typing import Any
 
-import torch
 from comfy_api.latest import io
 
-from ..bundles.containers import Container, load_bundle, save_bundle, warnings_for
+from ..bundles.containers import Container, save_bundle, warnings_for
 from ..bundles.manifest import Bundle
+from ..bundles.reading import load_bundle
 from . import sockets
-from .host.bundling import apply_bundle, parse_names, read_back
-from .host.folders import bundle_files, bundle_path, in_output, new_bundle_path
+from .bundle_parts import saved_files
+from .host.bundling import apply_bundle, read_back
+from .host.folders import bundle_files, bundle_path, bundle_state, new_bundle_path
+from .host.name_settings import Clash, NameRules, StrengthMode, parse_names
+from .host.pictures import with_thumbnails
+from .precision import Precision
 
 CONNECTED = "(connected bundle)"
 
 
-class Precision(str, Enum):
-    """Number format of the saved LoRA."""
-
-    FP16 = "fp16"
-    BF16 = "bf16"
-    FP32 = "fp32"
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """As torch names it."""
-        return {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}[self.value]
+def name_rule_inputs() -> list[io.Input]:
+    """How the names of a bundle are bound to a CLIP, beyond the line that each has."""
+    return [
+        io.Combo.Input(
+            "strength_mode",
+            options=StrengthMode,
+            default=StrengthMode.SCALE,
+            optional=True,
+            tooltip="What a name's strength does: scale its vectors, or move them from the word "
+            "that they started from, where 0 is that word and 1 is the trained name.",
+        ),
+        io.Boolean.Input(
+            "bare_triggers",
+            default=False,
+            optional=True,
+            tooltip="Also find the names, and what stood for them in the captions (TOK), as whole "
+            "words without embedding: before them.",
+        ),
+        io.Combo.Input(
+            "clash",
+            options=Clash,
+            default=Clash.ERROR,
+            optional=True,
+            tooltip="What happens to a name that another bundle gave this CLIP already.",
+        ),
+        io.String.Input(
+            "prefix",
+            default="",
+            optional=True,
+            tooltip="Goes before a name that is taken, with 'add the prefix'; when empty, the "
+            "file's name.",
+        ),
+        io.String.Input(
+            "fallback",
+            default="",
+            optional=True,
+            tooltip="What a text encoder reads for which a name has no vectors; when empty, the "
+            "word that the name started from.",
+        ),
+        io.String.Input(
+            "token_map",
+            default="",
+            multiline=True,
+            optional=True,
+            tooltip="For files that hold several concepts in one tensor (_emb of diffusers' "
+            "scripts): TOK = <s0><s1>, one line a concept.",
+        ),
+    ]
 
 
 class SaveBundle(io.ComfyNode):
@@ -59,13 +99,21 @@ class SaveBundle(io.ComfyNode):
                     options=Container,
                     default=Container.A1111,
                     tooltip="a1111: one file with everything. loose: a folder with a plain LoRA "
-                    "that loads everywhere, and an embedding file for each name.",
+                    "that loads everywhere, and an embedding file for each name. header: one file "
+                    "that is a plain LoRA to every other program. diffusers: a LoRA and an _emb "
+                    "file. onetrainer: a1111 with its names of encoders. cog: cog-sdxl's folder.",
                 ),
                 io.Combo.Input(
                     "precision",
                     options=Precision,
                     default=Precision.FP16,
                     tooltip="Number format of the LoRA; embeddings are always fp32.",
+                ),
+                io.Image.Input(
+                    "thumbnails",
+                    optional=True,
+                    tooltip="Small pictures for the file's header: the first for the file, and "
+                    "one for each name in their order, as far as there are more.",
                 ),
             ],
             outputs=[
@@ -78,17 +126,21 @@ class SaveBundle(io.ComfyNode):
 
     @classmethod
     def execute(
-        cls, bundle: Bundle, filename_prefix: str, container: str, precision: str
+        cls,
+        bundle: Bundle,
+        filename_prefix: str,
+        container: str,
+        precision: str,
+        thumbnails: Any | None = None,
     ) -> io.NodeOutput:
         form = Container(container)
         extra: dict[str, Any] = cls.hidden.extra_pnginfo or {}
         workflow = json.dumps(extra["workflow"]) if "workflow" in extra else bundle.workflow
-        path = new_bundle_path(filename_prefix, own_folder=form is Container.LOOSE)
+        path = new_bundle_path(filename_prefix, own_folder=form.is_folder)
         dtype = Precision(precision).dtype
-        files = save_bundle(replace(bundle, workflow=workflow), path, form, dtype)
-        report = "\n".join([*(f"saved {file}" for file in files), *warnings_for(bundle, form)])
-        shown = {"files": [in_output(file) for file in files], "text": (report,)}
-        return io.NodeOutput(read_back(files), report, ui=shown)
+        made = with_thumbnails(replace(bundle, workflow=workflow), thumbnails)
+        files = save_bundle(made, path, form, dtype)
+        return saved_files(files, warnings_for(bundle, form), read_back(files))
 
 
 class LoadBundle(io.ComfyNode):
@@ -110,7 +162,8 @@ class LoadBundle(io.ComfyNode):
                     "file",
                     options=[CONNECTED, *bundle_files()],
                     default=CONNECTED,
-                    tooltip="A file from the loras or embeddings folders, or the connected bundle.",
+                    tooltip="A file from the loras, embeddings or bundles folders, or the "
+                    "connected bundle. Files that its trainer put beside it are read with it.",
                 ),
                 io.Float.Input(
                     "strength_model",
@@ -136,6 +189,7 @@ class LoadBundle(io.ComfyNode):
                     "-old switches a name off.",
                 ),
                 sockets.Bundle.Input("bundle", optional=True, tooltip="A bundle from this graph."),
+                *name_rule_inputs(),
             ],
             outputs=[
                 io.Model.Output(display_name="model"),
@@ -149,10 +203,7 @@ class LoadBundle(io.ComfyNode):
 
     @classmethod
     def fingerprint_inputs(cls, file: str, **_: Any) -> str:
-        if file == CONNECTED:
-            return CONNECTED
-        stat = bundle_path(file).stat()
-        return f"{stat.st_mtime_ns} {stat.st_size}"
+        return CONNECTED if file == CONNECTED else bundle_state(file)
 
     @classmethod
     def execute(
@@ -164,18 +215,33 @@ class LoadBundle(io.ComfyNode):
         strength_clip: float,
         names: str,
         bundle: Bundle | None = None,
+        strength_mode: str = StrengthMode.SCALE.value,
+        bare_triggers: bool = False,
+        clash: str = Clash.ERROR.value,
+        prefix: str = "",
+        fallback: str = "",
+        token_map: str = "",
     ) -> io.NodeOutput:
         if file == CONNECTED and bundle is None:
             raise ValueError("No bundle: choose a file, or connect a bundle.")
-        chosen = bundle if file == CONNECTED else load_bundle(bundle_path(file))
+        connected = file == CONNECTED
+        chosen = bundle if connected else load_bundle(bundle_path(file), token_map=token_map)
+        rules = NameRules(
+            settings=parse_names(names),
+            strength_mode=StrengthMode(strength_mode),
+            bare_triggers=bare_triggers,
+            clash=Clash(clash),
+            prefix=prefix,
+            fallback=fallback.strip(),
+        )
         made, made_clip, known, notes = apply_bundle(
             model,
             clip,
             chosen,
             strength_model=strength_model,
             strength_clip=strength_clip,
-            names=parse_names(names),
-            origin="a connected bundle" if file == CONNECTED else file,
+            rules=rules,
+            origin="a connected bundle" if connected else file,
         )
         triggers = ", ".join(f"embedding:{name}" for name in known)
         report = "\n".join(

@@ -7,11 +7,14 @@ from comfy_api.latest import ComfyExtension, io
 from . import (
     adapters,
     bridges,
+    bundle_editing,
+    bundle_reading,
     bundles,
     captions,
     concepts,
     dataset,
     editing,
+    encode,
     evaluate,
     preparing,
     recipe,
@@ -19,7 +22,7 @@ from . import (
     tagging,
     train,
 )
-from .host import packages, routes, run_routes
+from .host import bundle_routes, packages, routes, run_routes
 from .host import review as review_routes
 
 NODES: list[type[io.ComfyNode]] = [
@@ -35,10 +38,17 @@ NODES: list[type[io.ComfyNode]] = [
     *recipe.NODES,
     *train.NODES,
     *bundles.NODES,
+    *bundle_reading.NODES,
+    *bundle_editing.NODES,
+    *encode.NODES,
     *evaluate.NODES,
 ]
 
-ROUTES: list[routes.Route] = [*run_routes.ROUTES, *review_routes.ROUTES]
+ROUTES: list[routes.Route] = [
+    *run_routes.ROUTES,
+    *review_routes.ROUTES,
+    *bundle_routes.ROUTES,
+]
 
 
 class Extension(ComfyExtension):

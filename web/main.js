@@ -1,6 +1,8 @@
 /** The pack's one extension: each feature is a module that says what it adds to the editor. */
 import { app } from "../../scripts/app.js";
+import * as bundleView from "./bundle_view.js";
 import * as datasetGallery from "./dataset_gallery.js";
+import * as embeddingNames from "./embedding_names.js";
 import * as runMonitor from "./run_monitor.js";
 import * as runView from "./run_view.js";
 
@@ -8,7 +10,7 @@ import * as runView from "./run_view.js";
  * A feature exports any of: `bottomPanelTabs`, `nodeCreated(node)`, `graphLoaded()` after a
  * workflow was opened, and `setup()`, once. Importing a feature changes nothing by itself.
  */
-const FEATURES = [runMonitor, runView, datasetGallery];
+const FEATURES = [runMonitor, runView, datasetGallery, bundleView, embeddingNames];
 
 function loadStyle() {
   const link = document.createElement("link");

@@ -1,10 +1,13 @@
-"""AUTOMATIC1111's form (pull request 13568): `bundle_emb.<name>.<key>` beside the LoRA."""
+"""AUTOMATIC1111's form (pull request 13568): `bundle_emb.<name>.<key>` beside the LoRA.
+
+OneTrainer writes it, and LyCORIS' tools pack a LoRA and embedding files into it.
+"""
 
 from __future__ import annotations
 
 from torch import Tensor
 
-from . import Dialect, Metadata, Parts, Tensors
+from . import Dialect, Parts, Source
 
 PREFIX = "bundle_emb."
 _TEXTUAL_INVERSION = ".string_to_param.*"
@@ -27,14 +30,14 @@ def split_key(key: str) -> tuple[str, str]:
     return name, encoder
 
 
-def _recognizes(tensors: Tensors, metadata: Metadata) -> bool:
-    return any(key.startswith(PREFIX) for key in tensors)
+def _recognizes(source: Source) -> bool:
+    return any(key.startswith(PREFIX) for key in source.tensors)
 
 
-def _read(tensors: Tensors, metadata: Metadata, stem: str) -> Parts:
+def _read(source: Source) -> Parts:
     lora: dict[str, Tensor] = {}
     embeddings: dict[str, dict[str, Tensor]] = {}
-    for key, tensor in tensors.items():
+    for key, tensor in source.tensors.items():
         if key.startswith(PREFIX):
             name, encoder = split_key(key)
             embeddings.setdefault(name, {})[encoder] = tensor

@@ -1,17 +1,25 @@
-"""A single embedding in a file of its own, named after the file."""
+"""A single embedding in a file of its own, named after the file.
+
+A1111, kohya, invoke-training and ai-toolkit all write it; they differ in the header alone.
+"""
 
 from __future__ import annotations
 
-from ..encoders import ANONYMOUS, NAMED, OUTPUT
+import re
+
+from ..encoders import ANONYMOUS, CLIP_BY_WIDTH, NAMED, OUTPUT
+from ..manifest import Entry
 from ..metadata import read_index
-from . import Dialect, Metadata, Parts, Tensors
+from . import Dialect, Parts, Source
 
 KIND = "embedding"
+_SNAPSHOT = re.compile(r"-\d+$")
 
 
-def _recognizes(tensors: Tensors, metadata: Metadata) -> bool:
-    ours = read_index(metadata).kind == KIND
-    return bool(tensors) and all(_is_encoder(key, ours) for key in tensors)
+def _recognizes(source: Source) -> bool:
+    ours = read_index(source.metadata).kind == KIND
+    tensors = source.tensors
+    return bool(tensors) and all(_is_encoder(key, ours) and _fits(source, key) for key in tensors)
 
 
 def _is_encoder(key: str, ours: bool) -> bool:
@@ -19,10 +27,24 @@ def _is_encoder(key: str, ours: bool) -> bool:
     return key.removesuffix(OUTPUT) in NAMED or key in ANONYMOUS or (ours and "." not in key)
 
 
-def _read(tensors: Tensors, metadata: Metadata, stem: str) -> Parts:
-    entries = read_index(metadata).entries
-    name = entries[0].name if len(entries) == 1 else stem
-    return Parts(lora={}, embeddings={name: dict(tensors)})
+def _fits(source: Source, key: str) -> bool:
+    """HCP-Diffusion writes both encoders of SDXL into one tensor, which is a dialect of its own."""
+    shape = source.tensors[key].shape
+    return key not in ANONYMOUS or len(shape) != 2 or shape[1] in CLIP_BY_WIDTH
+
+
+def _read(source: Source) -> Parts:
+    entries = read_index(source.metadata).entries
+    name = entries[0].name if len(entries) == 1 else own_name(source)
+    placeholder = source.metadata.get("name", "").strip('"')
+    known = (Entry(name=name, placeholder=placeholder),) if placeholder not in ("", name) else ()
+    return Parts(lora={}, embeddings={name: dict(source.tensors)}, entries=known)
+
+
+def own_name(source: Source) -> str:
+    """The file's name, without the step of a training snapshot where the file says its name."""
+    told = source.metadata.get("name", "")
+    return told if told and _SNAPSHOT.sub("", source.stem) == told else source.stem
 
 
 DIALECT = Dialect(title="an embedding", recognizes=_recognizes, read=_read)

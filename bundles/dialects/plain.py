@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from . import Dialect, Metadata, Parts, Tensors
+from . import Dialect, Parts, Source, Tensors
 
 # What the host's loaders know a layer by: LoRA in its spellings, LoHa, LoKr, OFT, full deltas.
 _ADAPTER_KEY = re.compile(
@@ -19,12 +19,12 @@ def is_adapter(tensors: Tensors) -> bool:
     return any(_ADAPTER_KEY.search(key) for key in tensors)
 
 
-def _recognizes(tensors: Tensors, metadata: Metadata) -> bool:
-    return is_adapter(tensors)
+def _recognizes(source: Source) -> bool:
+    return is_adapter(source.tensors)
 
 
-def _read(tensors: Tensors, metadata: Metadata, stem: str) -> Parts:
-    return Parts(lora=dict(tensors), embeddings={})
+def _read(source: Source) -> Parts:
+    return Parts(lora=dict(source.tensors), embeddings={})
 
 
 DIALECT = Dialect(title="a LoRA", recognizes=_recognizes, read=_read, fallback=True)

@@ -18,6 +18,7 @@ from ...training.grid import labelled_grid
 from ...training.metrics import mean_difference
 from .bundling import apply_bundle
 from .families import check_clip, check_vae
+from .pictures import to_picture, to_tensor
 from .sampling import Sampling, Shot, make_pictures
 
 ANY_NAME = "{name}"
@@ -221,7 +222,7 @@ def _result(
     small = [[_picture(sheet.pictures[s], request.largest_side) for s in row] for row in cells]
     grid = labelled_grid(small, down, across, request.sampling.text())
     return Result(
-        grid=_tensor(grid)[None],
+        grid=to_tensor(grid)[None],
         pictures=torch.stack(list(sheet.pictures.values())),
         report="\n".join(report),
     )
@@ -229,15 +230,10 @@ def _result(
 
 def _picture(pixels: Tensor, largest_side: int) -> Image.Image:
     """(height, width, 3) in 0..1 rounded as the host's Save Image does it."""
-    made = Image.fromarray((pixels.cpu() * 255).clamp(0, 255).to(torch.uint8).numpy())
+    made = to_picture(pixels)
     if max(made.size) > largest_side:
         made.thumbnail((largest_side, largest_side), Image.Resampling.LANCZOS)
     return made
-
-
-def _tensor(picture: Image.Image) -> Tensor:
-    flat = torch.frombuffer(bytearray(picture.tobytes()), dtype=torch.uint8)
-    return flat.view(picture.height, picture.width, 3).float() / 255
 
 
 def _row_label(request: Request, prompt: str, seed: int) -> str:

@@ -8,9 +8,23 @@ from pathlib import Path
 
 import folder_paths
 
+from ...bundles.reading import SUFFIXES, files_of
+
 RUNS = "pivotal"
 DATASETS = "[datasets] "
-BUNDLE_KINDS = ("loras", "embeddings")
+BUNDLE_KINDS = ("loras", "embeddings", "bundles")
+
+
+def add_bundle_folder() -> None:
+    """Let the host list `models/bundles`, besides what its configuration calls so."""
+    own = str(Path(folder_paths.models_dir, "bundles"))
+    paths, endings = folder_paths.folder_names_and_paths.setdefault("bundles", ([], set()))
+    endings.update(SUFFIXES)
+    if own not in paths:
+        paths.append(own)
+
+
+add_bundle_folder()
 
 
 def inside(root: Path, path: Path) -> bool:
@@ -137,13 +151,13 @@ def in_output(path: Path) -> dict[str, str]:
     return {"filename": path.name, "subfolder": relative.parent.as_posix(), "type": "output"}
 
 
-def bundle_files() -> list[str]:
-    """Files that may hold a bundle, as `<kind>/<name>`."""
+def bundle_files(*kinds: str) -> list[str]:
+    """Files that may hold a bundle or a part of one, as `<kind>/<name>`; of all kinds if none."""
     return [
         f"{kind}/{name}"
-        for kind in BUNDLE_KINDS
+        for kind in kinds or BUNDLE_KINDS
         for name in folder_paths.get_filename_list(kind)
-        if name.endswith(".safetensors")
+        if Path(name).suffix.lower() in SUFFIXES
     ]
 
 
@@ -156,3 +170,9 @@ def bundle_path(file: str) -> Path:
             f'There is no bundle "{file}": choose another file or refresh the list.'
         )
     return Path(found)
+
+
+def bundle_state(file: str) -> str:
+    """What changes when a file changes, or one of those that are read together with it."""
+    stats = [(path.name, path.stat()) for path in files_of(bundle_path(file))]
+    return " ".join(f"{name} {stat.st_mtime_ns} {stat.st_size}" for name, stat in stats)

@@ -18,8 +18,8 @@ from comfy.sd import CLIP, VAE
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from ...bundles.containers import load_bundle
 from ...bundles.manifest import Bundle
+from ...bundles.reading import load_bundle
 from ...training.loop import Parts, StepReport, train
 from ...training.plot import loss_plot
 from ...training.state import RunState

@@ -5,17 +5,23 @@ from __future__ import annotations
 import errno
 import json
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch import Tensor
 
-from pack.bundles.containers import Container, load_bundle, save_bundle, warnings_for
+from pack.bundles.containers import Container, save_bundle, warnings_for
+from pack.bundles.dialects.header import FIELD
 from pack.bundles.files import read_safetensors
 from pack.bundles.keys import to_generic
 from pack.bundles.manifest import Bundle, Entry
+from pack.bundles.reading import load_bundle
 
+# cog-sdxl's folder has rules of its own; test_programs.py tests it.
+CONTAINERS = [container for container in Container if container is not Container.COG]
 WIDTHS = {"clip_l": 768, "clip_g": 1280, "clip_h": 1024, "t5xxl": 4096, "qwen3_4b": 2560}
 ENCODERS = {
     "sd15": ("clip_l",),
@@ -94,30 +100,32 @@ def test_loose_files_give_everything_back(
     bundle, path = make_bundle(family, names), tmp_path / "b.safetensors"
     files = save_bundle(bundle, path, Container.LOOSE, torch.float32)
     assert sorted(files) == sorted(tmp_path.iterdir()) and files[0] == path
-    lora, *loose = [load_bundle(file) for file in files]
-    assert same(to_generic(lora.lora, family), dict(bundle.lora)) and not lora.embeddings
-    assert lora.family == family and lora.entries == bundle.entries
-    for found, entry in zip(loose, bundle.entries, strict=True):
+    for chosen in (path, tmp_path):
+        whole = load_bundle(chosen)
+        assert same(to_generic(whole.lora, family), dict(bundle.lora))
+        assert same_embeddings(whole, bundle) and whole.family == family
+        assert whole.entries == bundle.entries and "together with" in whole.notes[0]
+    for file, entry in zip(files[1:], bundle.entries, strict=True):
+        found = load_bundle(file)
         assert not found.lora and list(found.embeddings) == [entry.name] and found.notes == ()
         assert same(dict(found.embeddings[entry.name]), dict(bundle.embeddings[entry.name]))
         assert found.entries == (entry,) and found.recipe == bundle.recipe
 
 
-@pytest.mark.parametrize("container", list(Container))
+@pytest.mark.parametrize("container", CONTAINERS)
 def test_a_bundle_saved_again_is_the_same(tmp_path: Path, container: Container) -> None:
     bundle = make_bundle("sdxl", NAMES)
     first, second = tmp_path / "1.safetensors", tmp_path / "2.safetensors"
     save_bundle(bundle, first, Container.A1111, torch.bfloat16)
     loaded = load_bundle(first)
-    if container == Container.LOOSE:
-        (tmp_path / "loose").mkdir()
-        second = tmp_path / "loose" / "2.safetensors"
+    if container.is_folder:
+        second = tmp_path / "folder" / "2.safetensors"
     save_bundle(loaded, second, container, torch.bfloat16)
     assert same(dict(load_bundle(second).lora), dict(loaded.lora))
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
-@pytest.mark.parametrize("container", list(Container))
+@pytest.mark.parametrize("container", CONTAINERS)
 def test_the_lora_is_cast_and_the_embeddings_stay_fp32(
     tmp_path: Path, container: Container, dtype: torch.dtype
 ) -> None:
@@ -126,6 +134,7 @@ def test_the_lora_is_cast_and_the_embeddings_stay_fp32(
     for file in save_bundle(bundle, path, container, dtype):
         found = load_bundle(file)
         lora |= to_generic(found.lora, "sdxl")
+        assert "surtr" in found.embeddings or container is Container.DIFFUSERS
         assert all(
             rows.dtype == torch.float32
             for vectors in found.embeddings.values()
@@ -162,11 +171,12 @@ def test_loose_embeddings_have_the_keys_that_other_programs_read(tmp_path: Path)
         assert read_safetensors(files[1])[0].keys() == keys
 
 
-@pytest.mark.parametrize("container", list(Container))
+@pytest.mark.parametrize("container", CONTAINERS)
 def test_embeddings_alone_can_be_saved(tmp_path: Path, container: Container) -> None:
     whole = make_bundle("sd15", ("surtr", "cat"))
     bundle = Bundle(family="sd15", lora={}, embeddings=whole.embeddings)
     files = save_bundle(bundle, tmp_path / "b.safetensors", container, torch.float16)
+    assert len(files) == (2 if container is Container.LOOSE else 1)
     found = {name: rows for file in files for name, rows in load_bundle(file).embeddings.items()}
     assert same_embeddings(Bundle(family="", lora={}, embeddings=found), bundle)
 
@@ -174,12 +184,13 @@ def test_embeddings_alone_can_be_saved(tmp_path: Path, container: Container) -> 
 def test_the_lora_of_loose_files_says_where_the_embeddings_are(tmp_path: Path) -> None:
     path = tmp_path / "b.safetensors"
     save_bundle(make_bundle("sd15", ("surtr",)), path, Container.LOOSE, torch.float16)
+    (tmp_path / "surtr.safetensors").unlink()
     assert load_bundle(path).notes == (
         "The embedding 'surtr' is not in this file: look for a file of that name.",
     )
 
 
-@pytest.mark.parametrize("container", list(Container))
+@pytest.mark.parametrize("container", CONTAINERS)
 def test_nothing_is_overwritten(tmp_path: Path, container: Container) -> None:
     (tmp_path / "b.safetensors").write_text("theirs")
     with pytest.raises(FileExistsError, match=r"b\.safetensors exists already"):
@@ -195,7 +206,7 @@ def test_one_taken_name_keeps_all_loose_files_away(tmp_path: Path) -> None:
     assert [path.read_text() for path in tmp_path.iterdir()] == ["theirs"]
 
 
-@pytest.mark.parametrize("container", list(Container))
+@pytest.mark.parametrize("container", CONTAINERS)
 @pytest.mark.parametrize("function", ["fsync", "link"])
 def test_a_save_that_fails_leaves_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, container: Container, function: str
@@ -209,7 +220,7 @@ def test_a_save_that_fails_leaves_nothing(
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("container", list(Container))
+@pytest.mark.parametrize("container", CONTAINERS)
 @pytest.mark.parametrize("name", ["v1.0", "", "123", "bundle_emb"])
 def test_a_name_that_cannot_be_read_again_is_not_saved(
     tmp_path: Path, container: Container, name: str
@@ -305,3 +316,121 @@ def test_names_come_back_in_the_order_in_which_they_were_saved(tmp_path):
     )
     (path,) = save_bundle(bundle, tmp_path / "b.safetensors", Container.A1111, torch.float32)
     assert list(load_bundle(path).embeddings) == names
+
+
+@pytest.mark.parametrize("family", list(ENCODERS))
+@pytest.mark.parametrize("container", CONTAINERS)
+def test_every_container_gives_back_every_bit(
+    tmp_path: Path, family: str, container: Container
+) -> None:
+    bundle, path = make_bundle(family, NAMES), tmp_path / "b.safetensors"
+    save_bundle(bundle, path, container, torch.float32)
+    found = load_bundle(path)
+    assert same(to_generic(found.lora, family), dict(bundle.lora))
+    assert same_embeddings(found, bundle) and found.family == family
+    assert found.recipe == bundle.recipe and found.workflow == bundle.workflow
+    assert [entry.initial for entry in found.entries] == ["a man"] * len(NAMES)
+
+
+@pytest.mark.parametrize("container", [Container.A1111, Container.HEADER, Container.ONETRAINER])
+def test_output_embeddings_come_back(tmp_path: Path, container: Container) -> None:
+    bundle = make_bundle("sdxl", ("surtr",))
+    outputs = {"late": {key: rows + 1 for key, rows in bundle.embeddings["surtr"].items()}}
+    bundle = replace(bundle, outputs=outputs)
+    save_bundle(bundle, tmp_path / "b.safetensors", container, torch.float32)
+    found = load_bundle(tmp_path / "b.safetensors")
+    assert same(dict(found.outputs["late"]), outputs["late"]) and same_embeddings(found, bundle)
+    assert found.names == ["surtr", "late"]
+
+
+def test_none_keeps_the_type_of_each_tensor(tmp_path: Path) -> None:
+    bundle = make_bundle("sd15")
+    mixed = dict(bundle.lora)
+    first = next(iter(mixed))
+    mixed[first] = mixed[first].to(torch.bfloat16)
+    save_bundle(replace(bundle, lora=mixed), tmp_path / "b.safetensors", Container.A1111, None)
+    found = to_generic(load_bundle(tmp_path / "b.safetensors").lora, "sd15")
+    assert same(found, mixed)
+
+
+def test_a_lora_with_its_embeddings_in_the_header_is_a_plain_lora_to_others(tmp_path: Path) -> None:
+    bundle = make_bundle("sdxl", NAMES)
+    save_bundle(bundle, tmp_path / "b.safetensors", Container.HEADER, torch.float16)
+    tensors, metadata = read_safetensors(tmp_path / "b.safetensors")
+    assert all(key.startswith("lora_") for key in tensors) and len(tensors) == len(bundle.lora)
+    plain = replace(bundle, embeddings={}, entries=())
+    save_bundle(plain, tmp_path / "plain.safetensors", Container.A1111, torch.float16)
+    _, other = read_safetensors(tmp_path / "plain.safetensors")
+    assert metadata["sshs_model_hash"] == other["sshs_model_hash"]
+
+
+def test_half_precision_is_used_in_the_header_only_where_it_is_exact(tmp_path: Path) -> None:
+    rows = torch.tensor([[0.5, 1 / 3] * 384])
+    for number, value in enumerate([rows, rows.half().float()]):
+        bundle = Bundle(family="sd15", lora={}, embeddings={"x": {"clip_l": value}})
+        path = tmp_path / f"{number}.safetensors"
+        save_bundle(bundle, path, Container.HEADER, torch.float32)
+        assert torch.equal(load_bundle(path).embeddings["x"]["clip_l"], value)
+    sizes = [path.stat().st_size for path in sorted(tmp_path.iterdir())]
+    assert sizes[1] < 0.75 * sizes[0]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "x",
+        "[]",
+        "{}x",
+        '{"x": 1}',
+        '{"x": {"clip_l": {"dtype": "F32", "shape": [1, 2], "data": "00000"}}}',
+        '{"x": {"clip_l": {"dtype": "F32", "shape": [-1, -1], "data": "00000"}}}',
+        '{"x": {"clip_l": {"dtype": "F32", "shape": [99999999999, 1], "data": "00000"}}}',
+        '{"x": {"clip_l": {"dtype": "F9", "shape": [1, 1], "data": "00000"}}}',
+        '{"x": {"clip_l": {"dtype": "F32", "shape": [1, 1], "data": "\\u00e9"}}}',
+        "[" * 100_000,
+    ],
+)
+def test_a_damaged_header_is_said_so(tmp_path: Path, text: str) -> None:
+    save_file({"lora_x.lora_up.weight": torch.ones(2)}, tmp_path / "b.safetensors", {FIELD: text})
+    with pytest.raises(ValueError, match="b.safetensors cannot be loaded: the embeddings in its"):
+        load_bundle(tmp_path / "b.safetensors")
+
+
+def test_the_diffusers_pair_says_whose_the_rows_are(tmp_path: Path) -> None:
+    bundle = make_bundle("sdxl", ("cat", "dog"))
+    lora, embeddings = save_bundle(
+        bundle, tmp_path / "b.safetensors", Container.DIFFUSERS, torch.float16
+    )
+    tensors, _ = read_safetensors(embeddings)
+    assert embeddings.name == "b_emb.safetensors" and tensors["clip_g"].shape == (8, 1280)
+    assert torch.equal(tensors["clip_l"][4:], bundle.embeddings["dog"]["clip_l"])
+    (note,) = warnings_for(bundle, Container.DIFFUSERS)
+    assert "cat = <s0><s1><s2><s3>; dog = <s4><s5><s6><s7>" in note
+
+
+def test_names_with_other_numbers_of_vectors_fit_one_tensor_too(tmp_path: Path) -> None:
+    rows = {"a; x = 2": torch.randn(1, 768), "b": torch.randn(3, 768)}
+    bundle = Bundle(family="sd15", lora={}, embeddings={n: {"clip_l": r} for n, r in rows.items()})
+    (path,) = save_bundle(bundle, tmp_path / "b.safetensors", Container.DIFFUSERS, None)
+    assert same_embeddings(load_bundle(path), bundle)
+
+
+def test_trainer_keys_name_t5_as_trainers_do(tmp_path: Path) -> None:
+    bundle = make_bundle("flux")
+    path = tmp_path / "b.safetensors"
+    files = save_bundle(bundle, path, Container.LOOSE, None, trainer_keys=True)
+    assert read_safetensors(files[1])[0].keys() == {"clip_l", "t5"}
+    assert same_embeddings(load_bundle(path), bundle)
+
+
+def test_what_others_wrote_into_the_header_is_kept(tmp_path: Path) -> None:
+    bundle = make_bundle("sd15")
+    save_bundle(bundle, tmp_path / "1.safetensors", Container.A1111, torch.float16)
+    tensors, metadata = read_safetensors(tmp_path / "1.safetensors")
+    foreign = metadata | {"ss_tag_frequency": "{}", "modelspec.author": "me", "secret": "x"}
+    save_file(tensors, tmp_path / "2.safetensors", foreign)
+    again = load_bundle(tmp_path / "2.safetensors")
+    save_bundle(again, tmp_path / "3.safetensors", Container.A1111, None)
+    _, found = read_safetensors(tmp_path / "3.safetensors")
+    assert found["ss_tag_frequency"] == "{}" and found["modelspec.author"] == "me"
+    assert "secret" not in found

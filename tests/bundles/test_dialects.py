@@ -9,11 +9,11 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from pack.bundles.containers import load_bundle
-from pack.bundles.dialects import Dialect, Parts, dialects, find_dialect
+from pack.bundles.dialects import Dialect, Parts, Source, dialects, find_dialect
 from pack.bundles.dialects.a1111 import split_key
 from pack.bundles.encoders import encoder_of
 from pack.bundles.manifest import Bundle
+from pack.bundles.reading import load_bundle
 
 KOHYA = "lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_attn2_to_k"
 
@@ -34,6 +34,10 @@ def load(folder: Path, tensors: dict[str, Tensor], stem: str = "file") -> Bundle
     path = folder / f"{stem}.safetensors"
     save_file(tensors, path)
     return load_bundle(path)
+
+
+def source(tensors: dict[str, Tensor]) -> Source:
+    return Source(tensors=tensors, metadata={}, stem="file")
 
 
 @pytest.mark.parametrize(
@@ -131,11 +135,13 @@ def test_the_spellings_that_the_host_reads_are_loras(tmp_path: Path, key: str) -
     "tensors",
     [
         {"model.diffusion_model.input_blocks.0.0.weight": torch.ones(4, 4)},
-        {"unet:0:up": torch.ones(4, 4)},
-        {"<cat>": torch.ones(1, 768)},
+        {"some.words": torch.ones(1, 768)},
+        {"cat": torch.ones(1, 33)},
+        {"cat": torch.ones(1, 768), "dog": torch.ones(1, 768)},
+        {"clip_l": torch.ones(1, 768), "cat": torch.ones(1, 768)},
         {},
     ],
-    ids=["checkpoint", "safelora", "diffusers token", "empty"],
+    ids=["checkpoint", "dotted", "odd width", "two words", "mixed", "empty"],
 )
 def test_an_unknown_file_is_not_guessed_at(tmp_path: Path, tensors: dict[str, Tensor]) -> None:
     with pytest.raises(ValueError, match=r"file\.safetensors cannot be loaded: this kind of file"):
@@ -145,13 +151,13 @@ def test_an_unknown_file_is_not_guessed_at(tmp_path: Path, tensors: dict[str, Te
 def test_a_file_that_two_dialects_know_is_not_guessed_at(monkeypatch: pytest.MonkeyPatch) -> None:
     twin = Dialect(
         title="a twin",
-        recognizes=lambda tensors, metadata: True,
-        read=lambda tensors, metadata, stem: Parts(lora={}, embeddings={}),
+        recognizes=lambda source: True,
+        read=lambda source: Parts(lora={}, embeddings={}),
     )
     monkeypatch.setattr("pack.bundles.dialects.dialects", lambda: (*dialects(), twin))
-    assert find_dialect(lora(), {}).title == "a twin"
+    assert find_dialect(source(lora())).title == "a twin"
     with pytest.raises(ValueError, match=r"a bundle \(bundle_emb\) and a twin alike"):
-        find_dialect({"bundle_emb.x.clip_l": rows(768)}, {})
+        find_dialect(source({"bundle_emb.x.clip_l": rows(768)}))
 
 
 @pytest.mark.parametrize("key", ["emb_params", "emp_params", "string_to_param.*", "clip_l"])
@@ -168,16 +174,18 @@ def test_a_single_embedding_of_sdxl_and_of_flux(tmp_path: Path) -> None:
     assert flux.family == "" and set(flux.embeddings["flux"]) == {"clip_l", "t5xxl"}
 
 
-def test_output_embeddings_are_left_out_loudly(tmp_path: Path) -> None:
+def test_output_embeddings_are_kept_apart_loudly(tmp_path: Path) -> None:
     found = load(
         tmp_path,
         lora()
         | {"bundle_emb.out.clip_l": rows(768, value=0.0), "bundle_emb.out.clip_l_out": rows(768)}
         | {"bundle_emb.in.clip_l": rows(768)},
     )
-    assert list(found.embeddings) == ["in"]
+    assert list(found.embeddings) == ["in"] and list(found.outputs) == ["out"]
+    assert torch.equal(found.outputs["out"]["clip_l"], rows(768))
     (note,) = found.notes
-    assert "'out' is an output embedding for clip_l" in note and "left out" in note
+    assert "'out' is an output embedding for clip_l" in note
+    assert "use Encode with Output Embeddings" in note
 
 
 def test_of_a_mixed_embedding_only_the_input_half_is_read(tmp_path: Path) -> None:
@@ -189,8 +197,8 @@ def test_of_a_mixed_embedding_only_the_input_half_is_read(tmp_path: Path) -> Non
             "bundle_emb.x.t5_out": rows(4096),
         },
     )
-    assert list(found.embeddings["x"]) == ["clip_l"]
-    assert "output embedding for t5" in found.notes[0]
+    assert list(found.embeddings["x"]) == ["clip_l"] and list(found.outputs["x"]) == ["t5xxl"]
+    assert "output embedding for t5xxl" in found.notes[0]
 
 
 def test_zeros_are_pointed_out(tmp_path: Path) -> None:

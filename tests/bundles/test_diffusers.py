@@ -8,12 +8,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch import Tensor
 
 from pack.bundles.containers import Container, save_bundle
 from pack.bundles.files import read_safetensors
 from pack.bundles.keys import generic_key
 from pack.bundles.manifest import Bundle
+from pack.bundles.reading import load_bundle
 
 UP, DOWN = ".lora_up.weight", ".lora_down.weight"
 RANK, ALPHA = 2, 3.0
@@ -282,3 +284,157 @@ def rows_of(tokenizer, encoder) -> Tensor:
     """The table's rows of the three tokens that a loaded embedding has."""
     ids = tokenizer.convert_tokens_to_ids(["<surtr>", "<surtr>_1", "<surtr>_2"])
     return encoder.get_input_embeddings().weight[ids].detach()
+
+
+def own_lora(pipeline, target: str, alpha: float) -> None:
+    """A LoRA of diffusers' own making on all layers called `target`, with random weights."""
+    from peft import LoraConfig
+
+    config = LoraConfig(r=RANK, lora_alpha=alpha, target_modules=[target])
+    pipeline.unet.add_adapter(config)
+    noise = torch.Generator().manual_seed(2)
+    for name, parameter in pipeline.unet.named_parameters():
+        if "lora_" in name:
+            parameter.data.normal_(generator=noise)
+
+
+@pytest.mark.parametrize("family", ["sd15", "sdxl"])
+@pytest.mark.parametrize(("alpha", "told"), [(RANK, False), (ALPHA, True)])
+def test_a_lora_that_diffusers_wrote_is_read_whole(
+    request, tmp_path: Path, family: str, alpha: float, told: bool
+) -> None:
+    """Its keys are not known to the host's loader, and its alpha stands in the header alone."""
+    from peft.utils import get_peft_model_state_dict
+
+    pipeline = copy.deepcopy(request.getfixturevalue(family))
+    own_lora(pipeline, "to_out.0", alpha)
+    state = get_peft_model_state_dict(pipeline.unet)
+    extra = {}
+    if told:
+        from diffusers.training_utils import _collate_lora_metadata
+
+        extra = _collate_lora_metadata({"unet": pipeline.unet})
+    pipeline.save_lora_weights(str(tmp_path), unet_lora_layers=state, **extra)
+    found = load_bundle(tmp_path / "pytorch_lora_weights.safetensors")
+    assert found.family == family if family == "sdxl" else True
+    written = {key.removesuffix(".lora_A.weight") for key in state if "lora_A" in key}
+    assert len(written) > 10
+    for name in written:
+        generic = generic_name(name, family)
+        assert torch.equal(found.lora[f"{generic}{DOWN}"], state[f"{name}.lora_A.weight"])
+        assert torch.equal(found.lora[f"{generic}{UP}"], state[f"{name}.lora_B.weight"])
+        assert (f"{generic}.alpha" in found.lora) == told
+        assert not told or found.lora[f"{generic}.alpha"].item() == alpha
+    assert len(found.lora) == len(written) * (3 if told else 2)
+
+
+def generic_name(module: str, family: str) -> str:
+    key = generic_key(f"lora_unet_{module.replace('.', '_')}.alpha", family)
+    return key.removesuffix(".alpha")
+
+
+@pytest.mark.parametrize("order", ["old", "new"])
+def test_a_safelora_finds_its_layers_by_their_number(sd15, tmp_path: Path, order: str) -> None:
+    """Its writer counts the Linear layers of attentions and GEGLU; older diffusers in `old`."""
+    pairs, wanted = [], {}
+    noise = torch.Generator().manual_seed(4)
+    for name, layer in counted_layers(sd15.unet, order):
+        up, down = pair(layer, noise)
+        pairs.append((up, down))
+        wanted[f"lora_unet_{name.replace('.', '_')}"] = (up, down)
+    tensors = {f"unet:{n}:up": up for n, (up, _) in enumerate(pairs)}
+    tensors |= {f"unet:{n}:down": down for n, (_, down) in enumerate(pairs)}
+    vector = torch.randn(768)
+    tensors["<s1>"] = vector
+    metadata = {"unet": json.dumps(["CrossAttention", "Attention", "GEGLU"]), "<s1>": "<embed>"}
+    metadata |= {f"unet:{n}:rank": str(RANK) for n in range(len(pairs))}
+    save_file(tensors, tmp_path / "x.safetensors", metadata)
+    found = load_bundle(tmp_path / "x.safetensors")
+    assert torch.equal(found.embeddings["<s1>"]["clip_l"], vector[None])
+    assert len(found.lora) == 3 * len(wanted) == 3 * 144
+    for name, (up, down) in wanted.items():
+        assert torch.equal(found.lora[f"{name}.lora_up.weight"], up)
+        assert torch.equal(found.lora[f"{name}.lora_down.weight"], down)
+        assert found.lora[f"{name}.alpha"].item() == RANK
+
+
+def counted_layers(unet: torch.nn.Module, order: str):
+    """(name, Linear) in the order in which torch lists the modules of diffusers' UNet."""
+    targets = {"CrossAttention", "Attention", "GEGLU"}
+    found = [
+        (f"{name}.{inner}", layer)
+        for name, module in unet.named_modules()
+        if type(module).__name__ in targets
+        for inner, layer in module.named_modules()
+        if isinstance(layer, torch.nn.Linear)
+    ]
+    if order == "new":
+        return found
+    groups = [found[start : start + 9] for start in range(0, len(found), 9)]
+    return [one for group in groups for one in [*group[:4], group[8], *group[4:8]]]
+
+
+@pytest.mark.parametrize(
+    ("metadata", "count", "sentence"),
+    [
+        ({"unet": '["ResnetBlock2D"]'}, 1, "was trained on ResnetBlock2D"),
+        ({"unet": '["Attention"]'}, 2, "has 2 layers in the UNet, and 144 are known"),
+        ({"unet": '["Attention"]'}, 144, "in no known order"),
+        ({"unet": "[" * 9000}, 1, "was trained on"),
+    ],
+)
+def test_a_safelora_of_other_layers_is_not_guessed_at(
+    tmp_path: Path, metadata: dict[str, str], count: int, sentence: str
+) -> None:
+    tensors = {
+        f"unet:{n}:{side}": torch.ones(4, 4) for n in range(count) for side in ("up", "down")
+    }
+    save_file(tensors, tmp_path / "x.safetensors", metadata)
+    with pytest.raises(ValueError, match=sentence):
+        load_bundle(tmp_path / "x.safetensors")
+
+
+def test_a_safeloras_text_encoder(tmp_path: Path) -> None:
+    tensors = {
+        f"text_encoder:{n}:{side}": torch.full((4, 4), float(n))
+        for n in range(8)
+        for side in ("up", "down")
+    }
+    save_file(tensors, tmp_path / "x.safetensors", {"text_encoder": '["CLIPAttention"]'})
+    found = load_bundle(tmp_path / "x.safetensors").lora
+    names = ["k_proj", "v_proj", "q_proj", "out_proj"]
+    for number in range(8):
+        key = f"lora_te_text_model_encoder_layers_{number // 4}_self_attn_{names[number % 4]}"
+        assert found[f"{key}.lora_up.weight"][0, 0] == number
+
+
+def test_diffusers_reads_both_files_of_the_pair(sdxl, tmp_path: Path) -> None:
+    vectors = {"clip_l": torch.randn(3, 768), "clip_g": torch.randn(3, 1280)}
+    bundle = small_bundle(sdxl, vectors)
+    lora, embeddings = save_bundle(bundle, tmp_path / "b.safetensors", Container.DIFFUSERS, None)
+    pipeline = copy.deepcopy(sdxl)
+    pipeline.load_lora_weights(str(tmp_path), weight_name=lora.name)
+    rows, _ = read_safetensors(embeddings)
+    tokens = ["<s0>", "<s1>", "<s2>"]
+    for key, tokenizer, encoder in (
+        ("clip_l", pipeline.tokenizer, pipeline.text_encoder),
+        ("clip_g", pipeline.tokenizer_2, pipeline.text_encoder_2),
+    ):
+        pipeline.load_textual_inversion(
+            rows[key], token=tokens, tokenizer=tokenizer, text_encoder=encoder
+        )
+        ids = tokenizer.convert_tokens_to_ids(tokens)
+        found = encoder.get_input_embeddings().weight[ids].detach()
+        assert torch.equal(found, vectors[key])
+
+
+def test_an_embedding_that_diffusers_learned_is_named_by_its_token(sd15, tmp_path: Path) -> None:
+    """As its textual inversion script saves it: the token's row, by its name."""
+    pipeline = copy.deepcopy(sd15)
+    pipeline.tokenizer.add_tokens("<toy>")
+    pipeline.text_encoder.resize_token_embeddings(len(pipeline.tokenizer))
+    number = pipeline.tokenizer.convert_tokens_to_ids("<toy>")
+    row = pipeline.text_encoder.get_input_embeddings().weight[number].detach()
+    save_file({"<toy>": row[None].clone()}, tmp_path / "learned_embeds.safetensors")
+    found = load_bundle(tmp_path / "learned_embeds.safetensors")
+    assert torch.equal(found.embeddings["<toy>"]["clip_l"], row[None])

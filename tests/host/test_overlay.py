@@ -20,7 +20,7 @@ from harness.graphs import Graph
 from harness.runner import GraphFailed, Loaded
 from pack.bundles.containers import Container, save_bundle
 from pack.bundles.manifest import Bundle
-from pack.nodes.host.bundling import apply_names
+from pack.nodes.host.naming import apply_names
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,138 @@
+"""Bundles without ComfyUI: `python -m bundles` with inspect, convert, pack or unpack."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from .containers import Container, save_bundle, warnings_for
+from .editing import pack, rename
+from .inspection import as_text, file_hash, inspect_bundle
+from .manifest import Bundle
+from .names import SUFFIX
+from .reading import load_bundle
+
+PRECISIONS = {
+    "keep": None,
+    "fp16": torch.float16,
+    "bf16": torch.bfloat16,
+    "fp32": torch.float32,
+}
+
+
+def inspect(options: argparse.Namespace) -> list[str]:
+    """What each file holds."""
+    return [_inspected(path, options.token_map) for path in options.files]
+
+
+def _inspected(path: Path, token_map: str) -> str:
+    bundle = load_bundle(path, token_map=token_map, finite=False)
+    if path.is_file():
+        bundle = replace(bundle, source=f"{path.name}, SHA-256 {file_hash(path)}")
+    return f"{path}\n{as_text(inspect_bundle(bundle))}\n"
+
+
+def convert(options: argparse.Namespace) -> list[str]:
+    """A file or folder in another form."""
+    bundle = load_bundle(options.file, token_map=options.token_map)
+    return _saved(bundle, options.out, Container(options.container), options)
+
+
+def pack_files(options: argparse.Namespace) -> list[str]:
+    """A LoRA and embedding files in one bundle."""
+    lora = load_bundle(options.lora) if options.lora else None
+    bundle = pack(lora, [_named(word) for word in options.embedding])
+    return _saved(bundle, options.out, Container(options.container), options)
+
+
+def _named(word: str) -> Bundle:
+    """The embedding of `file`, or of `name=file` under that name."""
+    name, equals, file = word.partition("=")
+    if not equals or Path(word).exists():
+        return load_bundle(Path(word))
+    bundle = load_bundle(Path(file))
+    if len(bundle.names) != 1:
+        raise ValueError(f"{file} holds {len(bundle.names)} names, so it cannot be called {name}.")
+    return rename(bundle, {bundle.names[0]: name})
+
+
+def unpack(options: argparse.Namespace) -> list[str]:
+    """A plain LoRA and a file per name."""
+    bundle = load_bundle(options.file, token_map=options.token_map)
+    return _saved(bundle, options.out / f"{options.file.stem}{SUFFIX}", Container.LOOSE, options)
+
+
+def _saved(
+    bundle: Bundle, out: Path, container: Container, options: argparse.Namespace
+) -> list[str]:
+    path = out if out.suffix == SUFFIX else out.with_name(out.name + SUFFIX)
+    files = save_bundle(
+        bundle,
+        path,
+        container,
+        PRECISIONS[options.precision],
+        trainer_keys=getattr(options, "trainer_keys", False),
+    )
+    notes = [*bundle.notes, *warnings_for(bundle, container)]
+    return [*(f"saved {file}" for file in files), *notes]
+
+
+COMMANDS: Mapping[str, Callable[[argparse.Namespace], list[str]]] = {
+    "inspect": inspect,
+    "convert": convert,
+    "pack": pack_files,
+    "unpack": unpack,
+}
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    whole = argparse.ArgumentParser(prog="python -m bundles", description=__doc__)
+    commands = whole.add_subparsers(dest="command", required=True)
+    made = {name: commands.add_parser(name, help=run.__doc__) for name, run in COMMANDS.items()}
+    made["inspect"].add_argument("files", nargs="+", type=Path, help="files or folders")
+    made["convert"].add_argument("file", type=Path, help="a file or folder of any known form")
+    made["convert"].add_argument("out", type=Path, help="the new file")
+    made["pack"].add_argument("out", type=Path, help="the new file")
+    made["pack"].add_argument(
+        "--embedding",
+        action="append",
+        default=[],
+        help="an embedding file, or name=file; once for each",
+    )
+    made["pack"].add_argument("--lora", type=Path, help="the LoRA, or a bundle to add to")
+    made["unpack"].add_argument("file", type=Path, help="a bundle")
+    made["unpack"].add_argument("out", type=Path, help="a folder, made when it is missing")
+    made["unpack"].add_argument(
+        "--trainer-keys", action="store_true", help="name T5's vectors t5, not t5xxl"
+    )
+    for name in ("convert", "pack"):
+        made[name].add_argument(
+            "--container", choices=[one.value for one in Container], default=Container.A1111.value
+        )
+    for name in ("inspect", "convert", "unpack"):
+        made[name].add_argument("--token-map", default="", help="TOK = <s0><s1>; OTHER = 2")
+    for name in ("convert", "pack", "unpack"):
+        made[name].add_argument("--precision", choices=list(PRECISIONS), default="keep")
+    return whole
+
+
+def main(words: Sequence[str]) -> int:
+    """Run a command; 1 and a sentence on the error output where it cannot be done."""
+    options = parser().parse_args(words)
+    try:
+        lines = COMMANDS[options.command](options)
+    except (ValueError, OSError) as error:
+        sys.stderr.write(f"{error}\n")
+        return 1
+    sys.stdout.write("".join(f"{line}\n" for line in lines))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,139 @@
+"""Old embedding files of torch (`.pt`, `.bin`): read without running anything that they hold."""
+
+from __future__ import annotations
+
+import io
+import pickletools
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import BinaryIO, cast
+
+import torch
+from torch import Tensor
+
+SUFFIXES = frozenset({".pt", ".bin"})
+_STORAGES = ("Float", "Half", "BFloat16", "Double", "Long", "Int", "Short", "Char", "Byte", "Bool")
+# All that a file of plain tensors names; whatever else one names is not looked up.
+_ALLOWED = frozenset(
+    {
+        "collections OrderedDict",
+        "torch._utils _rebuild_tensor_v2",
+        "torch._utils _rebuild_tensor",
+        "torch._utils _rebuild_parameter",
+        "torch.nn.parameter Parameter",
+        *(f"torch {kind}Storage" for kind in _STORAGES),
+    }
+)
+_LEGACY = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
+# The magic number, the protocol, the system, the object and the list of its storages.
+_LEGACY_PARTS = 5
+_MAX_OPCODES, _MAX_DEPTH = 2_000_000, 2
+
+
+def read_torch(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Tensors, those of nested dictionaries under `outer.inner`, and the file's short texts.
+
+    ValueError for a damaged file, for one that names anything but tensors, and for one that
+    would take more memory than it is long.
+    """
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        _check_names(path, file, size)
+        file.seek(0)
+        try:
+            found: object = torch.load(file, map_location="cpu", weights_only=True)
+        # A damaged file can fail anywhere inside the library, in many ways.
+        except Exception as error:
+            raise _unreadable(path, str(error).split("\n")[0][:200]) from error
+    if not isinstance(found, Mapping):
+        raise ValueError(
+            f"{path} holds a {type(found).__name__} without names, so it is not clear what its "
+            "tensors are for: choose a file with named tensors."
+        )
+    tensors: dict[str, Tensor] = {}
+    texts: dict[str, str] = {}
+    _flatten(cast("Mapping[object, object]", found), "", tensors, texts, _MAX_DEPTH)
+    return {key: _plain(path, key, tensor, size) for key, tensor in tensors.items()}, texts
+
+
+def _flatten(
+    found: Mapping[object, object],
+    prefix: str,
+    tensors: dict[str, Tensor],
+    texts: dict[str, str],
+    depth: int,
+) -> None:
+    for key, value in found.items():
+        name = f"{prefix}{key}"
+        if isinstance(value, Tensor):
+            tensors[name] = value.detach()
+        elif isinstance(value, Mapping) and depth > 1:
+            inner = cast("Mapping[object, object]", value)
+            _flatten(inner, f"{name}.", tensors, texts, depth - 1)
+        elif isinstance(value, str | int | float) and not prefix:
+            texts[name] = str(value)[:1000]
+
+
+def _plain(path: Path, key: str, tensor: Tensor, size: int) -> Tensor:
+    """The tensor in memory of its own; a few bytes may pretend to be a huge one."""
+    if tensor.layout is not torch.strided or tensor.device.type != "cpu" or tensor.is_quantized:
+        raise _unreadable(path, f"{key[:60]} is not a plain tensor")
+    if tensor.numel() * tensor.element_size() > size:
+        raise _unreadable(path, f"{key[:60]} claims to be larger than the file")
+    return tensor.contiguous().clone()
+
+
+def _check_names(path: Path, file: BinaryIO, size: int) -> None:
+    """Refuse a file before it is loaded when it names a function or packs its data."""
+    if file.read(len(_LEGACY)) == _LEGACY:
+        stream, count = file, _LEGACY_PARTS
+        file.seek(0)
+    else:
+        stream, count = _packed(path, file, size), 1
+    try:
+        for _ in range(count):
+            _check_opcodes(path, stream)
+    except _Foreign:
+        raise
+    except Exception as error:
+        raise _unreadable(path, "its list of tensors is cut or damaged") from error
+
+
+class _Foreign(ValueError):
+    """A file that holds more than tensors."""
+
+
+def _check_opcodes(path: Path, stream: BinaryIO) -> None:
+    for number, (opcode, argument, _) in enumerate(pickletools.genops(stream)):
+        if number > _MAX_OPCODES:
+            raise _Foreign(f"{path} holds more objects than any embedding file does.")
+        named = opcode.name == "GLOBAL" and argument not in _ALLOWED
+        if named or opcode.name in ("STACK_GLOBAL", "INST", "OBJ", "EXT1", "EXT2", "EXT4"):
+            what = argument if isinstance(argument, str) else opcode.name
+            raise _Foreign(
+                f"{path} holds {what[:60].replace(' ', '.')}, which is no tensor and could run "
+                "code: it is not loaded. Ask for a safetensors file."
+            )
+
+
+def _packed(path: Path, file: BinaryIO, size: int) -> BinaryIO:
+    try:
+        with zipfile.ZipFile(file) as archive:
+            entries = archive.infolist()
+            if sum(entry.file_size for entry in entries) > size:
+                raise _unreadable(path, "it unpacks to more than its size")
+            listed = [entry for entry in entries if entry.filename.endswith("data.pkl")]
+            if len(listed) != 1:
+                raise _unreadable(path, "it has no list of tensors")
+            return io.BytesIO(archive.read(listed[0]))
+    except ValueError:
+        raise
+    except Exception as error:
+        raise _unreadable(path, "its archive is damaged") from error
+
+
+def _unreadable(path: Path, reason: str) -> ValueError:
+    return ValueError(
+        f"{path} is not a readable torch file: {reason}. Copy it again or choose another."
+    )

@@ -1,0 +1,126 @@
+"""LoRA keys of diffusers and PEFT under the names that the host's LoRA loader knows."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from typing import cast
+
+import torch
+from torch import Tensor
+
+from .family import guess_family
+from .keys import KOHYA_FAMILIES, generic_key
+
+_PART = re.compile(r"(unet|text_encoder(?:_[12])?)\.")
+_PROCESSOR = re.compile(r"\.processor\.")
+_FACTOR = re.compile(
+    r"(?:\.lora_A(?:\.\w+)?\.weight|[._]lora\.down\.weight|\.lora_linear_layer\.down\.weight"
+    r"|\.lora_down\.weight)$|"
+    r"(\.lora_B(?:\.\w+)?\.weight|[._]lora\.up\.weight|\.lora_linear_layer\.up\.weight"
+    r"|\.lora_up\.weight)$"
+)
+_OTHER = re.compile(r"\.(alpha|dora_scale|lora_magnitude_vector(?:\.\w+)?(?:\.weight)?)$")
+PEFT_PREFIX = "base_model.model."
+CONFIG = "lora_adapter_metadata"
+
+
+def is_diffusers_lora(tensors: Mapping[str, Tensor]) -> bool:
+    """Whether every key names a factor of a module that diffusers' pipelines have."""
+    if not tensors or any(key.startswith(PEFT_PREFIX) for key in tensors):
+        return False
+    return all(_FACTOR.search(key) or _OTHER.search(key) for key in tensors) and all(
+        _PART.match(key) or _PROCESSOR.search(key) for key in tensors
+    )
+
+
+def to_known_keys(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> dict[str, Tensor]:
+    """SD1.5's, SD2's and SDXL's layers under the generic names; other families' keys stay."""
+    family = guess_family(tensors, {})
+    if family not in KOHYA_FAMILIES:
+        return dict(tensors)
+    renamed = {_renamed(key, family): tensor for key, tensor in tensors.items()}
+    if len(renamed) < len(tensors):
+        raise ValueError("the LoRA holds a layer under two names, so one would be lost.")
+    return renamed | _alphas(renamed, metadata, family)
+
+
+def from_peft(
+    tensors: Mapping[str, Tensor], config: Mapping[str, object], part: str
+) -> dict[str, Tensor]:
+    """A PEFT adapter of one part of a pipeline (`unet`, `text_encoder_1`) as diffusers names it."""
+    made: dict[str, Tensor] = {}
+    for key, tensor in tensors.items():
+        name = f"{part}.{key.removeprefix(PEFT_PREFIX)}"
+        made[name] = tensor
+        factor = _FACTOR.search(name)
+        if factor and not factor[1] and (alpha := _alpha(config, tensor.shape[0])) is not None:
+            made[f"{name[: factor.start()]}.alpha"] = alpha
+    return made
+
+
+def _alpha(config: Mapping[str, object], rank: int) -> Tensor | None:
+    """PEFT scales by alpha / rank, rank-stabilized LoRA by alpha / sqrt(rank)."""
+    alpha = config.get("lora_alpha")
+    if not isinstance(alpha, int | float):
+        return None
+    return torch.tensor(alpha * (rank**0.5 if config.get("use_rslora") else 1.0))
+
+
+def _renamed(key: str, family: str) -> str:
+    factor, other = _FACTOR.search(key), _OTHER.search(key)
+    found = factor or other
+    if found is None:
+        return key
+    end = f"lora_{'up' if factor[1] else 'down'}.weight" if factor else found[1]
+    if end.startswith("lora_magnitude"):
+        end = "dora_scale"
+    return generic_key(f"{_stem(key[: found.start()], family)}.{end}", family)
+
+
+def _stem(module: str, family: str) -> str:
+    """Kohya's name of a module, which `generic_key` understands."""
+    part = _PART.match(module)
+    name = module[part.end() :] if part else module
+    name = name.replace(".processor.", ".")
+    if re.search(r"\.to_out$", name):
+        name += ".0"
+    prefix = "lora_unet_"
+    if part and part[1] != "unet":
+        second = "2" if part[1].endswith("_2") else "1"
+        prefix = f"lora_te{second}_" if family == "sdxl" else "lora_te_"
+    return prefix + name.replace(".", "_")
+
+
+def _alphas(
+    lora: Mapping[str, Tensor], metadata: Mapping[str, str], family: str
+) -> dict[str, Tensor]:
+    """The alpha that newer diffusers keep in the header, for each layer that has none."""
+    config = _config(metadata)
+    found: dict[str, Tensor] = {}
+    for key, tensor in lora.items():
+        if not key.endswith(".lora_down.weight"):
+            continue
+        name = f"{key.removesuffix('.lora_down.weight')}.alpha"
+        part = "unet" if key.startswith("diffusion_model.") else "text_encoder"
+        if ".clip_g." in key:
+            part = "text_encoder_2"
+        alpha = _alpha(config.get(part, {}), tensor.shape[0])
+        if name not in lora and alpha is not None:
+            found[name] = alpha
+    return found
+
+
+def _config(metadata: Mapping[str, str]) -> dict[str, dict[str, object]]:
+    """`unet.lora_alpha` and the like by part; patterns of single layers are not written by it."""
+    text = metadata.get(CONFIG, "")
+    try:
+        parsed: object = json.loads(text) if len(text) < 2**20 else None
+    except (ValueError, RecursionError):
+        return {}
+    found: dict[str, dict[str, object]] = {}
+    for key, value in cast("dict[str, object]", parsed if isinstance(parsed, dict) else {}).items():
+        part, _, name = key.partition(".")
+        found.setdefault(part, {})[name] = value
+    return found

@@ -1,0 +1,22 @@
+"""The words of a CLIP's text encoders, to measure vectors against."""
+
+from __future__ import annotations
+
+from comfy.sd import CLIP
+
+from ...bundles.inspection import Vocabulary
+from .overlay import leaves
+from .text import encoder_of
+
+
+def vocabularies(clip: CLIP) -> dict[str, Vocabulary]:
+    """Token table and spelling by encoder key; the tables stay where they are."""
+    found: dict[str, Vocabulary] = {}
+    for key, tokenizer in leaves(clip).items():
+        encoder = encoder_of(clip.cond_stage_model, key, tokenizer.embedding_size)
+        words = tokenizer.inv_vocab
+        found[key] = Vocabulary(
+            table=encoder.transformer.get_input_embeddings().weight.detach(),
+            word=lambda index, words=words: str(words.get(index, index)).removesuffix("</w>"),
+        )
+    return found

@@ -1,0 +1,103 @@
+"""OneTrainer's output embeddings: the rows of the conditioning are the trained ones, no others."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+from harness.embeddings import random_vectors
+from harness.graphs import Graph
+from pack.bundles.manifest import Bundle
+from pack.nodes.host.name_settings import NameRules
+from pack.nodes.host.naming import apply_names, bind_names
+from pack.nodes.host.output_embeddings import encode_with_outputs
+
+
+@pytest.fixture(params=["sd15", "sdxl"])
+def family(request) -> str:
+    request.getfixturevalue(request.param)
+    return request.param
+
+
+def bound(host: Any, family: str) -> tuple[Any, Bundle]:
+    """A CLIP that knows an output embedding of two rows and an ordinary name."""
+    made = Bundle(
+        family=family,
+        lora={},
+        embeddings={"cat": random_vectors(family, 1)},
+        outputs={"late": random_vectors(family, 2)},
+    )
+    return bind_names(host.loaded[family].clip, made, NameRules(), "x")[0], made
+
+
+def joined(vectors: dict[str, torch.Tensor]) -> torch.Tensor:
+    return torch.cat([vectors[key] for key in ("clip_l", "clip_g") if key in vectors], dim=-1)
+
+
+def reference(host: Any, family: str, text: str) -> torch.Tensor:
+    """The conditioning while zeros stand at the name, as the encoder sees them in training."""
+    zeros = {key: torch.zeros_like(rows) for key, rows in random_vectors(family, 2).items()}
+    named = {"late": zeros, "cat": random_vectors(family, 1)}
+    clip, _ = apply_names(host.loaded[family].clip, named, "x")
+    return clip.encode_from_tokens(clip.tokenize(text))
+
+
+def test_the_rows_of_the_name_are_replaced_and_no_others(host, family):
+    clip, made = bound(host, family)
+    text = "a embedding:late and embedding:cat b"
+    conditioning, replaced = encode_with_outputs(clip, text)
+    plain, cond = reference(host, family, text), conditioning[0][0]
+    # Start token and "a" come first.
+    assert torch.equal(cond[0, 2:4], joined(dict(made.outputs["late"])).to(cond))
+    assert torch.equal(cond[0, :2], plain[0, :2]) and torch.equal(cond[0, 4:], plain[0, 4:])
+    assert replaced == 2 * len(made.outputs["late"])
+
+
+def test_each_mention_is_replaced_also_behind_the_first_window(host, family):
+    clip, made = bound(host, family)
+    text = (
+        "embedding:late " + ", ".join(["many words that fill the window"] * 12) + " embedding:late"
+    )
+    conditioning, replaced = encode_with_outputs(clip, text)
+    cond, row = conditioning[0][0], joined(dict(made.outputs["late"]))[0]
+    assert cond.shape[1] > 77 and replaced == 4 * len(made.outputs["late"])
+    assert sum(torch.equal(one, row.to(one)) for one in cond[0]) == 2
+
+
+def test_a_weight_goes_between_the_row_and_that_of_no_text(host, family):
+    clip, made = bound(host, family)
+    conditioning, _ = encode_with_outputs(clip, "a (embedding:late:1.5) b")
+    base = host.loaded[family].clip
+    empty = base.encode_from_tokens(base.tokenize(""))[0, 2:4]
+    rows = joined(dict(made.outputs["late"])).to(empty)
+    wanted = empty + 1.5 * (rows - empty)
+    torch.testing.assert_close(conditioning[0][0][0, 2:4], wanted, rtol=1e-3, atol=1e-3)
+
+
+def test_without_such_a_name_it_is_clip_text_encode(host, family):
+    clip, _ = bound(host, family)
+    conditioning, replaced = encode_with_outputs(clip, "a embedding:cat b")
+    assert replaced == 0
+    assert torch.equal(
+        conditioning[0][0], clip.encode_from_tokens(clip.tokenize("a embedding:cat b"))
+    )
+
+
+def test_the_node_encodes_what_load_bundle_bound(host, family, run_graph):
+    _, made = bound(host, family)
+    graph = Graph()
+    model, clip, _ = graph.base(family)
+    loaded = graph.add("Pivotal_LoadBundle", model=model, clip=clip, bundle=graph.give(made))
+    node = graph.add(
+        "Pivotal_EncodeWithOutputEmbeddings", text="a embedding:late b", clip=loaded.out(1)
+    )
+    kept = graph.keep(node.out(0)), graph.keep(node.out(1))
+    outputs = run_graph(graph)
+    assert outputs[kept[1], 0] == 2 * len(made.outputs["late"])
+    cond = outputs[kept[0], 0]
+    cond = cond[0][0] if isinstance(cond[0], list | tuple) else cond
+    assert torch.equal(
+        cond[0, 2:4] if cond.ndim == 3 else cond[2:4], joined(dict(made.outputs["late"]))
+    )

@@ -1,0 +1,101 @@
+/** The small view of a chosen bundle on its node: thumbnail, names, and buttons that copy them. */
+import { make, setText } from "./dom.js";
+import { fileWidget, glance } from "./bundles.js";
+
+const COPIED_MS = 1200;
+/** @type {Map<object, {root: HTMLElement, file: string|undefined}>} */
+const views = new Map();
+
+export function graphLoaded() {
+  for (const node of views.keys()) show(node);
+}
+
+export function nodeCreated(node) {
+  const widget = fileWidget(node);
+  if (!widget) return;
+  const root = make("div.pivotal-bundle", {}, "No file.");
+  const options = { serialize: false, hideOnZoom: true, getMinHeight: () => 96 };
+  const view = node.addDOMWidget("bundle_view", "pivotal_bundle_view", root, options);
+  // The option keeps it out of the prompt, and this out of the saved widget values.
+  view.serialize = false;
+  views.set(node, { root, file: undefined });
+  const called = widget.callback;
+  widget.callback = function () {
+    const result = called?.apply(this, arguments);
+    show(node, true);
+    return result;
+  };
+  const removed = node.onRemoved;
+  node.onRemoved = function () {
+    views.delete(node);
+    return removed?.apply(this, arguments);
+  };
+  show(node);
+}
+
+/** Draw what the node's file holds, unless another one was chosen meanwhile. */
+async function show(node, fresh = false) {
+  const view = views.get(node);
+  const file = fileWidget(node).value;
+  if (!view || (!fresh && view.file === file)) return;
+  view.file = file;
+  try {
+    const found = await glance(file, fresh);
+    if (views.get(node)?.file === file) draw(view.root, found);
+  } catch (error) {
+    if (views.get(node)?.file === file) view.root.replaceChildren(make("div", {}, error.message));
+  }
+}
+
+function draw(root, found) {
+  if (!found) return root.replaceChildren("The connected bundle.");
+  const names = found.names.map((one) => chip(one));
+  const said = names.length ? [] : ["No names in this file."];
+  const all = found.names.map((one) => one.trigger).join(", ");
+  if (found.names.length > 1) names.push(copyButton("copy all", all, "Copy all triggers"));
+  const list = make("div.pivotal-names", {}, ...said, ...names);
+  const about = [found.family, found.lora ? `${found.lora} LoRA tensors` : "no LoRA"];
+  const line = make("div.pivotal-about", {}, about.filter(Boolean).join(", "));
+  const notes = found.notes.map((note) => make("div.pivotal-about", {}, note));
+  const text = make("div.pivotal-text", {}, line, list, ...notes);
+  root.replaceChildren(...picture(found.thumbnail, "thumbnail"), text);
+}
+
+function chip({ name, trigger, initial, placeholder, thumbnail }) {
+  const from = [initial && `started from "${initial}"`, placeholder && `captions: ${placeholder}`];
+  const title = [`Copy ${trigger}`, ...from.filter(Boolean)].join(", ");
+  const button = copyButton(name, trigger, title);
+  button.prepend(...picture(thumbnail, name));
+  return button;
+}
+
+function copyButton(label, text, title) {
+  const shown = make("span", {}, label);
+  const on = {
+    click: async () => {
+      await copy(text);
+      setText(shown, "copied");
+      setTimeout(() => setText(shown, label), COPIED_MS);
+    },
+  };
+  return make("button.pivotal-copy", { type: "button", title, on, data: { text } }, shown);
+}
+
+/** The clipboard of a page that is not served by https is closed; the old way is not. */
+async function copy(text) {
+  if (navigator.clipboard) return navigator.clipboard.writeText(text).catch(() => copyOld(text));
+  return copyOld(text);
+}
+
+function copyOld(text) {
+  const area = make("textarea", { value: text });
+  document.body.append(area);
+  area.select();
+  document.execCommand("copy");
+  area.remove();
+}
+
+/** Only pictures in the text itself: a file's header must not make the page call another server. */
+function picture(address, alt) {
+  return address?.startsWith("data:image/") ? [make("img", { src: address, alt })] : [];
+}
