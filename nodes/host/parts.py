@@ -33,7 +33,8 @@ def make_parts(
     )
 
 
-def make_bundle(request: Request, parts: Parts, family: str) -> Bundle:
+def make_bundle(request: Request, parts: Parts, family: str, base: str = "") -> Bundle:
+    """What was trained, with its recipe and the digest of the model that it was trained on."""
     lora = (
         export_adapters(request.adapter, parts.adapters, "diffusion_model")
         if request.adapter
@@ -52,5 +53,5 @@ def make_bundle(request: Request, parts: Parts, family: str) -> Bundle:
         lora=lora,
         embeddings=embeddings,
         entries=tuple(entries),
-        recipe=request.recipe(),
+        recipe=request.recipe() | ({"base_model": base} if base else {}),
     )

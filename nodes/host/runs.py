@@ -79,7 +79,7 @@ def _train(
     started, state = time.monotonic(), folder.load()
     folder.create()
     losses = _consume(parts, request, folder, state, live)
-    bundle = make_bundle(request, parts, family_of(model))
+    bundle = make_bundle(request, parts, family_of(model), model_digest(model))
     seconds, begun = time.monotonic() - started, state.step if state else 0
     report = _report(request, parts, losses, seconds, begun, folder.path)
     folder.finish(bundle, report, loss_plot(losses))
