@@ -27,7 +27,8 @@ print("ready", flush=True)
 while True:
     number += 1
     rows = torch.full((2, 768), float(number))
-    lora = {f"lora_unet_{n}.lora_up.weight": torch.full((500, 500), float(number)) for n in range(8)}
+    layer = torch.full((500, 500), float(number))
+    lora = {f"lora_unet_{n}.lora_up.weight": layer.clone() for n in range(8)}
     replace_safetensors(folder / "state.safetensors", lora, {"number": str(number)})
     bundle = Bundle(family="sd15", lora=lora, embeddings={"cat": {"clip_l": rows}})
     save_bundle(bundle, folder / f"{number}" / "b.safetensors", Container.LOOSE, None)
