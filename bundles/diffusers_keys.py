@@ -15,6 +15,7 @@ from .keys import KOHYA_FAMILIES, generic_key
 
 _PART = re.compile(r"(unet|text_encoder(?:_[12])?)\.")
 _PROCESSOR = re.compile(r"\.processor\.")
+_BLOCK = re.compile(r"^(?:unet\.)?(?:down_blocks\.\d|up_blocks\.\d|mid_block)\.")
 _FACTOR = re.compile(
     r"(?:\.lora_A(?:\.\w+)?\.weight|[._]lora\.down\.weight|\.lora_linear_layer\.down\.weight"
     r"|\.lora_down\.weight)$|"
@@ -36,9 +37,13 @@ def is_diffusers_lora(tensors: Mapping[str, Tensor]) -> bool:
 
 
 def to_known_keys(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> dict[str, Tensor]:
-    """SD1.5's, SD2's and SDXL's layers under the generic names; other families' keys stay."""
+    """SD1.5's, SD2's and SDXL's layers under the generic names; other families' keys stay.
+
+    The UNets of all three are laid out alike, so theirs are renamed also where the tensors do not
+    tell which of them it is.
+    """
     family = guess_family(tensors, {})
-    if family not in KOHYA_FAMILIES:
+    if family not in KOHYA_FAMILIES and not any(_BLOCK.search(key) for key in tensors):
         return dict(tensors)
     renamed = {_renamed(key, family): tensor for key, tensor in tensors.items()}
     if len(renamed) < len(tensors):
@@ -71,7 +76,10 @@ def _alpha(config: Mapping[str, object], rank: int) -> Tensor | None:
 def _renamed(key: str, family: str) -> str:
     factor, other = _FACTOR.search(key), _OTHER.search(key)
     found = factor or other
-    if found is None:
+    if family not in KOHYA_FAMILIES:
+        # The host knows the encoders of such a file by diffusers' own names.
+        family = "sd15" if _BLOCK.search(key) else ""
+    if found is None or not family:
         return key
     end = f"lora_{'up' if factor[1] else 'down'}.weight" if factor else found[1]
     if end.startswith("lora_magnitude"):
