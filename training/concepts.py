@@ -49,6 +49,11 @@ class Concept:
         return max(1, round(self.pivot * steps)) if self.pivot else 0
 
 
+def pivot_steps(concepts: Sequence[Concept], steps: int) -> dict[str, int]:
+    """The step at which each concept freezes, by name; one with pivot 1 never does."""
+    return {c.final_name: c.pivot_step(steps) for c in concepts if c.pivot < 1}
+
+
 def parse_caption(text: str, concepts: Sequence[Concept]) -> Caption:
     """Text with every placeholder replaced by a mention of its concept."""
     names = {concept.placeholder: concept.final_name for concept in concepts}

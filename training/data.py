@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, fields
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -48,6 +49,15 @@ class Batch:
     mask: Tensor | None = None
     """(batch, height, width) how much each place of a latent counts; None counts all alike"""
 
+    def __len__(self) -> int:
+        return len(self.captions)
+
+    def part(self, start: int, end: int) -> Batch:
+        """Some of the samples, in their order."""
+        values: dict[str, Any] = {field.name: getattr(self, field.name) for field in fields(self)}
+        some = {name: one[start:end] for name, one in values.items() if one is not None}
+        return Batch(**some)
+
 
 @dataclass(frozen=True, slots=True)
 class MicroStep:
@@ -55,10 +65,23 @@ class MicroStep:
 
     batch: Batch
     prior: Batch | None
+    share: float = 1.0
+    """Of the batch in the mean over a larger one that this is a piece of"""
+    prior_share: float = 1.0
 
     def captions(self) -> tuple[Caption, ...]:
         """All that has to be encoded."""
         return self.batch.captions + (self.prior.captions if self.prior else ())
+
+    def pieces(self) -> Iterator[MicroStep]:
+        """The same sample by sample: the sum of the pieces' means by their shares is the mean."""
+        count = len(self.batch)
+        prior_count = len(self.prior) if self.prior else 0
+        for one in range(count):
+            start, end = (prior_count * place // count for place in (one, one + 1))
+            prior = self.prior.part(start, end) if self.prior and end > start else None
+            prior_share = (end - start) / max(prior_count, 1)
+            yield MicroStep(self.batch.part(one, one + 1), prior, 1 / count, prior_share)
 
 
 EMPTY: Caption = ("",)

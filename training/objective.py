@@ -64,14 +64,21 @@ def sample_weights(noised: Noised, config: ObjectiveConfig, *, is_flow: bool) ->
 def weighted_mse(
     output: Tensor, target: Tensor, weights: Tensor, mask: Tensor | None = None
 ) -> Tensor:
-    """Mean over the batch of weight times mean squared error, a scalar.
+    """Mean over the batch of `sample_errors`, a scalar."""
+    return sample_errors(output, target, weights, mask).mean()
+
+
+def sample_errors(
+    output: Tensor, target: Tensor, weights: Tensor, mask: Tensor | None = None
+) -> Tensor:
+    """(batch,) weight times mean squared error of each sample.
 
     The mask, (batch, height, width), says how much each place counts. The error of a sample is
     the mean over what counts, sum(mask * error) / sum(mask), so that a small subject trains as
     strongly as a large one.
     """
     error = (output - target).square()
-    return (masked_mean(error, mask) * weights.to(error)).mean()
+    return masked_mean(error, mask) * weights.to(error)
 
 
 def masked_mean(values: Tensor, mask: Tensor | None) -> Tensor:

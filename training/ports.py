@@ -100,6 +100,10 @@ class Denoiser(Protocol):
         """The network's raw output in fp32, each sample under its own conditioning."""
         ...
 
+    def save_memory(self) -> bool:
+        """Take less memory and more time from now on; False when nothing is left to save."""
+        ...
+
 
 class TextEncoder(Protocol):
     """Text encoders that are borrowed for training; `encode` is differentiable in the vectors."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
 
@@ -14,7 +14,9 @@ from torch import Tensor, nn
 from ..bundles.files import read_safetensors, replace_safetensors
 
 Optimizers = Mapping[str, torch.optim.Optimizer]
-FORMAT = "1"
+FORMAT = "2"
+LOSSES, AVERAGE = "losses", "average."
+JSON_FIELDS = ("step", "numbers", "pivots", "split", "averaged", "validations", "events")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -26,7 +28,17 @@ class RunState:
     """On the CPU: `parameters.<name>` and `optimizers.<part>.<index>.<name>`"""
     numbers: Mapping[str, Any]
     """JSON: the optimizers' groups and their state that is not a tensor"""
+    pivots: Mapping[str, int] = field(default_factory=dict[str, int])
+    """The step at which each concept freezes, or has frozen; none for one that never does"""
+    split: bool = False
+    """Whether the run has been short of memory, and computes sample by sample since then"""
+    averaged: int = 0
+    """Steps that the averages, the tensors `average.<name>`, were taken over"""
     losses: tuple[float, ...] = ()
+    validations: tuple[Mapping[str, Any], ...] = ()
+    """What validation found, in the order of the steps"""
+    events: tuple[Mapping[str, Any], ...] = ()
+    """What was asked of the run while it trained, and what was changed when it continued"""
 
 
 def capture(step: int, parameters: Mapping[str, nn.Parameter], optimizers: Optimizers) -> RunState:
@@ -46,11 +58,30 @@ def capture(step: int, parameters: Mapping[str, nn.Parameter], optimizers: Optim
     return RunState(step=step, tensors=tensors, numbers=numbers)
 
 
+def as_averages(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """A copy of averages by the names that they have in a state."""
+    return {f"{AVERAGE}{name}": _copy(tensor) for name, tensor in tensors.items()}
+
+
+def averages(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The averages in a state by the names of their parameters."""
+    found = {name: t for name, t in tensors.items() if name.startswith(AVERAGE)}
+    return {name.removeprefix(AVERAGE): tensor for name, tensor in found.items()}
+
+
 def restore_parameters(state: RunState, parameters: Mapping[str, nn.Parameter]) -> None:
     """Write the kept values into parameters; ValueError when the state belongs to another run."""
     kept = {name for name in state.tensors if name.startswith("parameters.")}
     if kept != {f"parameters.{name}" for name in parameters}:
         raise ValueError("The checkpoint belongs to another run: choose another run name.")
+    for name, parameter in parameters.items():
+        kept_value = state.tensors[f"parameters.{name}"]
+        if kept_value.shape != parameter.shape:
+            raise ValueError(
+                f"The checkpoint has other sizes than this run ({name} is "
+                f"{tuple(kept_value.shape)}, not {tuple(parameter.shape)}): set ranks and vectors "
+                "as they were, or choose another run name."
+            )
     for name, parameter in parameters.items():
         parameter.data.copy_(state.tensors[f"parameters.{name}"])
 
@@ -73,9 +104,11 @@ def restore_optimizers(state: RunState, optimizers: Optimizers) -> None:
 
 def save_state(path: Path, state: RunState) -> None:
     """Write a checkpoint in place of the one at `path`, atomically."""
-    text = {"step": state.step, "numbers": state.numbers, "losses": state.losses}
+    text = {name: getattr(state, name) for name in JSON_FIELDS}
     metadata = {"format": FORMAT, "state": json.dumps(text)}
-    replace_safetensors(path, state.tensors, metadata)
+    # As numbers they would soon be the larger part of the file's header.
+    losses = {LOSSES: torch.tensor(state.losses, dtype=torch.float64)}
+    replace_safetensors(path, {**state.tensors, **losses}, metadata)
 
 
 def load_state(path: Path) -> RunState:
@@ -84,12 +117,10 @@ def load_state(path: Path) -> RunState:
     if metadata.get("format") != FORMAT or "state" not in metadata:
         raise ValueError(f"{path} is not a checkpoint of this version: choose another run name.")
     text = cast("dict[str, Any]", json.loads(metadata["state"]))
-    return RunState(
-        step=int(text["step"]),
-        tensors=tensors,
-        numbers=text["numbers"],
-        losses=tuple(text["losses"]),
-    )
+    losses: list[float] = tensors.pop(LOSSES).tolist()  # pyright: ignore
+    for name in ("validations", "events"):
+        text[name] = tuple(cast("list[Any]", text[name]))
+    return RunState(tensors=tensors, losses=tuple(losses), **text)
 
 
 def _copy(tensor: Tensor) -> Tensor:

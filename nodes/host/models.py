@@ -94,6 +94,27 @@ class HostDenoiser:
             give_back(self._patcher)
             self._injection = None
 
+    def save_memory(self) -> bool:
+        """Recompute every block in backward from now on; False when that is done already."""
+        management.soft_empty_cache()
+        if self._injection is None or self._injection.blocks == LARGE_BLOCKS:
+            return False
+        # The next pass loads the clone again, which injects it anew.
+        self._patcher.eject_model()
+        self._injection.blocks = LARGE_BLOCKS
+        return True
+
+    @contextmanager
+    def sampling(self) -> Iterator[ModelPatcher]:
+        """The training clone as the host's samplers take it, until the context ends."""
+        assert self._injection is not None, "sampling outside attach"
+        raw, training = self._patcher.object_patches["model_sampling"], management.in_training
+        self._injection.adapted, raw.raw, management.in_training = True, False, False
+        try:
+            yield self._patcher
+        finally:
+            raw.raw, management.in_training = True, training
+
     def noised(self, latents: Tensor, noise: Tensor, positions: Tensor) -> Noised:
         """Noise raw latents by the host's formula; the target solves its denoising for the output.
 
@@ -219,10 +240,14 @@ class HostDenoiser:
 
 
 def raw_output(model: ModelPatcher) -> Any:
-    """The model's sampling object, except that denoising returns the network's output."""
+    """The model's sampling object, except that denoising gives the network's output while `raw`."""
     sampling = copy.copy(model.get_model_object("model_sampling"))
     kind = type(sampling)
-    sampling.__class__ = type("RawOutput", (kind,), {"calculate_denoised": lambda _, s, o, x: o})
+
+    def denoised(self: Any, sigma: Tensor, output: Tensor, noisy: Tensor) -> Tensor:
+        return output if self.raw else kind.calculate_denoised(self, sigma, output, noisy)
+
+    sampling.__class__ = type("RawOutput", (kind,), {"raw": True, "calculate_denoised": denoised})
     return sampling
 
 

@@ -70,10 +70,10 @@ def make_pictures(shots: Sequence[Shot], vae: VAE, sampling: Sampling) -> Tensor
     conditions = _encode(shots)
     progress = _Progress(shots[0].model, len(shots), sampling.steps)
     latents = [
-        _sample(shot, pair, sampling, progress.of(index))
+        sample(shot.model, pair, sampling, shot.seed, progress.of(index))
         for index, (shot, pair) in enumerate(zip(shots, conditions, strict=True))
     ]
-    return torch.cat([_decode(vae, latent) for latent in latents])
+    return torch.cat([decode(vae, latent) for latent in latents])
 
 
 def _encode(shots: Sequence[Shot]) -> list[tuple[Conditions, Conditions]]:
@@ -90,16 +90,18 @@ def _encode(shots: Sequence[Shot]) -> list[tuple[Conditions, Conditions]]:
     return [(encoded(shot.clip, shot.prompt), encoded(shot.clip, shot.negative)) for shot in shots]
 
 
-def _sample(
-    shot: Shot,
+def sample(
+    model: ModelPatcher,
     conditions: tuple[Conditions, Conditions],
     sampling: Sampling,
+    seed: int,
     callback: Callback,
 ) -> Tensor:
-    latent = _empty_latent(shot.model, sampling.width, sampling.height)
+    """One latent from positive and negative conditions, as KSampler makes it."""
+    latent = _empty_latent(model, sampling.width, sampling.height)
     return comfy.sample.sample(
-        shot.model,
-        comfy.sample.prepare_noise(latent, shot.seed),
+        model,
+        comfy.sample.prepare_noise(latent, seed),
         sampling.steps,
         sampling.cfg,
         sampling.sampler_name,
@@ -108,7 +110,7 @@ def _sample(
         latent,
         callback=callback,
         disable_pbar=not comfy.utils.PROGRESS_BAR_ENABLED,
-        seed=shot.seed,
+        seed=seed,
     )
 
 
@@ -122,7 +124,8 @@ def _empty_latent(model: ModelPatcher, width: int, height: int) -> Tensor:
     return comfy.sample.fix_empty_latent_channels(model, latent, 8)
 
 
-def _decode(vae: VAE, latent: Tensor) -> Tensor:
+def decode(vae: VAE, latent: Tensor) -> Tensor:
+    """(1, height, width, 3) in 0..1 from a latent."""
     management.throw_exception_if_processing_interrupted()
     pictures = vae.decode(latent)
     # Models of video make frames of it, (batch, frames, height, width, 3): the first is kept.

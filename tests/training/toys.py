@@ -100,7 +100,11 @@ class ToyDenoiser:
         self.weights = {n: torch.randn(*shape, generator=draw) for n, shape in shapes.items()}
         self.adapters: Mapping[str, nn.Module] = {}
         self.predictions: list[Prediction] = []
-        self.is_flow, self.attached = is_flow, 0
+        self.is_flow, self.attached, self.saves_memory = is_flow, 0, False
+
+    def save_memory(self) -> bool:
+        before, self.saves_memory = self.saves_memory, True
+        return not before
 
     def layers(self) -> list[Layer]:
         return [Layer(name=name, shape=tuple(w.shape)) for name, w in self.weights.items()]

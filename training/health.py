@@ -1,0 +1,53 @@
+"""Whether a run is still learning or has blown up, from the numbers of its steps."""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Mapping
+
+WINDOW = 20
+EXPLODED = 20.0
+"""How many times the run's usual loss the last steps may have on average"""
+
+
+class Health:
+    """Looks at every step's loss and gradient norms in turn."""
+
+    def __init__(self) -> None:
+        self._last = deque[float](maxlen=WINDOW)
+        self._sum, self._count = 0.0, 0
+
+    def complaint(self, step: int, loss: float, norms: Mapping[str, float]) -> str | None:
+        """One sentence when the run must stop, None while all is well."""
+        broken = [
+            f"the gradient of the {part}" for part, n in norms.items() if not math.isfinite(n)
+        ]
+        if not math.isfinite(loss):
+            broken.insert(0, "the loss")
+        if broken:
+            verb = "is" if len(broken) == 1 else "are"
+            return (
+                f"Step {step}: {' and '.join(broken)} {verb} not a number any more: lower the "
+                f"learning rate of {_whose(norms)}, or look at the pictures of this step"
+            )
+        if len(self._last) == WINDOW:
+            self._sum, self._count = self._sum + self._last[0], self._count + 1
+        self._last.append(loss)
+        mean = sum(self._last) / len(self._last)
+        usual = self._sum / max(self._count, 1)
+        if self._count >= WINDOW and mean > EXPLODED * usual:
+            return (
+                f"Step {step}: the loss has exploded to {mean:.3g}, from {usual:.3g} before: "
+                f"lower the learning rate of {_whose(norms)}"
+            )
+        return None
+
+
+def _broken(norms: Mapping[str, float]) -> list[str]:
+    return [part for part, norm in norms.items() if not math.isfinite(norm)]
+
+
+def _whose(norms: Mapping[str, float]) -> str:
+    """The parts whose gradients are not finite, or all of them."""
+    return " and ".join(f"the {part}" for part in _broken(norms) or norms)

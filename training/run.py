@@ -1,0 +1,191 @@
+"""What a run trains with, its optimizers and conditioning, and when each concept freezes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from .adapters.base import Adapter
+from .average import Average
+from .commands import Command, Finish, Pivot
+from .concepts import Concept, class_caption, pivot_steps
+from .conditions import Conditions
+from .config import TrainConfig
+from .data import EMPTY, TrainingData
+from .embeddings import Vectors, pull_norms
+from .objective import ObjectiveConfig, Prior
+from .optimizers import ADAPTER_RATE, EMBEDDING_RATE, drop_group, make_optimizer, shift_origin
+from .ports import Caption, Denoiser, TextEncoder
+from .schedule import rate_factor
+from .state import RunState, averages, restore_optimizers
+
+
+@dataclass(kw_only=True, slots=True)
+class Parts:
+    """What a run trains and trains with."""
+
+    denoiser: Denoiser
+    text: TextEncoder
+    data: TrainingData
+    concepts: tuple[Concept, ...]
+    vectors: Vectors
+    adapters: Mapping[str, Adapter]
+    prior_data: TrainingData | None = None
+    held_out: TrainingData | None = None
+    """Pictures that are never trained on, for validation"""
+
+    def parameters(self) -> dict[str, nn.Parameter]:
+        """Everything that a run may change, by a name that is the same in every process."""
+        vectors = {
+            f"vectors.{name}.{key}": rows
+            for name, parts in self.vectors.items()
+            for key, rows in parts.items()
+        }
+        factors = {
+            f"adapters.{layer}.{name}": factor
+            for layer, adapter in self.adapters.items()
+            for name, factor in adapter.named_parameters()
+        }
+        return vectors | factors
+
+
+class Run:
+    """The optimizers and the conditioning of a run, and the concepts that still train."""
+
+    def __init__(self, parts: Parts, config: TrainConfig, start: RunState | None = None):
+        self.parts, self.config = parts, config
+        self.first_step = start.step if start else 0
+        self.pivots = pivot_steps(parts.concepts, config.steps) | dict(
+            start.pivots if start else {}
+        )
+        self.norms = parts.text.norms()
+        live = [c for c in parts.concepts if not self.is_due(c.final_name, self.first_step)]
+        self.live = {c.final_name: c for c in live}
+        self.optimizers = _make_optimizers(parts, config, list(self.live))
+        self.factor = rate_factor(config.schedule, config.warmup_steps, config.steps)
+        self.conditions = Conditions(parts.text, self.live)
+        self.split = False
+        for name in parts.vectors.keys() - self.live.keys():
+            freeze(parts.vectors[name])
+        self.average = Average(parts.parameters(), config.ema_decay) if config.ema_decay else None
+        if start is not None:
+            self.restore(start)
+
+    def restore(self, start: RunState) -> None:
+        """Put everything but the parameters where it was."""
+        restore_optimizers(start, self.optimizers)
+        if start.split:
+            self.save_memory()
+        if self.average is not None and start.averaged:
+            self.average.restore(averages(start.tensors), start.averaged)
+
+    def is_due(self, concept: str, step: int) -> bool:
+        """Whether a concept is frozen at a step."""
+        return concept in self.pivots and step >= self.pivots[concept]
+
+    def pivot(self, step: int) -> None:
+        """Freeze every concept whose pivot is at this step, bit for bit, for good."""
+        due = [name for name in self.live if self.is_due(name, step)]
+        for name in due:
+            drop_group(self.optimizers["embeddings"], name)
+            freeze(self.parts.vectors[name])
+            del self.live[name]
+            self.conditions.freeze(name)
+        if due and not self.live:
+            del self.optimizers["embeddings"]
+
+    def obey(self, commands: Sequence[Command], step: int) -> bool:
+        """Do what was asked before this step begins; whether the run goes on."""
+        for command in commands:
+            if isinstance(command, Pivot) and command.concept in self.live:
+                self.pivots[command.concept] = step
+        self.pivot(step)
+        return not any(isinstance(command, Finish) for command in commands)
+
+    def save_memory(self) -> bool:
+        """Compute sample by sample and recompute blocks from now on; False if that is done."""
+        was_whole, self.split = not self.split and self.config.batch_size > 1, True
+        return self.parts.denoiser.save_memory() or was_whole
+
+    def averaged(self) -> AbstractContextManager[None]:
+        """Let the parameters hold what the run would give as its result now."""
+        return self.average.in_place() if self.average else nullcontext()
+
+    def settle(self) -> None:
+        """Once nothing in the captions moves any more, encode each a last time."""
+        if not self.live and not self.conditions.settled:
+            self.conditions.settle(all_captions(self.parts, self.config.objective))
+
+    def update(self, scale: float) -> dict[str, Tensor]:
+        """One optimizer step of every part from gradients that are `scale` times too large.
+
+        Gives the gradients' norms before they are capped. A gradient that is not finite counts
+        as none, so that the parameters stay whole until somebody has seen it.
+        """
+        norms = dict[str, Tensor]()
+        moved = [name for name in self.live if has_gradient(self.parts.vectors[name])]
+        for part, optimizer in self.optimizers.items():
+            parameters = [p for g in optimizer.param_groups for p in g["params"]]
+            grads = [p.grad for p in parameters if p.grad is not None]
+            if not grads:
+                continue
+            torch._foreach_mul_(grads, 1 / scale)  # pyright: ignore
+            norms[part] = nn.utils.clip_grad_norm_(parameters, self.config.max_grad_norm)
+            for grad in grads:
+                grad.masked_fill_(~norms[part].isfinite(), 0)
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+        for name in moved:
+            shifts = pull_norms(self.parts.vectors[name], self.norms, self.config.norm_pull)
+            shift_origin(self.optimizers["embeddings"], shifts)
+        if self.average is not None:
+            self.average.step()
+        return norms
+
+
+def loss_scale(data: TrainingData) -> float:
+    """A power of two near the size of a latent, so that fp16 gradients of a mean do not vanish.
+
+    Powers of two change no mantissa: in fp32 the update is the same with and without it.
+    """
+    return float(2 ** (data.latents[0].numel().bit_length() - 1))
+
+
+def all_captions(parts: Parts, objective: ObjectiveConfig) -> list[Caption]:
+    """Every caption that the run can ask for."""
+    captions = [*parts.data.captions, EMPTY]
+    for data in (parts.prior_data, parts.held_out):
+        captions += data.captions if data is not None else []
+    if parts.prior_data is not None:
+        return captions
+    if objective.prior is Prior.BASE:
+        captions += [class_caption(caption, parts.concepts) for caption in captions]
+    return captions
+
+
+def has_gradient(vectors: Mapping[str, nn.Parameter]) -> bool:
+    """Whether the step's captions mentioned the concept."""
+    return any(parameter.grad is not None for parameter in vectors.values())
+
+
+def freeze(vectors: Mapping[str, nn.Parameter]) -> None:
+    """Let the vectors of a concept gather no gradient, also in captions that still have one."""
+    for parameter in vectors.values():
+        parameter.requires_grad_(False)
+
+
+def _make_optimizers(
+    parts: Parts, config: TrainConfig, live: list[str]
+) -> dict[str, torch.optim.Optimizer]:
+    made: dict[str, torch.optim.Optimizer] = {}
+    if live:
+        groups = {name: list(parts.vectors[name].values()) for name in live}
+        made["embeddings"] = make_optimizer(config.embedding_optimizer, groups, EMBEDDING_RATE)
+    if parts.adapters:
+        factors = [p for a in parts.adapters.values() for p in a.parameters() if p.requires_grad]
+        made["adapters"] = make_optimizer(config.optimizer, {"adapters": factors}, ADAPTER_RATE)
+    return made

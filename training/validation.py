@@ -1,0 +1,113 @@
+"""Validation on held-out pictures at fixed noise and times, and what follows from its course."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .concepts import mentioned
+from .data import Batch, TrainingData
+from .objective import sample_errors, sample_weights
+from .randomness import generator
+from .run import Run
+
+ALL = "all"
+"""The mean over all pictures, beside the mean of each concept's pictures"""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ValidationConfig:
+    """When to validate and what to do about it."""
+
+    every: int = 100
+    """Steps between validations"""
+    draws: int = 4
+    """Noises and times that each picture is tried at"""
+    keep_best: bool = True
+    """Whether the result is the run as it was at its lowest loss"""
+    patience: int = 0
+    """Validations without a new best loss after which the run ends; 0 is never"""
+    pivot_patience: int = 0
+    """Validations without a new best of its own after which a concept freezes; 0 is never"""
+
+    def __post_init__(self) -> None:
+        for name in ("every", "draws"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}: use at least 1.")
+        for name in ("patience", "pivot_patience"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} is {getattr(self, name)}: use 0 (off) or more.")
+
+
+def validate(run: Run, data: TrainingData, draws: int) -> dict[str, float]:
+    """Mean loss of the held-out pictures, of all and by concept; waits for the device once.
+
+    The same run gives the same numbers, bit for bit: each picture meets the same noises at times
+    spread evenly over the schedule. Nothing of the run is changed.
+    """
+    with torch.no_grad(), run.averaged():
+        losses = torch.stack([_loss(run, data, place, draws) for place in range(len(data.latents))])
+    numbers: list[float] = losses.double().tolist()  # pyright: ignore
+    names = [mentioned(data.captions[place]) for place in range(len(numbers))]
+    groups = {ALL: numbers}
+    for concept in sorted(frozenset[str]().union(*names)):
+        groups[concept] = [n for n, found in zip(numbers, names, strict=True) if concept in found]
+    return {name: sum(values) / len(values) for name, values in groups.items()}
+
+
+def _loss(run: Run, data: TrainingData, place: int, draws: int) -> Tensor:
+    """Of one picture, a scalar."""
+    batch, denoiser = _draws(data, place, draws, run.config.seed), run.parts.denoiser
+    noised = denoiser.noised(batch.latents, batch.noise, batch.positions)
+    conditions = run.conditions.of_step(batch.captions)
+    output = denoiser.predict(noised, conditions.of(batch.captions), batch.crops)
+    weights = sample_weights(noised, run.config.objective, is_flow=denoiser.is_flow)
+    return sample_errors(output, noised.target, weights, batch.mask).mean()
+
+
+def _draws(data: TrainingData, place: int, draws: int, seed: int) -> Batch:
+    """One picture under several noises, at the middles of as many equal parts of the schedule."""
+    latent = data.latents[place]
+    draw = generator(seed, "validation", place)
+    noise = torch.randn((draws, *latent.shape), generator=draw)
+    mask = data.masks[place] if data.masks else None
+    return Batch(
+        latents=latent.expand(draws, *latent.shape).clone(),
+        noise=noise,
+        offset=torch.zeros(draws, latent.shape[0]),
+        positions=(torch.arange(draws, dtype=torch.float64) + 0.5) / draws,
+        captions=(data.captions[place],) * draws,
+        crops=(data.crops[place],) * draws,
+        mask=None if mask is None else mask.expand(draws, *mask.shape).clone(),
+    )
+
+
+History = Sequence[Mapping[str, Any]]
+"""What was found so far: {"step": n, "losses": {"all": x, "<concept>": y}}"""
+
+
+def best_step(history: History, name: str = ALL) -> int | None:
+    """The step with the lowest loss, the first of equals; None before the first validation."""
+    found = [record for record in history if name in record["losses"]]
+    best = min(found, key=lambda record: record["losses"][name], default=None)
+    return best["step"] if best else None
+
+
+def without_progress(history: History, name: str = ALL) -> int:
+    """How many validations have passed since the best one."""
+    best = best_step(history, name)
+    return sum(record["step"] > best for record in history) if best is not None else 0
+
+
+def is_over(history: History, patience: int) -> bool:
+    """Whether a run that waits this long for a new best has waited in vain."""
+    return patience > 0 and without_progress(history) >= patience
+
+
+def stalled(history: History, concepts: Sequence[str], patience: int) -> list[str]:
+    """The concepts whose own loss has not come down for this long."""
+    return [c for c in concepts if patience > 0 and without_progress(history, c) >= patience]
