@@ -19,6 +19,7 @@ from . import (
     preparing,
     recipe,
     review,
+    runs,
     tagging,
     train,
 )
@@ -37,6 +38,7 @@ NODES: list[type[io.ComfyNode]] = [
     *adapters.NODES,
     *recipe.NODES,
     *train.NODES,
+    *runs.NODES,
     *bundles.NODES,
     *bundle_reading.NODES,
     *bundle_editing.NODES,

@@ -161,6 +161,41 @@ class TrainConcepts(io.ComfyNode):
                     optional=True,
                     tooltip="Class pictures, for an objective with that prior.",
                 ),
+                sockets.Previews.Input(
+                    "previews", optional=True, tooltip="Pictures to draw while it trains."
+                ),
+                sockets.Validation.Input(
+                    "validation",
+                    optional=True,
+                    tooltip="Held-out pictures to measure, and what to do about it.",
+                ),
+                sockets.Run.Input(
+                    "continue_from",
+                    optional=True,
+                    tooltip="A checkpoint of another run to start from.",
+                ),
+                io.Int.Input(
+                    "keep_checkpoints",
+                    default=3,
+                    min=0,
+                    max=1000000,
+                    tooltip="The newest checkpoints and their bundles that are kept, beside those "
+                    "that you asked for in the Training panel; 0 keeps all.",
+                    advanced=True,
+                    optional=True,
+                ),
+                io.Float.Input(
+                    "ema_decay",
+                    default=0.0,
+                    min=0.0,
+                    max=0.99999,
+                    step=0.001,
+                    round=False,
+                    tooltip="Makes the result a moving average over the steps, which is smoother: "
+                    "0.99 to 0.9999, higher for longer runs. 0 is off.",
+                    advanced=True,
+                    optional=True,
+                ),
             ],
             hidden=[io.Hidden.unique_id],
             outputs=[
@@ -198,6 +233,11 @@ class TrainConcepts(io.ComfyNode):
         embedding_optimizer: OptimizerConfig | None = None,
         objective: ObjectiveConfig | None = None,
         class_dataset: Any = None,
+        previews: Any = None,
+        validation: Any = None,
+        continue_from: Any = None,
+        keep_checkpoints: int = 3,
+        ema_decay: float = 0.0,
     ) -> io.NodeOutput:
         config = TrainConfig(
             steps=steps,
@@ -211,6 +251,7 @@ class TrainConcepts(io.ComfyNode):
             objective=objective or ObjectiveConfig(),
             optimizer=optimizer or OptimizerConfig(),
             embedding_optimizer=embedding_optimizer or EMBEDDING_OPTIMIZER,
+            ema_decay=ema_decay,
         )
         request = Request(
             dataset=dataset,
@@ -222,6 +263,10 @@ class TrainConcepts(io.ComfyNode):
             checkpointing=checkpointing == "on",
             run_name=run_name,
             checkpoint_every=checkpoint_every,
+            keep_checkpoints=keep_checkpoints,
+            previews=previews,
+            validation=validation,
+            origin=continue_from,
             node=cls.hidden.unique_id or "",
         )
         return outputs(model, clip, run_training(model, clip, vae, request))

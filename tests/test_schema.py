@@ -23,6 +23,7 @@ from pack.training.dataset.variation import Variation  # noqa: E402
 from pack.training.loop import TrainConfig  # noqa: E402
 from pack.training.objective import ObjectiveConfig  # noqa: E402
 from pack.training.optimizers import OptimizerConfig  # noqa: E402
+from pack.training.validation import ValidationConfig  # noqa: E402
 
 SNAPSHOT = Path(__file__).with_name("schemas.json")
 DOCS = Path(__file__).parents[1] / "web" / "docs"
@@ -32,7 +33,7 @@ SOCKETS = {
     f"PIVOTAL_{name}"
     for name in (
         *("DATASET", "CONCEPTS", "CAPTIONER", "ADAPTER"),
-        *("OPTIMIZER", "OBJECTIVE", "RUN", "BUNDLE"),
+        *("OPTIMIZER", "OBJECTIVE", "RUN", "BUNDLE", "PREVIEWS", "VALIDATION"),
     )
 }
 # Lists of a machine's folders and files, or of the host's own choices, and how many lead them.
@@ -46,6 +47,9 @@ VARYING = {
     "Pivotal_PackBundle.lora": 1,
     "Pivotal_CompareGrid.sampler_name": 0,
     "Pivotal_CompareGrid.scheduler": 0,
+    "Pivotal_ContinueRun.checkpoint": 0,
+    "Pivotal_Previews.sampler_name": 0,
+    "Pivotal_Previews.scheduler": 0,
     "Pivotal_ConceptReport.sampler_name": 0,
     "Pivotal_ConceptReport.scheduler": 0,
 }
@@ -59,6 +63,7 @@ FILLS = {
     "Pivotal_TrainConcepts": TrainConfig,
     "Pivotal_PrepareImages": Framing,
     "Pivotal_VaryCaptions": Variation,
+    "Pivotal_Validation": ValidationConfig,
 }
 IDS = [node.GET_SCHEMA().node_id for node in NODES]
 every_node = pytest.mark.parametrize("node", NODES, ids=IDS)

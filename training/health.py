@@ -5,10 +5,20 @@ from __future__ import annotations
 import math
 from collections import deque
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 WINDOW = 20
 EXPLODED = 20.0
 """How many times the run's usual loss the last steps may have on average"""
+
+
+@dataclass(frozen=True, slots=True)
+class Complaint:
+    """Why a run must stop."""
+
+    sentence: str
+    exploded: bool
+    """Whether the run has gone astray step by step, so that its last state is no good either"""
 
 
 class Health:
@@ -18,8 +28,8 @@ class Health:
         self._last = deque[float](maxlen=WINDOW)
         self._sum, self._count = 0.0, 0
 
-    def complaint(self, step: int, loss: float, norms: Mapping[str, float]) -> str | None:
-        """One sentence when the run must stop, None while all is well."""
+    def complaint(self, step: int, loss: float, norms: Mapping[str, float]) -> Complaint | None:
+        """Why the run must stop; None while all is well."""
         broken = [
             f"the gradient of the {part}" for part, n in norms.items() if not math.isfinite(n)
         ]
@@ -27,20 +37,22 @@ class Health:
             broken.insert(0, "the loss")
         if broken:
             verb = "is" if len(broken) == 1 else "are"
-            return (
+            sentence = (
                 f"Step {step}: {' and '.join(broken)} {verb} not a number any more: lower the "
-                f"learning rate of {_whose(norms)}, or look at the pictures of this step"
+                f"learning rate of {_whose(norms)}, or look at the pictures of this step."
             )
+            return Complaint(sentence, exploded=False)
         if len(self._last) == WINDOW:
             self._sum, self._count = self._sum + self._last[0], self._count + 1
         self._last.append(loss)
         mean = sum(self._last) / len(self._last)
         usual = self._sum / max(self._count, 1)
         if self._count >= WINDOW and mean > EXPLODED * usual:
-            return (
+            sentence = (
                 f"Step {step}: the loss has exploded to {mean:.3g}, from {usual:.3g} before: "
-                f"lower the learning rate of {_whose(norms)}"
+                f"lower the learning rate of {_whose(norms)}."
             )
+            return Complaint(sentence, exploded=True)
         return None
 
 

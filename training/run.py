@@ -63,8 +63,8 @@ class Run:
             start.pivots if start else {}
         )
         self.norms = parts.text.norms()
-        live = [c for c in parts.concepts if not self.is_due(c.final_name, self.first_step)]
-        self.live = {c.final_name: c for c in live}
+        training = start.training() if start else self.undecided()
+        self.live = {c.final_name: c for c in parts.concepts if c.final_name in training}
         self.optimizers = _make_optimizers(parts, config, list(self.live))
         self.factor = rate_factor(config.schedule, config.warmup_steps, config.steps)
         self.conditions = Conditions(parts.text, self.live)
@@ -74,6 +74,11 @@ class Run:
         self.average = Average(parts.parameters(), config.ema_decay) if config.ema_decay else None
         if start is not None:
             self.restore(start)
+        self.pivot(self.first_step)
+
+    def undecided(self) -> set[str]:
+        """The concepts that train at all."""
+        return {c.final_name for c in self.parts.concepts if not self.is_due(c.final_name, 0)}
 
     def restore(self, start: RunState) -> None:
         """Put everything but the parameters where it was."""

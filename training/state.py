@@ -40,6 +40,11 @@ class RunState:
     events: tuple[Mapping[str, Any], ...] = ()
     """What was asked of the run while it trained, and what was changed when it continued"""
 
+    def training(self) -> set[str]:
+        """The concepts that have an optimizer: those that had not frozen when this was kept."""
+        groups = self.numbers.get("embeddings", {}).get("groups", [])
+        return {group["name"] for group in groups}
+
 
 def capture(step: int, parameters: Mapping[str, nn.Parameter], optimizers: Optimizers) -> RunState:
     """A copy of everything that the next step depends on."""

@@ -50,16 +50,23 @@ def validate(run: Run, data: TrainingData, draws: int) -> dict[str, float]:
     spread evenly over the schedule. Nothing of the run is changed.
     """
     with torch.no_grad(), run.averaged():
-        losses = torch.stack([_loss(run, data, place, draws) for place in range(len(data.latents))])
+        losses = torch.stack([_loss(run, data, place, draws) for place in shown(data)])
     numbers: list[float] = losses.double().tolist()  # pyright: ignore
-    names = [mentioned(data.captions[place]) for place in range(len(numbers))]
+    names = [mentioned(data.captions[text]) for _, text in shown(data)]
     groups = {ALL: numbers}
     for concept in sorted(frozenset[str]().union(*names)):
         groups[concept] = [n for n, found in zip(numbers, names, strict=True) if concept in found]
     return {name: sum(values) / len(values) for name, values in groups.items()}
 
 
-def _loss(run: Run, data: TrainingData, place: int, draws: int) -> Tensor:
+def shown(data: TrainingData) -> list[tuple[int, int]]:
+    """The latent and the caption of each picture: the first of those that it varies among."""
+    views = [view[0] for view in data.views] or list(range(len(data.latents)))
+    texts = [text[0] for text in data.texts] or list(range(len(views)))
+    return list(zip(views, texts, strict=True))
+
+
+def _loss(run: Run, data: TrainingData, place: tuple[int, int], draws: int) -> Tensor:
     """Of one picture, a scalar."""
     batch, denoiser = _draws(data, place, draws, run.config.seed), run.parts.denoiser
     noised = denoiser.noised(batch.latents, batch.noise, batch.positions)
@@ -69,19 +76,20 @@ def _loss(run: Run, data: TrainingData, place: int, draws: int) -> Tensor:
     return sample_errors(output, noised.target, weights, batch.mask).mean()
 
 
-def _draws(data: TrainingData, place: int, draws: int, seed: int) -> Batch:
+def _draws(data: TrainingData, place: tuple[int, int], draws: int, seed: int) -> Batch:
     """One picture under several noises, at the middles of as many equal parts of the schedule."""
-    latent = data.latents[place]
-    draw = generator(seed, "validation", place)
+    view, text = place
+    latent = data.latents[view]
+    draw = generator(seed, "validation", view)
     noise = torch.randn((draws, *latent.shape), generator=draw)
-    mask = data.masks[place] if data.masks else None
+    mask = data.masks[view] if data.masks else None
     return Batch(
         latents=latent.expand(draws, *latent.shape).clone(),
         noise=noise,
         offset=torch.zeros(draws, latent.shape[0]),
         positions=(torch.arange(draws, dtype=torch.float64) + 0.5) / draws,
-        captions=(data.captions[place],) * draws,
-        crops=(data.crops[place],) * draws,
+        captions=(data.captions[text],) * draws,
+        crops=(data.crops[view],) * draws,
         mask=None if mask is None else mask.expand(draws, *mask.shape).clone(),
     )
 

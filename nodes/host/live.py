@@ -1,8 +1,9 @@
-"""The run that is training now, as routes see it: where it stands and what it was asked."""
+"""The run that is training now, as routes see it: where it stands and what it is asked."""
 
 from __future__ import annotations
 
 import threading
+from collections import deque
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -10,17 +11,35 @@ from typing import Any
 
 from .events import send_event
 
+FINISH, CHECKPOINT, PREVIEW, PIVOT = "finish", "checkpoint", "preview", "pivot"
+
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """What a person asked of a run that trains."""
+
+    what: str
+    concept: str = ""
+    """Of a pivot"""
+
 
 @dataclass(slots=True)
 class LiveRun:
-    """A run between its start and its end; the training thread owns all but `latest`."""
+    """A run between its start and its end."""
 
     name: str
     node: str
     """Execution id of the node, "3:7" for one inside a subgraph"""
     steps: int
+    concepts: tuple[str, ...] = ()
     latest: Mapping[str, Any] = field(default_factory=dict)
     """The last report, replaced whole so that another thread may read it"""
+    asked: deque[Ask] = field(default_factory=deque[Ask])
+    """Filled by routes, emptied by the run after each step; a deque is safe between threads"""
+
+    def take(self) -> list[Ask]:
+        """All that was asked since the last call."""
+        return [self.asked.popleft() for _ in range(len(self.asked))]
 
 
 _LOCK = threading.Lock()

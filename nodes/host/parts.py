@@ -5,8 +5,8 @@ from __future__ import annotations
 from ...bundles.manifest import Bundle, Entry
 from ...training.adapters import build_adapters, export_adapters
 from ...training.embeddings import initial_vectors
-from ...training.loop import Parts
 from ...training.objective import Prior
+from ...training.run import Parts
 from .latents import HostLatentCodec
 from .materials import make_data
 from .models import HostDenoiser
@@ -21,6 +21,7 @@ def make_parts(
     seed, prior = request.config.seed, request.class_dataset
     adapters = build_adapters(request.adapter, denoiser.layers(), seed) if request.adapter else {}
     vectors = initial_vectors(request.concepts, text, seed)
+    held = request.validation.dataset if request.validation else None
     wants_pictures = request.config.objective.prior is Prior.PICTURES
     return Parts(
         denoiser=denoiser,
@@ -30,6 +31,7 @@ def make_parts(
         adapters=adapters,
         data=make_data(request, request.dataset, codec, seed),
         prior_data=make_data(request, prior, codec, seed + 1) if prior and wants_pictures else None,
+        held_out=make_data(request, held, codec, seed) if held else None,
     )
 
 

@@ -2,19 +2,43 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+import torch
+
 from ...bundles.manifest import check_name
 from ...training.adapters import AdapterConfig
-from ...training.concepts import Concept, check_class_words, check_concepts
+from ...training.concepts import (
+    Concept,
+    check_class_words,
+    check_concepts,
+    mentioned,
+    parse_caption,
+)
 from ...training.dataset.buckets import bucket_sizes
 from ...training.dataset.records import Dataset
 from ...training.loop import TrainConfig
 from ...training.objective import Prior
 from ...training.optimizers import check_installed
+from ...training.randomness import generator
 from ...training.schedule import rate_factor
+from ...training.validation import ValidationConfig
 from .folders import checked_run_name
+from .origin import Origin
+from .previews import PreviewConfig
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Validation:
+    """What a run is validated on: pictures of their own, or some of its training pictures."""
+
+    config: ValidationConfig
+    dataset: Dataset | None
+    hold_out: int
+    """Pictures taken out of the training dataset when there is no other"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,6 +55,12 @@ class Request:
     run_name: str = "concept"
     checkpoint_every: int = 250
     """Steps between checkpoints; 0 keeps one at the end and on Cancel alone."""
+    keep_checkpoints: int = 3
+    """The newest that are kept; 0 keeps all"""
+    previews: PreviewConfig | None = None
+    validation: Validation | None = None
+    origin: Origin | None = None
+    """The checkpoint of another run that this one starts from"""
     node: str = ""
     """Execution id of the node that asks, which the editor shows the run on"""
 
@@ -41,6 +71,9 @@ class Request:
                 "Nothing to train: connect concepts, an adapter such as LoRA, or both."
             )
         checked_run_name(self.run_name)
+        if self.origin is not None:
+            changed = replace(self, config=self.origin.applied_to(self.config), origin=None)
+            return replace(changed.checked(), origin=self.origin)
         for concept in self.concepts:
             check_name(concept.final_name)
         check_concepts(self.concepts, self.dataset)
@@ -53,7 +86,20 @@ class Request:
         if self.config.objective.prior is Prior.BASE:
             check_class_words(self.concepts)
         self._check_packages()
-        return replace(self, concepts=self._lasting_concepts())
+        return replace(self._held_out(), concepts=self._lasting_concepts())
+
+    def _held_out(self) -> Request:
+        """The validation pictures apart from those that train."""
+        wanted = self.validation
+        if wanted is None:
+            return self
+        if wanted.dataset is not None:
+            held, training = wanted.dataset, self.dataset
+        else:
+            held, training = hold_out(
+                self.dataset, self.concepts, wanted.hold_out, self.config.seed
+            )
+        return replace(self, dataset=training, validation=replace(wanted, dataset=held))
 
     def _check_packages(self) -> None:
         """Raise ImportError with the line to run before a step would."""
@@ -65,7 +111,7 @@ class Request:
 
     def recipe(self) -> dict[str, Any]:
         """How the run is made, as JSON: the same recipe on the same models is the same run."""
-        return {
+        made = {
             "train": asdict(self.config),
             "concepts": [asdict(concept) for concept in self.concepts],
             "adapter": self.adapter
@@ -74,6 +120,12 @@ class Request:
             "dataset": _described(self.dataset),
             "class_dataset": self.class_dataset and _described(self.class_dataset),
         }
+        if self.validation is not None and self.validation.dataset is not None:
+            described = _described(self.validation.dataset)
+            made["validation"] = {**asdict(self.validation.config), "dataset": described}
+        if self.origin is not None:
+            made["continues"] = {"run": self.origin.run, "step": self.origin.step}
+        return made
 
     def _lasting_concepts(self) -> tuple[Concept, ...]:
         """Without an adapter nothing can take over at the pivot, so vectors train to the end."""
@@ -84,6 +136,32 @@ class Request:
                 "Every concept has pivot 0 and there is no adapter: nothing would train."
             )
         return tuple(replace(c, pivot=1.0 if c.pivot else 0.0) for c in self.concepts)
+
+
+def hold_out(
+    dataset: Dataset, concepts: Sequence[Concept], count: int, seed: int
+) -> tuple[Dataset, Dataset]:
+    """Some of the pictures and all others; every concept keeps a picture to train on."""
+    names = [mentioned(parse_caption(r.caption, concepts)) for r in dataset.records]
+    left = Counter(name for found in names for name in found)
+    order = torch.randperm(len(names), generator=generator(seed, "held out")).tolist()
+    chosen = set[int]()
+    for place in order:
+        if len(chosen) == min(count, len(names) - 1):
+            break
+        if all(left[name] > 1 for name in names[place]):
+            chosen.add(place)
+            left.subtract(names[place])
+    if not chosen:
+        raise ValueError(
+            "No picture can be held out for validation, since every concept needs one to train "
+            "on: add pictures, or connect a dataset of their own to Validation."
+        )
+    parts = [
+        tuple(r for place, r in enumerate(dataset.records) if (place in chosen) is held)
+        for held in (True, False)
+    ]
+    return replace(dataset, records=parts[0]), replace(dataset, records=parts[1])
 
 
 def _described(dataset: Dataset) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""The folder of a run: what it is, its checkpoint, its journal; the same graph finds it again."""
+"""The folder of a run: what it is, its checkpoints, its journal; the same graph finds it again."""
 
 from __future__ import annotations
 
@@ -6,25 +6,24 @@ import hashlib
 import itertools
 import json
 import logging
-import os
-from collections.abc import Mapping
-from dataclasses import dataclass
+import re
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import folder_paths
-import torch
 from comfy.model_patcher import ModelPatcher
 from PIL.Image import Image
-from safetensors import SafetensorError
 
-from ...bundles.containers import Container, save_bundle
 from ...bundles.manifest import Bundle
 from ...training.state import RunState, load_state, save_state
+from .disk import Disk, replace_bundle, replace_text
 from .folders import RUNS, checked_run_name
 
 LOG = logging.getLogger(__name__)
-IDENTITY, CHECKPOINT, JOURNAL = "run.json", "checkpoint.safetensors", "report.jsonl"
+IDENTITY, PROGRESS, JOURNAL = "run.json", "progress.json", "report.jsonl"
+STEP_FILE = re.compile(r"step_(\d{8})\.safetensors")
 SAMPLED_NUMBERS = 64
 
 
@@ -35,15 +34,17 @@ class RunFolder:
     path: Path
     identity: str
     """What the run is, as JSON text"""
+    disk: Disk = field(default_factory=Disk)
 
     def create(self) -> None:
         """Make the folder, marked as this run's, unless it is there."""
-        self.path.mkdir(parents=True, exist_ok=True)
-        replace_text(self.path / IDENTITY, self.identity)
+        place = self.path / IDENTITY
+        if not place.exists():
+            self.disk.attempt("The run", place, lambda: replace_text(place, self.identity))
 
     @property
     def bundle(self) -> Path:
-        """The result, there once the run is finished."""
+        """The result, there once the run has been finished."""
         return self.path / "bundle.safetensors"
 
     @property
@@ -52,53 +53,136 @@ class RunFolder:
         return self.path / "report.txt"
 
     @property
-    def checkpoint(self) -> Path:
-        """The latest state of the run."""
-        return self.path / CHECKPOINT
-
-    @property
     def journal(self) -> Path:
         """A line a report."""
         return self.path / JOURNAL
 
+    @property
+    def previews(self) -> Path:
+        """The folder of the pictures that show how far the run is."""
+        return self.path / "previews"
+
+    def checkpoint(self, step: int) -> Path:
+        """Where the state after a step is kept."""
+        return self.path / "checkpoints" / f"step_{step:08}.safetensors"
+
+    def bundle_at(self, step: int) -> Path:
+        """Where the bundle after a step is kept."""
+        return self.path / "bundles" / f"step_{step:08}.safetensors"
+
+    def steps_kept(self) -> list[int]:
+        """The steps of the checkpoints that are there, in order."""
+        return step_files(self.path / "checkpoints")
+
     def load(self) -> RunState | None:
-        """The state to continue from; None for a run that has kept none."""
-        return load_state(self.checkpoint) if self.checkpoint.exists() else None
+        """The latest state that can be read; None for a run that has kept none."""
+        for step in reversed(self.steps_kept()):
+            try:
+                return load_state(self.checkpoint(step))
+            except ValueError as error:
+                LOG.warning("%s The checkpoint before it is taken.", error)
+        return None
 
-    def save(self, state: RunState) -> None:
-        """Keep a state; a disk that refuses is one sentence in the log, and the run goes on."""
-        try:
-            save_state(self.checkpoint, state)
-        except (OSError, SafetensorError) as error:
-            LOG.warning(
-                "The checkpoint of step %d could not be written to %s (%s): "
-                "make room or access there; training goes on without it.",
-                state.step,
-                self.checkpoint,
-                error,
-            )
+    def save(self, state: RunState, bundle: Bundle) -> bool:
+        """Keep a state and its bundle; whether the state was written."""
+        self.create()
+        place, step = self.checkpoint(state.step), state.step
+        name = f"The checkpoint of step {step}"
+        kept = self.disk.attempt(name, place, lambda: save_state(place, state))
+        place = self.bundle_at(step)
+        if kept:
+            name = f"The bundle of step {step}"
+            self.disk.attempt(name, place, lambda: replace_bundle(place, bundle))
+        return kept
 
-    def finish(self, bundle: Bundle, report: str, plot: Image) -> None:
-        """Leave the result; the bundle comes last, since it marks the run as finished."""
-        replace_text(self.report, report + "\n")
-        plot.save(self.path / "loss.png")
-        save_bundle(bundle, self.bundle, Container.A1111, torch.float32)
+    def retain(self, newest: int, pinned: Collection[int]) -> None:
+        """Delete all but the newest checkpoints and bundles and those of pinned steps; 0: none."""
+        if not newest:
+            return
+        for folder in ("checkpoints", "bundles"):
+            for step in step_files(self.path / folder)[:-newest]:
+                if step not in pinned:
+                    (self.path / folder / f"step_{step:08}.safetensors").unlink(missing_ok=True)
+
+    def finish(self, bundle: Bundle, report: str, plot: Image, progress: Mapping[str, Any]) -> bool:
+        """Leave the result; what marks the run as finished comes last."""
+        self.create()
+        texts = self.disk.attempt(
+            "The report", self.report, lambda: replace_text(self.report, report + "\n")
+        )
+        self.disk.attempt("The plot", self.path, lambda: plot.save(self.path / "loss.png"))
+        whole = self.disk.attempt(
+            "The bundle", self.bundle, lambda: replace_bundle(self.bundle, bundle)
+        )
+        return texts and whole and self.note_progress(progress)
+
+    def note_progress(self, progress: Mapping[str, Any]) -> bool:
+        """Keep how many steps are asked for, and whether the run has been finished."""
+        place = self.path / PROGRESS
+        text = json.dumps(progress)
+        return self.disk.attempt("The progress", place, lambda: replace_text(place, text))
+
+    def progress(self) -> dict[str, Any]:
+        """What was kept by `note_progress`; empty when nothing was."""
+        return read_json(self.path / PROGRESS)
+
+    def recipe(self) -> dict[str, Any]:
+        """How the run is made, without the number of its steps."""
+        return read_json(self.path / IDENTITY).get("recipe", {})
+
+    def rewind(self, step: int) -> int:
+        """Take reports of later steps out of the journal; how many lines are left."""
+        lines = read_lines(self.journal)
+        kept = [line for line in lines if line.get("step", 0) <= step]
+        if kept != lines:
+            text = "".join(json.dumps(line) + "\n" for line in kept)
+            self.disk.attempt("The journal", self.journal, lambda: replace_text(self.journal, text))
+        return len(kept)
+
+
+def step_files(folder: Path) -> list[int]:
+    """The steps of the files in a folder, in order."""
+    if not folder.is_dir():
+        return []
+    found = (STEP_FILE.fullmatch(path.name) for path in folder.iterdir())
+    return sorted(int(match[1]) for match in found if match)
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The object in a JSON file; empty when there is none or it is damaged."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 def read_lines(journal: Path) -> list[dict[str, Any]]:
     """The whole lines of a journal; one that is being written, or was cut off, is left out."""
     try:
         text = journal.read_text(encoding="utf-8")
-    except FileNotFoundError:
+    except OSError:
         return []
-    return [json.loads(line) for line in text.split("\n")[:-1]]
+    lines: list[dict[str, Any]] = []
+    for line in text.split("\n")[:-1]:
+        try:
+            lines.append(json.loads(line))
+        except ValueError:
+            continue
+    return lines
 
 
-def replace_text(path: Path, text: str) -> None:
-    """Write a text file in place of the one at `path`, atomically."""
-    temporary = path.with_name(f"{path.name}.part")
-    temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, path)
+def run_folders() -> list[RunFolder]:
+    """The folders of all runs."""
+    root = runs_root()
+    if not root.is_dir():
+        return []
+    return [RunFolder(path, "") for path in root.iterdir() if (path / IDENTITY).is_file()]
+
+
+def runs_root() -> Path:
+    """The folder that holds every run's."""
+    return Path(folder_paths.get_output_directory(), RUNS)
 
 
 def find_run_folder(name: str, identity: Mapping[str, Any]) -> RunFolder:
@@ -106,10 +190,9 @@ def find_run_folder(name: str, identity: Mapping[str, Any]) -> RunFolder:
 
     Another run under the same name makes it <name>_2, <name>_3, ...
     """
-    root = Path(folder_paths.get_output_directory(), RUNS)
     base, text = checked_run_name(name), json.dumps(identity, indent=1, sort_keys=True)
     for number in itertools.count(1):
-        path = root / (base if number == 1 else f"{base}_{number}")
+        path = runs_root() / (base if number == 1 else f"{base}_{number}")
         if not path.exists() or _identity(path) == text:
             return RunFolder(path, text)
     raise AssertionError("unreachable")

@@ -1,39 +1,44 @@
-"""A training run in the host: borrow, train, show progress, keep checkpoints, give back."""
+"""A training run in the host: borrow, train, tell and keep what happens, give back."""
 
 from __future__ import annotations
 
 import json
+import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 import comfy.model_management as management
 import comfy.utils
 import torch
 from comfy.model_patcher import ModelPatcher
 from comfy.sd import CLIP, VAE
-from torch import Tensor
 from tqdm.auto import tqdm
 
 from ...bundles.manifest import Bundle
 from ...bundles.reading import load_bundle
+from ...training.commands import Command
 from ...training.loop import Parts, StepReport, train
 from ...training.plot import loss_plot
-from ...training.state import RunState
-from .events import send_event
+from ...training.state import RunState, restore_parameters
 from .families import check_clip, check_vae, family_of
+from .keeper import Keeper
 from .latents import HostLatentCodec
 from .live import LiveRun, going_live
 from .models import HostDenoiser
-from .parts import make_bundle, make_parts
+from .parts import make_parts
+from .previews import Previewer
+from .reporter import Reporter
 from .request import Request
-from .run_folder import RunFolder, find_run_folder, model_digest, read_lines
+from .run_folder import RunFolder, find_run_folder, model_digest
 from .text import HostTextEncoder
+from .watch import Watch
 
-SECONDS_BETWEEN_REPORTS = 0.5
+LOG = logging.getLogger(__name__)
+Steps = Generator[StepReport, Sequence[Command] | None, None]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,34 +68,31 @@ def run_training(model: ModelPatcher, clip: CLIP, vae: VAE, request: Request) ->
     check_vae(model, vae)
     with gradients():
         folder = find_run_folder(request.run_name, identity(request, model, clip, vae))
-        if folder.bundle.exists():
+        if is_finished(folder, request.config.steps):
             return _read(folder)
-        with going_live(LiveRun(folder.path.name, request.node, request.config.steps)) as live:
+        names = tuple(concept.final_name for concept in request.concepts)
+        live = LiveRun(folder.path.name, request.node, request.config.steps, names)
+        with going_live(live):
             return _train(model, clip, vae, request, folder, live)
 
 
-def _train(
-    model: ModelPatcher, clip: CLIP, vae: VAE, request: Request, folder: RunFolder, live: LiveRun
-) -> Trained:
-    """Train from the folder's checkpoint, if any, to the end, and leave the result there."""
-    text = HostTextEncoder(clip)
-    denoiser = HostDenoiser(model, checkpointing=request.checkpointing, companions=text.companions)
-    parts = make_parts(request, denoiser, text, HostLatentCodec(vae))
-    started, state = time.monotonic(), folder.load()
-    folder.create()
-    losses = _consume(parts, request, folder, state, live)
-    bundle = make_bundle(request, parts, family_of(model), model_digest(model))
-    seconds, begun = time.monotonic() - started, state.step if state else 0
-    report = _report(request, parts, losses, seconds, begun, folder.path)
-    folder.finish(bundle, report, loss_plot(losses))
-    return Trained(bundle=bundle, losses=losses, report=report, folder=folder.path)
-
-
 def identity(request: Request, model: ModelPatcher, clip: CLIP, vae: VAE) -> dict[str, Any]:
-    """What makes a run the same run: the recipe and the weights it is trained on."""
+    """What makes a run the same run: the recipe and the weights it is trained on.
+
+    Without the number of steps, so that a run can be given more of them.
+    """
     patchers = {"model": model, "clip": clip.patcher, "vae": vae.patcher}
     digests = {name: model_digest(patcher) for name, patcher in patchers.items()}
-    return {"recipe": request.recipe(), "models": digests}
+    return {"recipe": identity_recipe(request), "models": digests}
+
+
+def is_finished(folder: RunFolder, steps: int) -> bool:
+    """Whether the run has all these steps, or was told to finish when so many were asked for."""
+    progress = folder.progress()
+    finished = progress.get("finished")
+    if finished is None or not folder.bundle.exists():
+        return False
+    return progress.get("steps") == steps or finished >= steps
 
 
 def _read(folder: RunFolder) -> Trained:
@@ -103,93 +105,113 @@ def _read(folder: RunFolder) -> Trained:
     )
 
 
-def _consume(
-    parts: Parts, request: Request, folder: RunFolder, start: RunState | None, live: LiveRun
-) -> list[float]:
-    """Drive the loop to its end; however it ends, the last whole step is kept.
+def _train(
+    model: ModelPatcher, clip: CLIP, vae: VAE, request: Request, folder: RunFolder, live: LiveRun
+) -> Trained:
+    """Train from the folder's checkpoint, if any, to the end, and leave the result there."""
+    text = HostTextEncoder(clip)
+    denoiser = HostDenoiser(model, checkpointing=request.checkpointing, companions=text.companions)
+    start = _start(folder, request)
+    parts = make_parts(request, denoiser, text, HostLatentCodec(vae))
+    folder.create()
+    folder.note_progress({"steps": request.config.steps, "finished": None})
+    keeper = Keeper(folder, request, parts, family_of(model), start)
+    reporter = Reporter(folder, live, keeper.course, parts, text)
+    models = (denoiser, text, vae)
+    drawn = request.previews
+    previewer = Previewer(drawn, request.concepts, models) if drawn else None
+    watch = Watch(request, live, keeper, reporter, previewer)
+    began = time.monotonic()
+    if start is not None and was_ended(start, request.config.steps):
+        restore_parameters(start, parts.parameters())
+    else:
+        _drive(train(parts, request.config, start), request, watch)
+    begun = start.step if start else 0
+    result, losses = keeper.result(), keeper.course.losses
+    report = _report(request, parts, losses, time.monotonic() - began, begun, folder)
+    progress = {"steps": request.config.steps, "finished": len(losses)}
+    if losses:
+        folder.finish(result, report, loss_plot(losses), progress)
+    return Trained(bundle=result, losses=losses, report=report, folder=folder.path)
+
+
+def _start(folder: RunFolder, request: Request) -> RunState | None:
+    """The state to go on from, with a note of what is different from here on."""
+    state, steps = folder.load(), request.config.steps
+    if state is not None:
+        before = folder.progress().get("steps", steps)
+        if before == steps:
+            return state
+        change = {"step": state.step, "what": "continued", "changed": {"steps": [before, steps]}}
+        return replace(state, events=(*state.events, change))
+    if request.origin is None:
+        return None
+    state = request.origin.state()
+    changed = request.origin.changes(identity_recipe(request))
+    note = {"step": state.step, "what": "continued", "from": request.origin.run, "changed": changed}
+    return replace(state, events=(*state.events, note))
+
+
+def identity_recipe(request: Request) -> dict[str, Any]:
+    """The recipe as a run's folder keeps it."""
+    recipe = json.loads(json.dumps(request.recipe()))
+    del recipe["train"]["steps"]
+    return recipe
+
+
+def was_ended(state: RunState, steps: int) -> bool:
+    """Whether a run was told to finish at this step, and stopped before its result was written."""
+    if state.step >= steps:
+        return True
+    ends = [event for event in state.events if event["what"] == "finish"]
+    return any(event["step"] == state.step and event["steps"] == steps for event in ends)
+
+
+def _drive(steps: Steps, request: Request, watch: Watch) -> None:
+    """Take the loop from step to step; however it ends, the last whole step is kept.
 
     An interruption leaves through the loop, which gives the models back.
     """
-    config = request.config
-    bar = comfy.utils.ProgressBar(config.steps)
-    begun = start.step if start else 0
-    keeper = _Keeper(folder, request.checkpoint_every, start)
+    total, begun = request.config.steps, watch.begun
+    bar = comfy.utils.ProgressBar(total)
     with (
-        tqdm(total=config.steps, initial=begun, desc=folder.path.name, unit="step") as terminal,
-        open(folder.journal, "a", encoding="utf-8") as journal,
-        keeper,
-        closing(train(parts, config, start)) as steps,
+        tqdm(total=total, initial=begun, desc=watch.name, unit="step") as terminal,
+        watch,
+        closing(steps),
     ):
-        reporter = _Reporter(journal, live)
-        for report in steps:
-            keeper.take(report)
+        commands: Sequence[Command] | None = None
+        while (report := next_report(steps, commands)) is not None:
+            commands = watch.see(report)
             terminal.update()
-            reporter.tell(report)
             bar.update_absolute(report.step + 1)
             management.throw_exception_if_processing_interrupted()
-    return keeper.losses()
 
 
-class _Keeper:
-    """Keeps the losses, and the run's state every so many steps and when the run ends or breaks."""
-
-    def __init__(self, folder: RunFolder, every: int, start: RunState | None):
-        self._folder, self._every = folder, every
-        self._before = list(start.losses) if start else []
-        self._losses: list[Tensor] = []
-        self._last: StepReport | None = None
-
-    def __enter__(self) -> _Keeper:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self._last is not None:
-            self._save(self._last)
-
-    def take(self, report: StepReport) -> None:
-        self._losses.append(report.loss)
-        self._last = report
-        if self._every and (report.step + 1) % self._every == 0:
-            self._save(report)
-
-    def losses(self) -> list[float]:
-        """Of all steps so far; waits for the device to have computed them."""
-        return self._before + (torch.stack(self._losses).tolist() if self._losses else [])
-
-    def _save(self, report: StepReport) -> None:
-        self._folder.save(replace(report.state(), losses=tuple(self.losses())))
-        self._last = None
-
-
-class _Reporter:
-    """Writes a line about the run now and then; every step would make the GPU wait for it."""
-
-    def __init__(self, journal: TextIO, live: LiveRun):
-        self._journal, self._live = journal, live
-        self._written = len(read_lines(Path(journal.name)))
-        self._started = self._last = time.monotonic()
-
-    def tell(self, report: StepReport) -> None:
-        now, done = time.monotonic(), report.step + 1
-        if done not in (1, self._live.steps) and now - self._last < SECONDS_BETWEEN_REPORTS:
-            return
-        self._last = now
-        line = {"step": done, "steps": self._live.steps, "loss": report.loss.item()}
-        line["seconds"] = round(now - self._started, 3)
-        self._journal.write(json.dumps(line) + "\n")
-        self._journal.flush()
-        self._live.latest = line
-        place = {"run": self._live.name, "node": self._live.node, "index": self._written}
-        send_event("report", {**place, "report": line})
-        self._written += 1
+def next_report(steps: Steps, commands: Sequence[Command] | None) -> StepReport | None:
+    """The next step's report, None after the last; out of memory says what could fit."""
+    try:
+        return steps.send(commands)
+    except StopIteration:
+        return None
+    except torch.cuda.OutOfMemoryError as error:
+        raise torch.cuda.OutOfMemoryError(
+            "Not enough memory for a step, even picture by picture and with checkpointing. The "
+            "last whole step is kept: set a lower resolution (half of it takes about a quarter), "
+            "a smaller rank, or free the memory that others use, and queue again."
+        ) from error
 
 
 def _report(
-    request: Request, parts: Parts, losses: list[float], seconds: float, begun: int, folder: Path
+    request: Request,
+    parts: Parts,
+    losses: list[float],
+    seconds: float,
+    begun: int,
+    folder: RunFolder,
 ) -> str:
     """What was trained, on what and for how long, as text."""
     done = max(len(losses) - begun, 1)
-    tail = losses[-max(1, len(losses) // 10) :]
+    tail = losses[-max(1, len(losses) // 10) :] or [0.0]
     factors = sum(p.numel() for a in parts.adapters.values() for p in a.parameters())
     lines = [
         f"{len(losses)} steps on {len(request.dataset.records)} pictures"
@@ -204,5 +226,7 @@ def _report(
             f'"{concept.placeholder}" is embedding:{concept.final_name}, '
             f"{concept.vectors} vectors, trained for {min(pivot, len(losses))} steps"
         )
-    lines += [*request.dataset.skipped, f"run folder: {folder}"]
+    lines += [*request.dataset.skipped, f"run folder: {folder.path}"]
+    if folder.disk.trouble:
+        lines.append(folder.disk.trouble)
     return "\n".join(lines)

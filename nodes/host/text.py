@@ -44,6 +44,23 @@ class HostTextEncoder:
             found[key] = picked.detach().to("cpu", torch.float32, copy=True)
         return found
 
+    def nearest(self, key: str, rows: Tensor, count: int) -> Tensor:
+        """Ids of the words whose rows point most nearly the same way, (rows, count).
+
+        In slices, since a large table in fp32 would not fit beside a training step.
+        """
+        table, size = self._tables()[key], 8192
+        wanted = nn.functional.normalize(rows.detach().to(table.device, torch.float32), dim=-1)
+        likeness = [
+            wanted @ nn.functional.normalize(part.float(), dim=-1).T for part in table.split(size)
+        ]
+        return torch.cat(likeness, dim=-1).topk(count, dim=-1).indices
+
+    def word(self, key: str, number: int) -> str:
+        """The word of a token id; the number where the tokenizer has no list of words."""
+        words: dict[int, str] = getattr(leaves(self._base)[key], "inv_vocab", {})
+        return str(words.get(number, number)).removesuffix("</w>")
+
     def _tables(self) -> dict[str, Tensor]:
         """The encoders' token tables by encoder key, (vocabulary, width)."""
         model = self._base.cond_stage_model

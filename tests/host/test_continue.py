@@ -13,6 +13,8 @@ from harness.graphs import Graph, write_pictures
 from harness.runner import GraphInterrupted, Host
 from pack.nodes.host import run_folder as folders
 from pack.nodes.host import runs
+from pack.nodes.host.reporter import Reporter
+from pack.nodes.host.run_folder import RunFolder
 
 STEPS = 6
 
@@ -46,15 +48,15 @@ def files(host: Host, name: str) -> Path:
 
 def cancel_after(monkeypatch: pytest.MonkeyPatch, step: int) -> None:
     """Press Cancel when a step has been reported, once."""
-    tell = runs._Reporter.tell
+    tell = Reporter.tell
 
     def tell_and_cancel(self, report):
         tell(self, report)
         if report.step + 1 == step:
-            monkeypatch.setattr(runs._Reporter, "tell", tell)
+            monkeypatch.setattr(Reporter, "tell", tell)
             comfy.model_management.interrupt_current_processing(True)
 
-    monkeypatch.setattr(runs._Reporter, "tell", tell_and_cancel)
+    monkeypatch.setattr(Reporter, "tell", tell_and_cancel)
 
 
 def same(one, other) -> bool:
@@ -72,8 +74,8 @@ def test_cancel_keeps_the_run_and_the_same_graph_goes_on_bit_for_bit(
     cancel_after(monkeypatch, step)
     with pytest.raises(GraphInterrupted):
         run_graph(training(f"broken_{step}", seed=step)[0])
-    kept = files(host, f"broken_{step}") / folders.CHECKPOINT
-    assert folders.load_state(kept).step == step
+    kept = RunFolder(files(host, f"broken_{step}"), "")
+    assert kept.load().step == step and kept.bundle_at(step).exists()
     broken, again = training(f"broken_{step}", seed=step)
     continued = run_graph(broken)
     assert same(continued[again, 0], outputs[node, 0])

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from harness.graphs import Graph, write_pictures
-from pack.nodes.host import runs
+from pack.nodes.host.reporter import Reporter
 
 NAMES = (f"recipe_{number}" for number in itertools.count())
 
@@ -69,13 +69,13 @@ def test_an_empty_caption_and_a_noise_offset_change_what_is_learned_from(run_gra
 @pytest.mark.parametrize("algorithm", ["AdamW", "Prodigy"])
 def test_at_the_pivot_an_embedding_is_frozen_bit_for_bit(run_graph, monkeypatch, algorithm: str):
     seen: list[torch.Tensor] = []
-    tell = runs._Reporter.tell
+    tell = Reporter.tell
 
     def watch(self, report):
         seen.append(report.run.parts.vectors["tok"]["clip_l"].detach().clone())
         tell(self, report)
 
-    monkeypatch.setattr(runs._Reporter, "tell", watch)
+    monkeypatch.setattr(Reporter, "tell", watch)
     graph = Graph()
     optimizer = graph.add("Pivotal_Optimizer", algorithm=algorithm).out()
     run = graph.train(

@@ -1,0 +1,62 @@
+"""Writing that may fail without ending a run."""
+
+from __future__ import annotations
+
+import logging
+import os
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+
+from ...bundles.containers import Container, save_bundle
+from ...bundles.manifest import Bundle
+
+LOG = logging.getLogger(__name__)
+
+
+class Disk:
+    """Tries to write; a disk that refuses is told of once, until it takes something again."""
+
+    def __init__(self) -> None:
+        self.trouble: str | None = None
+        """What could not be written last, while that is so"""
+
+    def attempt(self, what: str, place: Path, write: Callable[[], Any]) -> bool:
+        """Whether `write` went well; a folder that is gone is made again first."""
+        try:
+            place.parent.mkdir(parents=True, exist_ok=True)
+            write()
+        except (OSError, SafetensorError) as error:
+            sentence = (
+                f"{what} could not be written to {place} ({error}): make room or access there; "
+                "training goes on without it."
+            )
+            if self.trouble is None:
+                LOG.warning("%s", sentence)
+            self.trouble = sentence
+            return False
+        self.trouble = None
+        return True
+
+
+def replace_text(path: Path, text: str) -> None:
+    """Write a text file in place of the one at `path`, down to the disk, atomically."""
+    temporary = path.with_name(f"{path.name}.part")
+    with open(temporary, "w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(temporary, path)
+
+
+def replace_bundle(path: Path, bundle: Bundle) -> None:
+    """Write a bundle in place of the one at `path`, atomically."""
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix=".pivotal-") as folder:
+        # Under its own name, since the file's title is made of that.
+        staged = Path(folder, path.name)
+        save_bundle(bundle, staged, Container.A1111, torch.float32)
+        os.replace(staged, path)

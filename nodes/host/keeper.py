@@ -1,0 +1,121 @@
+"""Keeps a run: its state every so many steps and however it ends, its bundles, its best."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ...bundles.manifest import Bundle
+from ...training.commands import Command, Pivot
+from ...training.loop import Parts, StepReport
+from ...training.run import Run
+from ...training.state import RunState
+from .course import Course
+from .parts import make_bundle
+from .request import Request
+from .run_folder import RunFolder
+
+BEST = "best."
+KEPT = "checkpoint"
+"""The event of a checkpoint that was asked for, and so is not deleted for newer ones"""
+
+
+class Keeper:
+    """On the way out of its context it keeps the last whole step."""
+
+    def __init__(
+        self, folder: RunFolder, request: Request, parts: Parts, family: str, start: RunState | None
+    ):
+        self.folder, self._request, self._parts, self._family = folder, request, parts, family
+        self.course = Course(start.losses if start else ())
+        self.validations = list(start.validations) if start else []
+        self.events = list(start.events) if start else []
+        self._best = {n: t for n, t in start.tensors.items() if n.startswith(BEST)} if start else {}
+        self._last: StepReport | None = None
+        self._commands: Sequence[Command] = ()
+        self._saved = False
+
+    def __enter__(self) -> Keeper:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._last is not None and not self._saved:
+            self.save()
+
+    def take(self, report: StepReport) -> None:
+        """A step is done."""
+        self.course.take(report)
+        self._last, self._commands, self._saved = report, (), False
+
+    def record(self, what: str, step: int, **more: Any) -> None:
+        """Remember what was asked of the run or decided for it."""
+        self.events.append({"step": step, "what": what, **more})
+
+    def sent(self, commands: Sequence[Command]) -> None:
+        """The loop will get these before its next step, so a state kept now has them done."""
+        self._commands = commands
+
+    def keep_best(self, run: Run) -> None:
+        """The run as it is now is the best so far."""
+        with run.averaged():
+            now = self._parts.parameters().items()
+            self._best = {f"{BEST}{n}": p.detach().to("cpu", copy=True) for n, p in now}
+
+    def save(self) -> bool:
+        """Keep the last step; whether it could be written."""
+        assert self._last is not None
+        self._saved = True
+        self.course.look(wait=True)
+        state, run = self._last.state(), self._last.run
+        now = {c.concept: state.step for c in self._commands if isinstance(c, Pivot)}
+        state = replace(
+            state,
+            tensors={**state.tensors, **self._best},
+            pivots={**state.pivots, **now},
+            losses=tuple(self.course.losses),
+            validations=tuple(self.validations),
+            events=tuple(self.events),
+        )
+        with run.averaged():
+            kept = self.folder.save(state, self.bundle())
+        pinned = {event["step"] for event in self.events if event["what"] == KEPT}
+        self.folder.retain(self._request.keep_checkpoints, pinned)
+        return kept
+
+    def stop(self, run: Run, *, exploded: bool) -> None:
+        """The run has gone wrong: keep its last step only if that is still good."""
+        values = run.parts.parameters().values()
+        if exploded or not all(bool(value.isfinite().all()) for value in values):
+            self._last = None
+        elif not self._saved:
+            self.save()
+
+    def whereabouts(self) -> str:
+        """One sentence about what is kept."""
+        steps = self.folder.steps_kept()
+        if not steps:
+            return "No step was kept: the next start is from the beginning."
+        return f"The run is kept as of step {steps[-1]} in {self.folder.path}."
+
+    def bundle(self) -> Bundle:
+        """The parameters as they are, with what was asked of the run on its way."""
+        made = make_bundle(self._request, self._parts, self._family)
+        told = [event for event in self.events if event["what"] != KEPT]
+        return replace(made, recipe={**made.recipe, "events": told}) if told else made
+
+    def result(self) -> Bundle:
+        """What the run gives: its best, its average or its last step, as it was told."""
+        if self._best:
+            put(self._parts.parameters(), self._best)
+        return self.bundle()
+
+
+def put(parameters: Mapping[str, Tensor], values: Mapping[str, Tensor]) -> None:
+    """Write kept values into parameters."""
+    with torch.no_grad():
+        for name, parameter in parameters.items():
+            parameter.copy_(values[f"{BEST}{name}"])
