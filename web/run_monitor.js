@@ -1,7 +1,20 @@
 /** The bottom panel that lists the runs and shows how one goes. */
-import { drawLines, colorOf, smooth, short } from "./chart.js";
+import { colorOf, drawLines, short } from "./chart.js";
 import { make, setText } from "./dom.js";
+import { showControls } from "./run_controls.js";
+import { showPreviews } from "./run_previews.js";
+import * as series from "./run_series.js";
 import { listen, refreshRun, runNames, runOf, watch } from "./runs.js";
+
+const CHARTS = [
+  ["loss", "loss"],
+  ["concepts", "loss of each concept"],
+  ["validation", "validation loss"],
+  ["norms", "gradient norm"],
+  ["rates", "learning rate"],
+  ["d", "Prodigy's d"],
+  ["movement", "way of the vectors"],
+];
 
 /** What is on the page while the panel is open. */
 let panel = null;
@@ -17,20 +30,30 @@ export function setup() {
 function open(container) {
   close();
   const list = make("div.pivotal-runs");
-  const status = make("div.pivotal-status");
-  const chart = make("canvas.pivotal-chart", { data: { chart: "loss" } });
-  const detail = make("div.pivotal-detail", {}, status, chart);
+  const status = make("div.pivotal-status", { role: "status" });
+  const controls = make("div.pivotal-controls");
+  const facts = make("div.pivotal-facts");
+  const charts = make("div.pivotal-charts", {}, ...CHARTS.map(chart));
+  const previews = make("div.pivotal-previews");
+  const detail = make("div.pivotal-detail", {}, status, controls, facts, charts, previews);
   const root = make("div.pivotal-monitor", {}, list, detail);
   container.replaceChildren(root);
-  panel = { root, list, status, chart, chosen: null, drawing: 0 };
+  panel = { root, list, status, controls, facts, charts, previews, chosen: null, follows: true };
   panel.unwatch = watch((name) => {
     if (name === null) showList();
     else markState(name);
+    follow();
     if (name === null || name === panel?.chosen) draw();
   });
   panel.resized = new ResizeObserver(draw);
   panel.resized.observe(root);
   showList();
+}
+
+function chart([kind, title]) {
+  const legend = make("div.pivotal-legend", {}, title);
+  const canvas = make("canvas.pivotal-chart", { data: { chart: kind } });
+  return make("div.pivotal-plot", { data: { kind, title } }, legend, canvas);
 }
 
 function close() {
@@ -45,8 +68,16 @@ function showList() {
   const names = runNames();
   panel.list.replaceChildren(...names.map(listed));
   if (!names.length) panel.list.append("No run yet: queue a graph with Train Concepts.");
+  follow();
+}
+
+/** Show the run that trains until somebody chooses another one. */
+function follow() {
+  if (!panel) return;
+  const names = runNames();
   const running = names.find((name) => runOf(name).summary.state === "running");
-  if (!panel.chosen && names.length) choose(running ?? names[0]);
+  if (panel.follows && running && running !== panel.chosen) choose(running);
+  else if (!panel.chosen && names.length) choose(names[0]);
 }
 
 function stateOf(name) {
@@ -61,10 +92,14 @@ function markState(name) {
 }
 
 function listed(name) {
-  const { state } = runOf(name).summary;
   const parts = [make("span", {}, name), make("small", {}, stateOf(name))];
-  const on = { click: () => choose(name) };
-  const button = make("button.pivotal-run", { on, data: { run: name, state } }, ...parts);
+  const on = {
+    click() {
+      panel.follows = runOf(name).summary.state === "running";
+      choose(name);
+    },
+  };
+  const button = make("button.pivotal-run", { on, title: name, data: { run: name } }, ...parts);
   button.classList.toggle("chosen", name === panel.chosen);
   return button;
 }
@@ -89,15 +124,52 @@ function draw() {
 }
 
 function show({ summary, reports }) {
-  const losses = reports.map((report) => report.loss);
-  const steps = reports.map((report) => report.step);
-  const pairs = (values) => values.map((value, index) => [steps[index], value]);
-  const last = reports.at(-1);
-  const loss = last ? `, loss ${short(last.loss)}` : "";
-  setText(panel.status, `${summary.run}: ${summary.state}, step ${summary.step} of ${summary.steps}${loss}`);
-  panel.chart.dataset.points = String(losses.length);
-  drawLines(panel.chart, [
-    { points: pairs(losses), color: "#8888", width: 1 },
-    { points: pairs(smooth(losses)), color: colorOf(0), width: 2 },
-  ]);
+  setText(panel.status, series.statusLine(summary, reports));
+  showControls(panel.controls, summary);
+  panel.facts.replaceChildren(...facts(reports).map((text) => make("span", {}, text)));
+  const marks = series.marks(reports);
+  for (const plot of panel.charts.children) showChart(plot, reports, marks);
+  showPreviews(panel.previews, summary.run, series.previewRows(reports));
+}
+
+/** What a glance should tell, in words. */
+function facts(reports) {
+  const found = [];
+  const loss = series.latest(reports, "loss");
+  const memory = series.latest(reports, "memory");
+  const trouble = series.latest(reports, "trouble");
+  if (typeof loss === "number") found.push(`loss ${short(loss)}`);
+  if (memory) found.push(`memory ${(memory / 2 ** 30).toFixed(1)} GiB`);
+  for (const [name, words] of series.nearestWords(reports)) found.push(`${name} is near: ${words}`);
+  for (const { event, step, concept } of reports.filter((report) => report.event)) {
+    found.push(`${event}${concept ? ` of ${concept}` : ""} after step ${step}`);
+  }
+  return trouble ? [...found, trouble] : found;
+}
+
+function showChart(plot, reports, marks) {
+  const { kind, title } = plot.dataset;
+  const [legend, canvas] = plot.children;
+  const lines = kind === "loss" ? lossLines(reports) : namedLines(reports, kind);
+  plot.hidden = !lines.length;
+  if (!lines.length) return;
+  const names = lines.filter(({ name }) => name);
+  const labels = names.map(({ name, color }) => make("b", { style: `color: ${color}` }, ` ${name}`));
+  legend.replaceChildren(title, ...labels);
+  canvas.dataset.points = String(lines[0].points.length);
+  drawLines(canvas, lines, { marks });
+}
+
+function lossLines(reports) {
+  const points = series.lossPoints(reports);
+  if (!points.length) return [];
+  return [
+    { points, color: "#8888", width: 1 },
+    { points: series.smoothed(points), color: colorOf(0), width: 2 },
+  ];
+}
+
+function namedLines(reports, kind) {
+  const found = [...series.pointsByName(reports, kind)];
+  return found.map(([name, points], index) => ({ name, points, color: colorOf(index) }));
 }

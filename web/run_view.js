@@ -1,7 +1,8 @@
 /** The small view of a run on its Train Concepts node. */
 import { app } from "../../scripts/app.js";
-import { colorOf, drawLines, short, smooth } from "./chart.js";
+import { colorOf, drawLines, short } from "./chart.js";
 import { make, setText } from "./dom.js";
+import { duration, lossPoints, smoothed } from "./run_series.js";
 import { refreshRun, runNames, runOf, watch } from "./runs.js";
 
 const NODE = "Pivotal_TrainConcepts";
@@ -69,10 +70,12 @@ function drawRun(name) {
 
 function draw({ line, chart }, { summary, reports }) {
   const { state, step, steps } = summary;
-  const losses = smooth(reports.map((report) => report.loss));
-  const loss = losses.length ? `, loss ${short(losses.at(-1))}` : "";
-  setText(line, `${summary.run}: ${state}, step ${step} of ${steps}${loss}`);
-  const points = losses.map((loss, index) => [reports[index].step, loss]);
+  const points = smoothed(lossPoints(reports));
+  const parts = [`${summary.run}: ${state}, step ${step} of ${steps}`];
+  if (points.length) parts.push(`loss ${short(points.at(-1)[1])}`);
+  const pace = reports.findLast((report) => report.pace)?.pace;
+  if (state === "running" && pace) parts.push(`${duration(pace * (steps - step))} left`);
+  setText(line, parts.join(", "));
   chart.dataset.points = String(points.length);
   drawLines(chart, [{ points, color: colorOf(0), width: 1.5 }], { bare: true });
 }

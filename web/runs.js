@@ -67,7 +67,8 @@ function entry(name) {
 function take({ run: name, node, index, report }) {
   const isNew = !names.includes(name);
   const run = entry(name);
-  run.summary = { ...run.summary, run: name, node, state: "running", ...plain(report) };
+  const { step, steps = run.summary.steps } = report;
+  run.summary = { ...run.summary, run: name, node, state: "running", step, steps };
   if (index === run.next && !run.asked) {
     run.reports.push(report);
     run.next += 1;
@@ -76,10 +77,6 @@ function take({ run: name, node, index, report }) {
     refreshRun(name);
   }
   if (isNew) refreshList();
-}
-
-function plain({ step, steps, loss, seconds }) {
-  return { step, steps, loss, seconds };
 }
 
 function end({ run: name }) {
