@@ -239,23 +239,22 @@ class TrainConcepts(io.ComfyNode):
         keep_checkpoints: int = 3,
         ema_decay: float = 0.0,
     ) -> io.NodeOutput:
-        config = TrainConfig(
-            steps=steps,
-            batch_size=batch_size,
-            accumulation=accumulation,
-            seed=seed,
-            schedule=Schedule(schedule),
-            warmup_steps=warmup_steps,
-            max_grad_norm=max_grad_norm,
-            norm_pull=norm_pull,
-            objective=objective or ObjectiveConfig(),
-            optimizer=optimizer or OptimizerConfig(),
-            embedding_optimizer=embedding_optimizer or EMBEDDING_OPTIMIZER,
-            ema_decay=ema_decay,
-        )
         request = Request(
             dataset=dataset,
-            config=config,
+            config=TrainConfig(
+                steps=steps,
+                batch_size=batch_size,
+                accumulation=accumulation,
+                seed=seed,
+                schedule=Schedule(schedule),
+                warmup_steps=warmup_steps,
+                max_grad_norm=max_grad_norm,
+                norm_pull=norm_pull,
+                objective=objective or ObjectiveConfig(),
+                optimizer=optimizer or OptimizerConfig(),
+                embedding_optimizer=embedding_optimizer or EMBEDDING_OPTIMIZER,
+                ema_decay=ema_decay,
+            ),
             concepts=concepts,
             adapter=adapter,
             class_dataset=class_dataset,
@@ -269,10 +268,10 @@ class TrainConcepts(io.ComfyNode):
             origin=continue_from,
             node=cls.hidden.unique_id or "",
         )
-        return outputs(model, clip, run_training(model, clip, vae, request))
+        return given(model, clip, run_training(model, clip, vae, request))
 
 
-def outputs(model: Any, clip: Any, trained: Trained) -> io.NodeOutput:
+def given(model: Any, clip: Any, trained: Trained) -> io.NodeOutput:
     """The bundle by itself, applied to the models, and in the forms that core nodes take."""
     origin = f"the run {trained.folder.name}"
     new_model, new_clip, _, _ = apply_bundle(model, clip, trained.bundle, origin=origin)

@@ -13,7 +13,7 @@ from ...bundles.manifest import Bundle
 from ...training.commands import Command, Pivot
 from ...training.loop import Parts, StepReport
 from ...training.run import Run
-from ...training.state import RunState
+from ...training.state import RunState, averages
 from .course import Course
 from .parts import make_bundle
 from .request import Request
@@ -28,13 +28,20 @@ class Keeper:
     """On the way out of its context it keeps the last whole step."""
 
     def __init__(
-        self, folder: RunFolder, request: Request, parts: Parts, family: str, start: RunState | None
+        self,
+        folder: RunFolder,
+        request: Request,
+        parts: Parts,
+        base: tuple[str, str],
+        start: RunState | None,
     ):
-        self.folder, self._request, self._parts, self._family = folder, request, parts, family
+        """`base` is the family and the digest of the model that is trained on."""
+        self.folder, self._request, self._parts, self._base = folder, request, parts, base
         self.course = Course(start.losses if start else ())
         self.validations = list(start.validations) if start else []
         self.events = list(start.events) if start else []
         self._best = {n: t for n, t in start.tensors.items() if n.startswith(BEST)} if start else {}
+        self._averages = averages(start.tensors) if start else {}
         self._last: StepReport | None = None
         self._commands: Sequence[Command] = ()
         self._saved = False
@@ -103,14 +110,19 @@ class Keeper:
 
     def bundle(self) -> Bundle:
         """The parameters as they are, with what was asked of the run on its way."""
-        made = make_bundle(self._request, self._parts, self._family)
+        made = make_bundle(self._request, self._parts, *self._base)
         told = [event for event in self.events if event["what"] != KEPT]
         return replace(made, recipe={**made.recipe, "events": told}) if told else made
 
     def result(self) -> Bundle:
         """What the run gives: its best, its average or its last step, as it was told."""
         if self._best:
-            put(self._parts.parameters(), self._best)
+            put(self._parts.parameters(), {n.removeprefix(BEST): t for n, t in self._best.items()})
+        elif self._last is not None:
+            with self._last.run.averaged():
+                return self.bundle()
+        elif self._averages:
+            put(self._parts.parameters(), self._averages)
         return self.bundle()
 
 
@@ -118,4 +130,4 @@ def put(parameters: Mapping[str, Tensor], values: Mapping[str, Tensor]) -> None:
     """Write kept values into parameters."""
     with torch.no_grad():
         for name, parameter in parameters.items():
-            parameter.copy_(values[f"{BEST}{name}"])
+            parameter.copy_(values[name])

@@ -8,8 +8,8 @@ from typing import Any
 from torch import Tensor
 
 from ...training.plot import Points, line_plot, loss_plot, stacked
+from .pictures import to_tensor
 from .run_folder import RunFolder, read_lines, run_folders
-from .sampling import as_pixels
 
 Line = dict[str, Any]
 PLOTS = ("loss", "concepts", "norms", "rates", "d", "movement", "validation")
@@ -46,7 +46,7 @@ def plot_run(folder: RunFolder) -> tuple[Tensor, list[float]]:
         series = series_of(lines, kind)
         if series:
             pictures.append(line_plot(TITLES[kind], series))
-    return as_pixels(stacked(pictures))[None], losses
+    return to_tensor(stacked(pictures))[None], losses
 
 
 TITLES = {

@@ -18,7 +18,8 @@ from ...training.ports import Caption, Mention
 from ...training.run import Run
 from .disk import Disk
 from .models import HostDenoiser
-from .sampling import Conditions, Sampling, as_picture, decode, sample
+from .pictures import to_picture
+from .sampling import Conditions, Sampling, decode, sample
 from .text import HostTextEncoder
 
 
@@ -101,7 +102,7 @@ class Previewer:
         conditions = self._conditions(run, shot.caption), self._conditions(run, self._negative)
         with self._denoiser.sampling() as model:
             latent = sample(model, conditions, self._config.sampling, shot.seed, stop_on_cancel)
-        return as_picture(decode(self._vae, latent)[0])
+        return to_picture(decode(self._vae, latent)[0])
 
     def _conditions(self, run: Run, caption: Caption) -> Conditions:
         """As CLIP Text Encode gives them; kept where no vector in them moves any more."""

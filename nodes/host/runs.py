@@ -115,7 +115,7 @@ def _train(
     parts = make_parts(request, denoiser, text, HostLatentCodec(vae))
     folder.create()
     folder.note_progress({"steps": request.config.steps, "finished": None})
-    keeper = Keeper(folder, request, parts, family_of(model), start)
+    keeper = Keeper(folder, request, parts, (family_of(model), model_digest(model)), start)
     reporter = Reporter(folder, live, keeper.course, parts, text)
     models = (denoiser, text, vae)
     drawn = request.previews

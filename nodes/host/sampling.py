@@ -14,7 +14,6 @@ import latent_preview
 import torch
 from comfy.model_patcher import ModelPatcher
 from comfy.sd import CLIP, VAE
-from PIL import Image
 from torch import Tensor
 
 Conditions = list[Any]
@@ -131,17 +130,6 @@ def decode(vae: VAE, latent: Tensor) -> Tensor:
     pictures = vae.decode(latent)
     # Models of video make frames of it, (batch, frames, height, width, 3): the first is kept.
     return pictures[:, 0] if pictures.ndim == 5 else pictures
-
-
-def as_picture(pixels: Tensor) -> Image.Image:
-    """(height, width, 3) in 0..1, rounded as the host's Save Image does it."""
-    return Image.fromarray((pixels.cpu() * 255).clamp(0, 255).to(torch.uint8).numpy())
-
-
-def as_pixels(picture: Image.Image) -> Tensor:
-    """(height, width, 3) in 0..1."""
-    flat = torch.frombuffer(bytearray(picture.tobytes()), dtype=torch.uint8)
-    return flat.view(picture.height, picture.width, 3).float() / 255
 
 
 class _Progress:
