@@ -26,6 +26,15 @@ def training(run_name: str, **settings: Any) -> Prompt:
     }
 
 
+def watched(run_name: str) -> Prompt:
+    """The same with previews and validation."""
+    prompt = training(run_name, previews=["7", 0], validation=["8", 0])
+    drawn = {"prompts": "a photo of TOK", "every": 5, "time_share": 1.0, "seeds": "1", "steps": 2}
+    prompt["7"] = node("Pivotal_Previews", **drawn, width=64, height=64, without=True)
+    prompt["8"] = node("Pivotal_Validation", every=5, draws=1, hold_out=1)
+    return prompt
+
+
 def node(kind: str, **inputs: Any) -> dict[str, Any]:
     return {"class_type": kind, "inputs": inputs, "_meta": {"title": kind}}
 
@@ -34,6 +43,6 @@ def write_pictures(base: Path) -> None:
     """Two small pictures with captions in the server's input folder."""
     folder = base / "input" / PICTURES
     folder.mkdir(parents=True, exist_ok=True)
-    for number, caption in enumerate(["a TOK", "TOK on grass"]):
+    for number, caption in enumerate(["a TOK", "TOK on grass", "TOK at night"]):
         Image.new("RGB", (64, 64), (90 * number, 160, 60)).save(folder / f"{number}.png")
         (folder / f"{number}.txt").write_text(caption, encoding="utf-8")

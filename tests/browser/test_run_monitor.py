@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
-from browser.graphs import training, write_pictures
+from browser.graphs import training, watched, write_pictures
 
 from harness.editor import Editor
 from harness.server import Server
@@ -29,40 +31,87 @@ def wait_for_more(editor: Editor, selector: str, than: int = 1) -> int:
     return int(editor.page.locator(selector).first.get_attribute("data-points"))
 
 
-def start(editor: Editor, name: str) -> None:
-    editor.load_prompt(training(f"{name} {editor.renderer}"))
+def start(editor: Editor, name: str) -> str:
+    """Queue a run with previews and validation, and open the panel."""
+    name = f"{name} {editor.renderer}"
+    editor.load_prompt(watched(name))
     editor.queue()
-
-
-def test_the_loss_line_moves_in_the_panel_and_on_the_node(editor: Editor):
-    start(editor, "moves")
     editor.open_panel("pivotal.runs")
+    return name
+
+
+def wait_for_state(editor: Editor, name: str, state: str) -> None:
+    editor.page.wait_for_function(
+        "([n, s]) => [...document.querySelectorAll('.pivotal-run')]"
+        ".some(b => b.dataset.run === n && b.textContent.includes(s))",
+        arg=[name, state],
+    )
+
+
+def wait_for_text(path: Path, text: str, seconds: float = 120.0) -> None:
+    end = time.monotonic() + seconds
+    while text not in path.read_text():
+        assert time.monotonic() < end, f"{text} is not in {path}"
+        time.sleep(0.1)
+
+
+def test_a_run_is_watched_recovered_by_a_reload_and_asked(editor: Editor):
+    """One run for all of it, since each takes a while to come up on a small machine."""
+    name = start(editor, "watched")
     seen = wait_for_more(editor, POINTS)
-    editor.expect(".pivotal-run.chosen").to_contain_text(f"moves {editor.renderer}")
-    wait_for_more(editor, POINTS, seen + 2)
-    wait_for_more(editor, ".pivotal-spark", seen + 2)
+    assert editor.page.locator(".pivotal-run.chosen").get_attribute("data-run") == name
+    wait_for_more(editor, ".pivotal-spark", seen + 1)
+    wait_for_more(editor, "canvas[data-chart=validation]", 0)
+    editor.page.wait_for_function("document.querySelectorAll('.pivotal-row img').length >= 2")
     editor.shot("monitor")
-
-
-def test_a_reload_in_the_middle_recovers_the_run(editor: Editor):
-    start(editor, "reload")
-    editor.open_panel("pivotal.runs")
-    seen = wait_for_more(editor, POINTS, 3)
+    # The editor keeps its draft of the workflow a moment after a change.
+    editor.page.wait_for_function(
+        "JSON.stringify({...localStorage, ...sessionStorage}).includes('Pivotal_TrainConcepts')"
+    )
     editor.reload()
-    wait_for_more(editor, ".pivotal-spark", seen)
-    if not editor.page.locator(POINTS).count():
+    if not editor.page.locator(".pivotal-monitor").count():
         editor.open_panel("pivotal.runs")
-    wait_for_more(editor, POINTS, seen + 1)
+    seen = wait_for_more(editor, POINTS, seen)
+    wait_for_more(editor, ".pivotal-spark", seen)
+    journal = editor.server.base / "output" / "pivotal" / name / "report.jsonl"
+    editor.page.locator("[data-ask=checkpoint]").click()
+    wait_for_text(journal, '"checkpoint": true')
+    assert list((journal.parent / "checkpoints").glob("step_*.safetensors"))
+    editor.page.locator("[data-ask=finish]").click()
+    wait_for_state(editor, name, "finished")
+    editor.server.wait_until_idle(timeout=120)
+    assert (journal.parent / "bundle.safetensors").exists()
+    editor.shot("finished")
+
+
+def test_the_view_follows_a_trainer_inside_a_subgraph(editor: Editor):
+    editor.load_prompt(training(f"inside {editor.renderer}"))
+    editor.page.evaluate(
+        """() => {
+          const graph = window.app.graph
+          const inner = graph.nodes.filter(n => n.type.startsWith('Pivotal_'))
+          graph.convertToSubgraph(new Set(inner))
+        }"""
+    )
+    editor.queue()
+    editor.open_panel("pivotal.runs")
+    wait_for_more(editor, POINTS)
+    editor.page.evaluate(
+        """() => {
+          const node = window.app.graph.nodes.find(n => n.subgraph)
+          window.app.canvas.openSubgraph(node.subgraph, node)
+        }"""
+    )
+    wait_for_more(editor, ".pivotal-spark", 1)
+    editor.shot("subgraph")
 
 
 def test_the_view_on_the_node_adds_nothing_to_the_saved_workflow(editor: Editor):
     editor.load_prompt(training("saved"))
     (saved,) = [n for n in editor.saved()["nodes"] if n["type"] == "Pivotal_TrainConcepts"]
-    names = editor.server.object_info()["Pivotal_TrainConcepts"]["input"]["required"]
-    widgets = [
-        spec
-        for spec in names.values()
-        if not isinstance(spec[0], str) or spec[0] in ("INT", "FLOAT", "STRING", "COMBO", "BOOLEAN")
-    ]
+    groups = editor.server.object_info()["Pivotal_TrainConcepts"]["input"]
+    specs = [spec for group in ("required", "optional") for spec in groups[group].values()]
+    kinds = ("INT", "FLOAT", "STRING", "COMBO", "BOOLEAN")
+    widgets = [spec for spec in specs if isinstance(spec[0], list) or spec[0] in kinds]
     # The seed's "control after generate" has a value of its own.
     assert len(saved["widgets_values"]) == len(widgets) + 1
