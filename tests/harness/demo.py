@@ -65,9 +65,10 @@ def follow(server: Server, prompt_id: str, say: Say) -> dict[str, Any]:
 def last_report(output: Path) -> dict[str, Any] | None:
     """The last whole line of the run's journal."""
     for journal in output.glob("pivotal/*/report.jsonl"):
-        lines = journal.read_text(encoding="utf-8").split("\n")
-        if len(lines) > 1:
-            return json.loads(lines[-2])
+        whole = journal.read_text(encoding="utf-8").split("\n")[:-1]
+        lines = [line for line in map(json.loads, whole) if "loss" in line]
+        if lines:
+            return lines[-1]
     return None
 
 

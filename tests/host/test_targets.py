@@ -16,7 +16,7 @@ from harness.runner import Loaded
 from pack.nodes.host.models import HostDenoiser
 from pack.training.data import TrainingData, draw_batch
 from pack.training.dataset.order import Batches
-from pack.training.loop import Parts, Run, TrainConfig, batch_loss
+from pack.training.loop import Parts, Run, TrainConfig, batch_errors
 from pack.training.objective import ObjectiveConfig, min_snr_weight
 from pack.training.ports import Noised
 
@@ -183,7 +183,9 @@ def test_the_loss_of_a_batch_is_the_closed_form(sd15: Loaded, model: Any, kind: 
     with borrowed(sd15, model=model) as ports, torch.no_grad():
         parts = loss_parts(sd15, ports.denoiser, ports.text)
         drawn = draw_batch(parts.data, config.seed, 0, dropout=0.0)
-        found = batch_loss(Run(parts, config), drawn)[0].item()
+        run = Run(parts, config)
+        conditions = run.conditions.of_step(drawn.captions)
+        found = batch_errors(run, drawn, conditions)[0].mean().item()
     noise = drawn.noise + 0.1 * drawn.offset[:, :, None, None]
     sigma = model.get_model_object("model_sampling").sigmas[(drawn.positions * 1000).long()]
     form = closed_form(kind, SCALE * drawn.latents, noise, sigma)
