@@ -1,4 +1,4 @@
-"""Draws icon.png and banner.png: a beam on its pivot, vectors on one side, two factors on the other.
+"""Draws icon.png and banner.png: a beam on its pivot, vectors on one side, factors on the other.
 
 `python docs/artwork.py` writes both into the root of the repository.
 """

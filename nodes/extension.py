@@ -18,6 +18,7 @@ from . import (
     evaluate,
     preparing,
     recipe,
+    replacements,
     review,
     runs,
     tagging,
@@ -60,6 +61,7 @@ class Extension(ComfyExtension):
         """Add the pack's routes while the server is still being built; say what is missing."""
         packages.report_missing()
         routes.register(ROUTES)
+        await replacements.register()
 
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
         """Every node of the pack."""

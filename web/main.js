@@ -1,5 +1,6 @@
 /** The pack's one extension: each feature is a module that says what it adds to the editor. */
 import { app } from "../../scripts/app.js";
+import * as about from "./about.js";
 import * as bundleView from "./bundle_view.js";
 import * as datasetGallery from "./dataset_gallery.js";
 import * as embeddingNames from "./embedding_names.js";
@@ -7,10 +8,11 @@ import * as runMonitor from "./run_monitor.js";
 import * as runView from "./run_view.js";
 
 /**
- * A feature exports any of: `bottomPanelTabs`, `nodeCreated(node)`, `graphLoaded()` after a
- * workflow was opened, and `setup()`, once. Importing a feature changes nothing by itself.
+ * A feature exports any of: `bottomPanelTabs`, `aboutPageBadges`, `nodeCreated(node)`,
+ * `graphLoaded()` after a workflow was opened, and `setup()`, once. Importing a feature changes
+ * nothing by itself.
  */
-const FEATURES = [runMonitor, runView, datasetGallery, bundleView, embeddingNames];
+const FEATURES = [about, runMonitor, runView, datasetGallery, bundleView, embeddingNames];
 
 function loadStyle() {
   const link = document.createElement("link");
@@ -22,6 +24,7 @@ function loadStyle() {
 app.registerExtension({
   name: "pivotal.editor",
   bottomPanelTabs: FEATURES.flatMap((feature) => feature.bottomPanelTabs ?? []),
+  aboutPageBadges: FEATURES.flatMap((feature) => feature.aboutPageBadges ?? []),
   setup() {
     loadStyle();
     for (const feature of FEATURES) feature.setup?.();

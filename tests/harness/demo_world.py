@@ -10,11 +10,13 @@ import sys
 from pathlib import Path
 
 PLACEHOLDER = "TOK"
+CREW = {"robot": "ANNA", "ghost": "BEN"}
 
 
 def demo_world(base_directory: Path, checkpoint: str, folder: str) -> None:
-    """Write `models/checkpoints/<checkpoint>` and `input/<folder>/*.png` with their captions."""
+    """Write `models/checkpoints/<checkpoint>` and two folders of captioned pictures."""
     write_pictures(base_directory / "input" / folder)
+    write_crew(base_directory / "input" / "demo_crew")
     write_checkpoint(base_directory / "models" / "checkpoints" / checkpoint)
 
 
@@ -32,6 +34,18 @@ def write_pictures(folder: Path) -> None:
     from world.concepts import character_pictures, write_folder
 
     write_folder(character_pictures(PLACEHOLDER, character="robot", count=12), folder)
+
+
+def write_crew(folder: Path) -> None:
+    """Six pictures of each of two characters, in one folder."""
+    from world.concepts import character_pictures, write_folder
+
+    pictures = [
+        picture
+        for character, word in CREW.items()
+        for picture in character_pictures(word, character=character, count=6)
+    ]
+    write_folder(pictures, folder)
 
 
 if __name__ == "__main__":

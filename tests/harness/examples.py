@@ -19,7 +19,7 @@ from harness.workflow import to_prompt, with_values
 
 TESTS = Path(__file__).resolve().parents[1]
 FOLDER = TESTS.parent / "example_workflows"
-CHECKPOINT, PICTURES = "demo_base.safetensors", "demo_creature"
+CHECKPOINT, PICTURES, CREW = "demo_base.safetensors", "demo_creature", "demo_crew"
 Changes = Mapping[str, Mapping[str, Any]]
 # What a small model needs in place of what the workflows hold, by the nodes' titles or types.
 SMALL: dict[str, dict[str, Any]] = {
@@ -39,6 +39,19 @@ SMALL: dict[str, dict[str, Any]] = {
     "EmptyLatentImage": {"width": 64, "height": 64},
     "Before": {"cfg": 3.0},
     "After": {"cfg": 3.0},
+    "Pictures of all characters": {"folder": CREW},
+    "First character": {"initial": "square"},
+    "Second character": {"initial": "circle"},
+    "Every character": {
+        "prompt": "a {name} on a cyan background",
+        "without": "a red square on a cyan background",
+        "width": 64,
+        "height": 64,
+        "cell_size": 64,
+        "cfg": 3.0,
+    },
+    "Prompt": {"text": "a embedding:tok and a embedding:heroine on a cyan background"},
+    "Sampler": {"cfg": 3.0},
 }
 LIMIT_SECONDS = 1800.0
 
@@ -47,7 +60,7 @@ def short(steps: int) -> dict[str, dict[str, Any]]:
     """SMALL with few steps of training and of sampling."""
     changes = {title: dict(values) for title, values in SMALL.items()}
     changes["Pivotal_TrainConcepts"]["steps"] = steps
-    for sampler in ("Before", "After"):
+    for sampler in ("Before", "After", "Sampler", "Every character"):
         changes[sampler]["steps"] = 4
     return changes
 

@@ -1,0 +1,8 @@
+/** Where to find the pack's documentation and its issue tracker, on the About page. */
+
+const HOME = "https://github.com/pivotal-training/pivotal-training";
+
+export const aboutPageBadges = [
+  { label: "Pivotal", url: HOME, icon: "pi pi-github" },
+  { label: "Pivotal: report a problem", url: `${HOME}/issues`, icon: "pi pi-comment" },
+];
