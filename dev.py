@@ -1,4 +1,4 @@
-"""Everything a developer runs: `demo`, `test`, `serve`, `bench`.
+"""Everything a developer runs: `demo`, `test`, `serve`, `bench`, `hosts`, `manager`, `registry`.
 
 Each makes its environment (a virtual environment and ComfyUI, in the user's cache folder) when it
 is not there yet. Standard library only: it runs before anything is installed.

@@ -35,7 +35,9 @@ def test_a_retired_node_is_swapped_and_gives_what_the_new_one_gives(host: Host):
 
 
 def defaults_of(name: str) -> dict[str, object]:
-    return {i.id: i.default for i in SCHEMAS[name].inputs if getattr(i, "default", None) is not None}
+    return {
+        i.id: i.default for i in SCHEMAS[name].inputs if getattr(i, "default", None) is not None
+    }
 
 
 def test_every_retired_node_is_gone_and_its_heir_is_there():
