@@ -119,22 +119,21 @@ def from_git(fresh: FreshHost, remote: Remote, manager: Manager, check: Check) -
     check.that((pack / "__init__.py").exists(), "git: Manager installs the pack from a git URL")
     check_packages(fresh, before, check, "git: install")
     check_start(fresh, check)
-    turn_off_and_on(manager, pack, check, "git", f"{PACK}@unknown")
+    turn_off_and_on(manager, pack, check, "git")
     remote.next_version()
     remote.publish()
-    manager("update", f"{PACK}@unknown", "--mode", "local")
+    manager("update", PACK, "--mode", "local")
     check.that((pack / "web" / "docs" / "new.md").exists(), "git: Manager updates the pack")
     check_packages(fresh, before, check, "git: update")
     check_missing(fresh, check)
-    manager("uninstall", f"{PACK}@unknown", "--mode", "local")
+    manager("uninstall", PACK, "--mode", "local")
     check_gone(fresh, kept, check, "git")
 
 
 def from_archive(fresh: FreshHost, remote: Remote, manager: Manager, check: Check) -> None:
     """From the registry's archive, beside the requirements of three packs that many have."""
     for name, lines in OTHERS.items():
-        for line in lines:
-            fresh.install(f"{line} of {name}", line)
+        fresh.install(f"what {name} requires", *lines)
     pack, before = fresh.comfyui / "custom_nodes" / PACK, fresh.freeze()
     kept = fresh.files("custom_nodes", "user", "output", "models")
     registry.git(remote.work, "checkout", "-q", "main~1")
@@ -142,7 +141,7 @@ def from_archive(fresh: FreshHost, remote: Remote, manager: Manager, check: Chec
     manager("install", PACK, "--mode", "local")
     check.that((pack / ".tracking").exists(), "archive: Manager installs the pack by its id")
     check_packages(fresh, before, check, f"archive, beside {', '.join(OTHERS)}: install")
-    turn_off_and_on(manager, pack, check, "archive", PACK)
+    turn_off_and_on(manager, pack, check, "archive")
     registry.git(remote.work, "checkout", "-q", "main")
     remote.add_archive(NEXT)
     manager("install", f"{PACK}@{NEXT}", "--mode", "local")
@@ -164,11 +163,11 @@ def check_packages(fresh: FreshHost, before: dict[str, str], check: Check, when:
     check.that(same, f"{when} leaves {', '.join(UNTOUCHED)} as they are")
 
 
-def turn_off_and_on(manager: Manager, pack: Path, check: Check, how: str, name: str) -> None:
+def turn_off_and_on(manager: Manager, pack: Path, check: Check, how: str) -> None:
     """Disable moves the pack away, enable brings it back."""
-    manager("disable", name, "--mode", "local")
+    manager("disable", PACK, "--mode", "local")
     check.that(not pack.exists(), f"{how}: Manager disables the pack")
-    manager("enable", name, "--mode", "local")
+    manager("enable", PACK, "--mode", "local")
     check.that((pack / "__init__.py").exists(), f"{how}: Manager enables the pack")
 
 
