@@ -105,7 +105,7 @@ def hosts(python: Path, host: Path, arguments: Sequence[str]) -> int:
 
 def manager(python: Path, host: Path, arguments: Sequence[str]) -> int:
     """ComfyUI-Manager installs, updates, disables and uninstalls the pack on a fresh host."""
-    return run_manager(python, host)
+    return run_manager(python, host, arguments)
 
 
 def registry(python: Path, host: Path, arguments: Sequence[str]) -> int:

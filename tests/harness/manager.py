@@ -10,12 +10,12 @@ import os
 import re
 import shutil
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from harness import registry
-from harness.environment import PACK, ROOT, Stop, say
+from harness.environment import NEWEST, PACK, ROOT, Stop, say
 from harness.fresh_host import FreshHost, closure
 from harness.loopback import Registry, served
 from harness.server import Server
@@ -31,23 +31,35 @@ OTHERS = {
 }  # fmt: skip
 UNTOUCHED = ("torch", "torchvision", "torchaudio", "transformers", "numpy", "safetensors", "pillow")
 NEXT = "0.1.1"
+RESULTS = ROOT / "benchmarks" / "results" / "manager.md"
 
 
 class Check:
-    """Collects what did not come true."""
+    """Collects claims and whether they came true."""
 
     def __init__(self) -> None:
-        self.problems: list[str] = []
+        self.claims: list[tuple[bool, str]] = []
 
     def that(self, holds: bool, claim: str) -> None:
-        """Say a claim, and keep it when it does not hold."""
+        """Say a claim and keep it."""
         say(f"{'yes' if holds else 'NO '}  {claim}")
-        if not holds:
-            self.problems.append(claim)
+        self.claims.append((holds, claim))
+
+    def failed(self) -> int:
+        return sum(1 for holds, _ in self.claims if not holds)
+
+    def page(self, about: str) -> str:
+        """The claims as a page of results."""
+        lines = [f"| {'yes' if holds else '**no**'} | {claim} |" for holds, claim in self.claims]
+        head = ["# Installed by ComfyUI-Manager", "", about, "", "| | claim |", "|---|---|"]
+        return "\n".join([*head, *lines, ""])
 
 
-def run_manager(python: Path, host: Path) -> int:
-    """Both ways of installing, each on a fresh host; return how many claims did not hold."""
+def run_manager(python: Path, host: Path, words: Sequence[str]) -> int:
+    """Both ways of installing, each on a fresh host; return how many claims did not hold.
+
+    The word "record" writes the claims into benchmarks/results.
+    """
     check = Check()
     with registry.workplace() as base:
         remote = Remote(base / "served")
@@ -57,8 +69,16 @@ def run_manager(python: Path, host: Path) -> int:
                 fresh.install("ComfyUI-Manager", "-r", fresh.comfyui / "manager_requirements.txt")
                 story(fresh, remote, Manager(fresh, address), check)
                 shutil.rmtree(base / name, ignore_errors=True)
-    say(f"{len(check.problems)} claims did not hold")
-    return len(check.problems)
+    if "record" in words:
+        pinned = (host / "manager_requirements.txt").read_text(encoding="utf-8").strip()
+        about = (
+            f"ComfyUI {NEWEST.version} with {pinned}, fresh, on Linux; the git remote and the "
+            "registry are a web server on the same machine. `python3 dev.py manager record` "
+            "writes this page."
+        )
+        RESULTS.write_text(check.page(about), encoding="utf-8")
+    say(f"{check.failed()} of {len(check.claims)} claims did not hold")
+    return check.failed()
 
 
 class Remote:
