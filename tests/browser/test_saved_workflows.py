@@ -88,7 +88,7 @@ def same_as_then(server: Server, path: Path, saved: list[Path]) -> None:
     then = json.loads((EXPECTED / f"{path.stem}.losses").read_text(encoding="utf-8"))
     assert losses(server, path) == pytest.approx(then, rel=LOSS_TOLERANCE), path.name
     kept = sorted(EXPECTED.glob(f"{path.stem} [0-9].png"))
-    assert len(saved) == len(kept) > 0, path.name
+    assert len(saved) == len(kept), path.name
     for now, before in zip(saved, kept, strict=True):
         assert difference(now, before) <= PIXEL_TOLERANCE, path.name
 
@@ -103,6 +103,7 @@ def test_every_saved_workflow_opens_and_runs_to_the_same_outputs(editor: Editor,
         assert missing(editor) == [], path.name
         history = run(editor)
         assert failure(history) is None, path.name
+        assert all(shown for shown in history["outputs"].values()), path.name
         editor.shot(path.stem)
         found = pictures(editor.server, history)
         if os.environ.get("UPDATE_WORKFLOWS"):
