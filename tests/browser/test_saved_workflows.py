@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import urllib.request
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from PIL import Image
 
 from harness import examples
 from harness.editor import Editor
+from harness.environment import PACK
 from harness.server import Server, failure
 from harness.workflow import with_values
 
@@ -94,6 +96,7 @@ def same_as_then(server: Server, path: Path, saved: list[Path]) -> None:
         assert difference(now, before) <= PIXEL_TOLERANCE, path.name
 
 
+@pytest.mark.timeout(1800)
 def test_every_saved_workflow_opens_and_runs_to_the_same_outputs(editor: Editor, world: None):
     info = editor.server.object_info()
     for path in SAVED:
@@ -129,19 +132,10 @@ def test_the_nodes_of_an_example_say_where_they_come_from(path: Path):
     assert any(node["type"] == "MarkdownNote" for node in nodes)
 
 
-def test_every_help_page_is_reached_from_its_node(editor: Editor):
-    ids = [name for name in editor.server.object_info() if name.startswith("Pivotal_")]
+def test_every_help_page_is_where_the_editor_looks_for_it(server: Server):
+    ids = [name for name in server.object_info() if name.startswith("Pivotal_")]
     assert len(ids) > 10
     for name in ids:
-        answer = editor.page.request.get(
-            editor.server.url(f"/extensions/pivotal-training/docs/{name}.md")
-        )
-        assert answer.ok and answer.text().startswith("# "), name
-    editor.page.evaluate("() => { app.graph.clear(); }")
-    editor.page.evaluate(
-        "() => { const n = window.LiteGraph.createNode('Pivotal_LoadBundle');"
-        " app.graph.add(n); app.canvas.selectNode(n); }"
-    )
-    editor.page.locator('[data-testid="info-button"]').first.click()
-    editor.expect("body").to_contain_text("What to type afterwards")
-    editor.shot("help")
+        page = server.url(f"/extensions/{PACK}/docs/{name}.md")
+        with urllib.request.urlopen(page, timeout=60) as answer:
+            assert answer.read().startswith(b"# "), name

@@ -18,7 +18,6 @@ def demo_world(base_directory: Path, checkpoint: str, folder: str) -> None:
     write_pictures(base_directory / "input" / folder)
     write_crew(base_directory / "input" / "demo_crew")
     write_checkpoint(base_directory / "models" / "checkpoints" / checkpoint)
-    write_captioner(base_directory / "models" / "LLM" / "demo_captioner")
 
 
 def write_checkpoint(path: Path) -> None:
@@ -47,13 +46,6 @@ def write_crew(folder: Path) -> None:
         for picture in character_pictures(word, character=character, count=6)
     ]
     write_folder(pictures, folder)
-
-
-def write_captioner(folder: Path) -> None:
-    """A tiny captioner that says something, though nothing that makes sense."""
-    from harness.captioners import save_captioner
-
-    save_captioner("blip", folder)
 
 
 if __name__ == "__main__":

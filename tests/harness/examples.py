@@ -20,7 +20,6 @@ from harness.workflow import to_prompt, with_values
 TESTS = Path(__file__).resolve().parents[1]
 FOLDER = TESTS.parent / "example_workflows"
 CHECKPOINT, PICTURES, CREW = "demo_base.safetensors", "demo_creature", "demo_crew"
-CAPTIONER = "demo_captioner"
 Changes = Mapping[str, Mapping[str, Any]]
 # What a small model needs in place of what the workflows hold, by the nodes' titles or types.
 SMALL: dict[str, dict[str, Any]] = {
@@ -53,8 +52,6 @@ SMALL: dict[str, dict[str, Any]] = {
     },
     "Prompt": {"text": "a embedding:tok and a embedding:heroine on a cyan background"},
     "Sampler": {"cfg": 3.0},
-    "Pivotal_LoadCaptioner": {"model": CAPTIONER},
-    "Pivotal_CaptionDataset": {"max_tokens": 8},
 }
 LIMIT_SECONDS = 1800.0
 
