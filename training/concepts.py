@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from .dataset.captions import split_caption
 from .dataset.records import Dataset
@@ -109,3 +109,14 @@ def check_class_words(concepts: Sequence[Concept]) -> None:
                 f'Concept "{concept.placeholder}" has neither class_word nor initial: prior '
                 "preservation from the base model needs the word for its class, such as dog."
             )
+
+
+def with_class_words(concepts: Sequence[Concept], dataset: Dataset) -> tuple[Concept, ...]:
+    """Concepts without a class word get the one that the dataset's pictures are labelled with."""
+    words = {r.concept: r.class_word for r in dataset.records if r.concept and r.class_word}
+    return tuple(
+        concept
+        if concept.class_word
+        else replace(concept, class_word=words.get(concept.placeholder, ""))
+        for concept in concepts
+    )

@@ -17,6 +17,7 @@ from ...training.concepts import (
     check_concepts,
     mentioned,
     parse_caption,
+    with_class_words,
 )
 from ...training.dataset.buckets import bucket_sizes
 from ...training.dataset.records import Dataset
@@ -77,6 +78,7 @@ class Request:
         for concept in self.concepts:
             check_name(concept.final_name)
         check_concepts(self.concepts, self.dataset)
+        self = replace(self, concepts=with_class_words(self.concepts, self.dataset))
         bucket_sizes(self.resolution)
         if self.config.objective.prior is Prior.PICTURES and self.class_dataset is None:
             raise ValueError(

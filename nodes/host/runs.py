@@ -226,7 +226,8 @@ def _report(
             f'"{concept.placeholder}" is embedding:{concept.final_name}, '
             f"{concept.vectors} vectors, trained for {min(pivot, len(losses))} steps"
         )
-    lines += [*request.dataset.skipped, f"run folder: {folder.path}"]
+    lines += [*request.dataset.notes, *request.dataset.skipped]
+    lines.append(f"run folder: {folder.path}")
     if folder.disk.trouble:
         lines.append(folder.disk.trouble)
     return "\n".join(lines)

@@ -196,9 +196,9 @@ def test_an_unreadable_picture_is_left_out_and_named(sd15, run_graph, inputs):
     (inputs / "mixed" / "1.png").write_bytes((inputs / "mixed" / "1.png").read_bytes()[:60])
     (inputs / "mixed" / "2.txt").write_bytes("TOK für".encode("latin-1"))
     report = report_of(run_graph, graph_of("mixed"))
-    assert "1 steps on 1 pictures" in report
+    assert "1 steps on 2 pictures" in report
     assert "1.png cannot be read as a picture" in report and "save it again" in report
-    assert "2.txt is not UTF-8 text, so 2.png is left out: save it as UTF-8" in report
+    assert "2.txt is not UTF-8 text and was read as Windows-1252: save it as UTF-8" in report
 
 
 def test_a_picture_without_a_caption_is_named(refused, inputs):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from pack.training.concepts import (
     class_caption,
     mentioned,
     parse_caption,
+    with_class_words,
 )
 from pack.training.dataset.records import Dataset, Record
 from pack.training.ports import Mention
@@ -86,3 +88,15 @@ def test_concepts_that_clash_or_are_never_shown_are_refused(concepts, captions, 
 def test_a_short_run_trains_a_concept_for_at_least_one_step():
     assert Concept(placeholder="TOK", pivot=0.1).pivot_step(3) == 1
     assert Concept(placeholder="TOK", pivot=0.0).pivot_step(3) == 0
+
+
+def test_labels_of_pictures_give_class_words_to_concepts_that_have_none():
+    data = dataset("a TOK", "a TIK")
+    labels = (("TOK", "dog"), ("TIK", "hut"))
+    records = tuple(
+        replace(record, concept=concept, class_word=word)
+        for record, (concept, word) in zip(data.records, labels, strict=True)
+    )
+    filled = with_class_words((TOK, TIK), replace(data, records=records))
+    assert [concept.class_word for concept in filled] == ["cat", "hut"]
+    assert with_class_words((TIK,), data) == (TIK,)
