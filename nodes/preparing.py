@@ -76,21 +76,22 @@ class CheckDataset(io.ComfyNode):
     def execute(
         cls,
         dataset: Any,
-        resolution: int,
-        stop_when_not_ready: bool,
-        concepts: Any = (),
-        clip: Any = None,
+        resolution: Any,
+        stop_when_not_ready: Any,
+        concepts: Any = ((),),
+        clip: Any = (None,),
         bboxes: Any = None,
     ) -> io.NodeOutput:
-        dataset = with_boxes(dataset, bboxes)
+        # Boxes are a list, one entry a picture, so everything comes as one.
+        dataset = with_boxes(dataset[0], bboxes)
         health = examine(
             dataset,
             measure_all(dataset),
-            Framing(resolution=resolution),
-            placeholders_of(dataset, concepts),
-            token_counter(clip),
+            Framing(resolution=resolution[0]),
+            placeholders_of(dataset, concepts[0]),
+            token_counter(clip[0]),
         )
-        if stop_when_not_ready and health.gate is Gate.NOT_READY:
+        if stop_when_not_ready[0] and health.gate is Gate.NOT_READY:
             raise ValueError(f"{dataset.name} is {health.report}")
         sheet = as_image(contact_sheet(health.dataset.records))
         return io.NodeOutput(

@@ -25,6 +25,7 @@ export function nodeCreated(node) {
   const options = { serialize: false, hideOnZoom: true, getMinHeight: () => 420 };
   const widget = node.addDOMWidget("gallery", "pivotal_gallery", gallery.root, options);
   widget.serialize = false;
+  if (gallery.widget) gallery.widget.hidden = true;
   galleries.set(node, gallery);
   node.setSize?.([Math.max(node.size[0], 620), Math.max(node.size[1], 560)]);
   const executed = node.onExecuted;
@@ -154,6 +155,8 @@ class Gallery {
     if (!this.widget || !this.dataset) return;
     const approved = revision === "+approved";
     const now = this.widget.value.split("@")[1]?.replace("+approved", "") ?? "0";
+    // Nothing was edited yet: what follows need not run again for having been looked at.
+    if (!approved && revision === "0" && !this.widget.value) return;
     const same = !approved && now === revision && this.widget.value.startsWith(this.dataset);
     if (same) return;
     this.widget.value = `${this.dataset}@${approved ? now + revision : revision}`;

@@ -6,15 +6,36 @@ import copy
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from PIL import Image
 
+import nodes
 from harness.graphs import Graph, write_pictures
-from harness.runner import GraphFailed, Host, Outputs
+from harness.runner import AnyType, GraphFailed, Host, Outputs
 
 Run = Callable[..., Outputs]
+
+
+class Spread:
+    """A list as a node gives it that ran once for each picture."""
+
+    RETURN_TYPES = (AnyType("*"),)
+    OUTPUT_IS_LIST = (True,)
+    FUNCTION = "spread"
+    CATEGORY = "harness"
+
+    @classmethod
+    def INPUT_TYPES(cls) -> dict[str, Any]:
+        return {"required": {"values": (AnyType("*"),)}}
+
+    def spread(self, values: list[Any]) -> tuple[list[Any]]:
+        return (values,)
+
+
+nodes.NODE_CLASS_MAPPINGS["Harness_Spread"] = Spread
 
 
 @pytest.fixture
@@ -277,3 +298,29 @@ def test_a_second_run_encodes_no_picture_again(run_graph, sd15, folder, monkeypa
         graph.keep(run.out())
         run_graph(graph)
         assert sum(encoded) == expected
+
+
+def test_boxes_of_a_detector_that_ran_once_a_picture_reach_their_pictures(run_graph, folder):
+    for number in range(2):
+        noise((64, 128)).save(folder / f"{number}.png")
+    boxes = [[[{"x": 0, "y": 100, "width": 20, "height": 20}]], [[]]]
+    give = Graph()
+    data = give.add("Pivotal_LoadDataset", folder=folder.name)
+    spread = give.add("Harness_Spread", values=give.give(boxes))
+    ready = give.add(
+        "Pivotal_PrepareImages",
+        dataset=data.out(),
+        resolution=64,
+        anchor="face box",
+        bboxes=spread.out(),
+    )
+    lists = give.add("Pivotal_DatasetToLists", dataset=ready.out(), size="trained")
+    checked = give.add("Pivotal_CheckDataset", dataset=data.out(), bboxes=spread.out())
+    for link in (lists.out(0), checked.out(), checked.out(2)):
+        give.keep(link)
+    found = run_graph(give)
+    assert [tuple(image.shape) for image in found.values[lists][0]] == [(1, 64, 64, 3)] * 2
+    flags = [set(record.flags) - {"smallish", "small"} for record in found[checked, 0].records]
+    assert flags == [{"far", "crop"}, {"crop", "no_face"}]
+    # One answer for the set, not one a box.
+    assert len(found.values[checked][2]) == 1
