@@ -6,14 +6,13 @@ from typing import Any
 
 from comfy_api.latest import io
 
-from ..training.dataset.captioning import Asking, Order
+from ..training.dataset.captioning import Asking
 from ..training.dataset.presets import Preset
-from ..training.dataset.writing import OnExisting
 from . import sockets
 from .host.captioner_folders import captioner_folder, captioner_names
 from .host.captioner_run import Question, run_captioner
 from .host.captioning import FolderCaptioner, Precision
-from .tagging import WRITE, common_inputs
+from .tagging import WRITE, common_inputs, order_of
 
 
 class LoadCaptioner(io.ComfyNode):
@@ -150,12 +149,7 @@ class CaptionDataset(io.ComfyNode):
         captioner: Any = None,
         clip: Any = None,
     ) -> io.NodeOutput:
-        order = Order(
-            batch_size=batch_size,
-            on_existing=OnExisting(on_existing),
-            limit=limit,
-            touch_human=touch_human,
-        )
+        order = order_of(on_existing, touch_human, limit, batch_size)
         asking = Asking(
             max_side=max_side, max_tokens=max_tokens, temperature=temperature, seed=seed
         )

@@ -57,6 +57,16 @@ def common_inputs() -> list[io.Input]:
     ]
 
 
+def order_of(on_existing: str, touch_human: bool, limit: int, batch_size: int) -> Order:
+    """The shared inputs as the engine has them."""
+    return Order(
+        batch_size=batch_size,
+        on_existing=OnExisting(on_existing),
+        limit=limit,
+        touch_human=touch_human,
+    )
+
+
 class TagDataset(io.ComfyNode):
     """Tags for a dataset by a WD tagger."""
 
@@ -140,12 +150,7 @@ class TagDataset(io.ComfyNode):
             exclude=exclude,
             spaces=spaces,
         )
-        order = Order(
-            batch_size=batch_size,
-            on_existing=OnExisting(on_existing),
-            limit=limit,
-            touch_human=touch_human,
-        )
+        order = order_of(on_existing, touch_human, limit, batch_size)
         tagger = Tagger(tagger_folder(model), tagging)
         question = Question(preset=Preset.ANYTHING, prompt="", asking=Asking(max_side=1024))
         captioned, report = run_captioner(
