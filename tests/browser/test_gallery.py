@@ -35,7 +35,7 @@ def folder(server: Server) -> Iterator[Path]:
 def graph(folder: Path) -> dict[str, Any]:
     return {
         "1": node("Pivotal_LoadDataset", folder=folder.name),
-        "2": node("Pivotal_LabelDataset", dataset=["1", 0], placeholder="TOK", kind="object"),
+        "2": node("Pivotal_LabelDataset", dataset=["1", 0], placeholder="TOK"),
         "3": node("Pivotal_ReviewDataset", dataset=["2", 0]),
         "4": node("Pivotal_CaptionStatistics", dataset=["3", 0]),
     }
