@@ -17,6 +17,8 @@ from harness.editor import Editor
 from harness.server import Server
 
 COUNT = 60
+PATIENCE = 120_000
+"""Milliseconds: a busy machine takes its time."""
 names = (f"gallery {number}" for number in itertools.count())
 
 
@@ -44,7 +46,7 @@ def graph(folder: Path) -> dict[str, Any]:
 def open_gallery(editor: Editor, folder: Path) -> None:
     editor.load_prompt(graph(folder))
     editor.queue()
-    editor.expect(".pivotal-gallery-status").to_contain_text(f"{COUNT} of {COUNT} pictures")
+    status(editor, f"{COUNT} of {COUNT} pictures")
 
 
 def card(editor: Editor, name: str) -> Any:
@@ -59,7 +61,7 @@ def write(editor: Editor, name: str, text: str) -> None:
 
 
 def status(editor: Editor, text: str) -> None:
-    editor.expect(".pivotal-gallery-status").to_contain_text(text)
+    editor.expect(".pivotal-gallery-status").to_contain_text(text, timeout=PATIENCE)
 
 
 def journal(server: Server) -> list[dict[str, Any]]:
@@ -75,12 +77,14 @@ def test_captions_are_edited_replaced_undone_and_found_again(
     for number in range(3):
         write(editor, str(number), f"my own {number} of TOK")
         status(editor, f"revision {number + 1}")
-    editor.expect(".pivotal-card.edited").to_have_count(3)
+    editor.expect(".pivotal-card.edited").to_have_count(3, timeout=PATIENCE)
     bar = editor.page.locator(".pivotal-gallery-bar").nth(1)
     bar.get_by_placeholder("find words").fill("red")
     bar.get_by_placeholder("replace by").fill("blue")
     bar.get_by_role("button", name="Preview").click()
-    editor.expect(".pivotal-gallery-preview").to_contain_text(f"{COUNT - 3} captions would change")
+    editor.expect(".pivotal-gallery-preview").to_contain_text(
+        f"{COUNT - 3} captions would change", timeout=PATIENCE
+    )
     editor.shot("gallery_preview")
     assert len(journal(server)) == 3
     bar.get_by_role("button", name="Apply").click()
@@ -108,7 +112,7 @@ def test_only_cards_in_sight_are_in_the_page_and_filters_pick(editor: Editor, fo
     assert 0 < shown < COUNT
     editor.page.get_by_placeholder("caption contains").fill("number 59")
     status(editor, f"1 of {COUNT} pictures")
-    editor.expect(".pivotal-card mark").to_have_text("TOK")
+    editor.expect(".pivotal-card mark").to_have_text("TOK", timeout=PATIENCE)
     card(editor, "59.png").locator("input[type=checkbox]").click()
     status(editor, "revision 1")
     editor.page.get_by_placeholder("caption contains").fill("")
@@ -130,7 +134,7 @@ def test_a_file_that_changed_meanwhile_is_shown_before_anything_is_overwritten(
     conflict.get_by_role("button", name="Keep mine").click()
     status(editor, "revision 1")
     assert "mine" in card(editor, "0.png").inner_text()
-    editor.expect(".pivotal-card-conflict").to_have_count(0)
+    editor.expect(".pivotal-card-conflict").to_have_count(0, timeout=PATIENCE)
     assert (folder / "0.txt").read_text() == "by another program"
 
 
