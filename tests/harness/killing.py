@@ -40,7 +40,8 @@ class Steady:
     ) -> list[str]:
         time.sleep(SECONDS_A_BATCH)
         digests = [hashlib.sha256(picture.tobytes()).hexdigest() for picture in pictures]
-        return [f"picture {digest[:8]} with words {'and more ' * 40}" for digest in digests]
+        # Long, so that a half-written file would show, and without a loop, which is no caption.
+        return [" ".join(d[i : i + 4] for i in range(0, len(d), 2)) for d in digests]
 
 
 def make_set(folder: Path) -> Path:
@@ -120,4 +121,6 @@ def reference(work: Path) -> tuple[dict[str, str], float]:
     folder, user = make_set(work / "set"), work / "user"
     started = time.monotonic()
     run(folder, user)
-    return look(folder, user).files, time.monotonic() - started
+    seconds, left = time.monotonic() - started, look(folder, user)
+    assert len(left.files) == len(left.kept) == PICTURES, "the reference run captioned nothing"
+    return left.files, seconds
