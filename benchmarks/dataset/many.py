@@ -76,7 +76,7 @@ def measure(folder: Path, facts: Path, decodes: list[int]) -> dict[str, float]:
     dataset.fingerprint()
     times.append(time.monotonic())
     names = ("load", "measure", "judge", "fingerprint_folder", "fingerprint_dataset")
-    row = {n: round(b - a, 2) for n, a, b in zip(names, times, times[1:], strict=True)}
+    row = {n: round(b - a, 2) for n, a, b in zip(names, times, times[1:], strict=False)}
     return row | {"decoded": decodes[0] - before, "peak_mb": round(memory())}
 
 
