@@ -90,10 +90,13 @@ def demo(python: Path, host: Path, arguments: Sequence[str]) -> int:
 
 
 def bench(python: Path, host: Path, arguments: Sequence[str]) -> int:
-    """Measurements: `startup`, `learning` of the methods, `speed`, `bundles`, `fuzz`."""
+    """Measurements: `startup`, `learning`, `speed`, `bundles`, `fuzz`, `adapters`."""
     if arguments[0] == "startup":
         return run("bench startup", [python, ROOT / "benchmarks" / "startup.py", host])
     what, *rest = arguments
+    if what == "adapters":
+        command = [python, ROOT / "benchmarks" / "adapters.py", *rest]
+        return run("bench adapters", command, PIVOTAL_COMFYUI=str(host))
     command = [python, ROOT / "benchmarks" / what, "--work", workspace(what), *rest]
     return run(f"bench {what}", command, PIVOTAL_COMFYUI=str(host), OMP_WAIT_POLICY="PASSIVE")
 
@@ -128,7 +131,7 @@ def parse(words: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
         options = {"parents": [common], "allow_abbrev": False}
         sub = commands.add_parser(name, help=(function.__doc__ or "").split("\n")[0], **options)
         if name == "bench":
-            what = ["startup", "learning", "speed", "dataset", "bundles", "fuzz"]
+            what = ["startup", "learning", "speed", "dataset", "bundles", "fuzz", "adapters"]
             sub.add_argument("what", choices=what)
     known, rest = parser.parse_known_args(words)
     if rest and (

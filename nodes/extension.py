@@ -21,8 +21,10 @@ from . import (
     replacements,
     review,
     runs,
+    spectrum,
     tagging,
     train,
+    variants,
 )
 from .host import bundle_routes, packages, routes, run_routes
 from .host import review as review_routes
@@ -37,6 +39,7 @@ NODES: list[type[io.ComfyNode]] = [
     *bridges.NODES,
     *concepts.NODES,
     *adapters.NODES,
+    *variants.NODES,
     *recipe.NODES,
     *train.NODES,
     *runs.NODES,
@@ -44,6 +47,7 @@ NODES: list[type[io.ComfyNode]] = [
     *bundle_reading.NODES,
     *bundle_editing.NODES,
     *encode.NODES,
+    *spectrum.NODES,
     *evaluate.NODES,
 ]
 

@@ -14,8 +14,13 @@ import pytest
 pytest.importorskip("comfy_api", reason="needs ComfyUI: set PIVOTAL_COMFYUI")
 pytestmark = pytest.mark.host
 
+from pack.bundles.spectrum import Trimming  # noqa: E402
 from pack.nodes.extension import NODES  # noqa: E402
+from pack.training.adapters.dora import DoraConfig  # noqa: E402
+from pack.training.adapters.loha import LoHaConfig  # noqa: E402
+from pack.training.adapters.lokr import LoKrConfig  # noqa: E402
 from pack.training.adapters.lora import LoraConfig  # noqa: E402
+from pack.training.adapters.oft import OftConfig  # noqa: E402
 from pack.training.adapters.trilora import TriLoraConfig  # noqa: E402
 from pack.training.concepts import Concept  # noqa: E402
 from pack.training.dataset.framing import Framing  # noqa: E402
@@ -45,6 +50,7 @@ VARYING = {
     "Pivotal_OpenBundle.file": 0,
     "Pivotal_ConvertBundle.file": 0,
     "Pivotal_PackBundle.lora": 1,
+    "Pivotal_TrimLora.file": 1,
     "Pivotal_CompareGrid.sampler_name": 0,
     "Pivotal_CompareGrid.scheduler": 0,
     "Pivotal_ContinueRun.checkpoint": 0,
@@ -58,6 +64,11 @@ FILLS = {
     "Pivotal_Concept": Concept,
     "Pivotal_Lora": LoraConfig,
     "Pivotal_TriLora": TriLoraConfig,
+    "Pivotal_Dora": DoraConfig,
+    "Pivotal_LoHa": LoHaConfig,
+    "Pivotal_LoKr": LoKrConfig,
+    "Pivotal_Oft": OftConfig,
+    "Pivotal_TrimLora": Trimming,
     "Pivotal_Optimizer": OptimizerConfig,
     "Pivotal_Objective": ObjectiveConfig,
     "Pivotal_TrainConcepts": TrainConfig,

@@ -41,20 +41,33 @@ class StepConditions:
 class Conditions:
     """Encodes captions, and keeps what can no longer change."""
 
-    def __init__(self, text: TextEncoder, live: Iterable[str]):
+    def __init__(self, text: TextEncoder, live: Iterable[str], *, adapted: bool = False):
         self._text = text
         self._live = set(live)
+        self._adapted = adapted
         self._kept: dict[Caption, Conditioning] = {}
+        self._base: dict[Caption, Conditioning] = {}
         self.settled = False
 
     def of_step(self, captions: Iterable[Caption]) -> StepConditions:
         """Everything that a step asks for: each distinct caption once, and those that move in
         one batch through the encoders."""
         distinct = [c for c in dict.fromkeys(captions) if c not in self._kept]
-        moving = [c for c in distinct if mentioned(c) & self._live]
-        self._keep([c for c in distinct if not mentioned(c) & self._live])
+        moving = [c for c in distinct if self._adapted or mentioned(c) & self._live]
+        self._keep([c for c in distinct if not self._adapted and not mentioned(c) & self._live])
         fresh = dict(zip(moving, self._text.encode(moving), strict=True)) if moving else {}
         return StepConditions(self._kept, fresh)
+
+    def of_base(self, captions: Sequence[Caption], adapted: StepConditions) -> list[Conditioning]:
+        """What the encoders make of captions without their adapters, if they have some."""
+        if not self._adapted:
+            return adapted.of(captions)
+        for caption in captions:
+            if caption not in self._base:
+                with torch.no_grad():
+                    (encoded,) = self._text.encode([caption], adapted=False)
+                self._base[caption] = encoded.detach()
+        return [self._base[caption] for caption in captions]
 
     def _keep(self, captions: Sequence[Caption]) -> None:
         # One at a time: in a batch the last bits depend on the company, and a run that

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from .adapters.base import Adapter
 from .commands import Command
 from .concepts import class_caption
 from .conditions import StepConditions
@@ -71,7 +72,7 @@ def train(
     with ExitStack() as borrowed:
         if start is not None:
             restore_parameters(start, parts.parameters())
-        borrowed.enter_context(parts.text.attach(parts.vectors))
+        borrowed.enter_context(parts.text.attach(parts.vectors, parts.text_adapters))
         borrowed.enter_context(parts.denoiser.attach(parts.adapters))
         run = Run(parts, config, start)
         for step in range(run.first_step, config.steps):
@@ -91,21 +92,33 @@ def accumulate(run: Run, step: int) -> tuple[BatchLoss, ...]:
     count = run.config.accumulation
     micro_steps = [draw(run, step * count + i) for i in range(count)]
     try:
-        return add_up(run, micro_steps)
+        return add_up(run, micro_steps, step * count)
     except torch.cuda.OutOfMemoryError:
         if not run.save_memory():
             raise
     for parameter in run.parts.parameters().values():
         parameter.grad = None
-    return add_up(run, micro_steps)
+    return add_up(run, micro_steps, step * count)
 
 
-def add_up(run: Run, micro_steps: Sequence[MicroStep]) -> tuple[BatchLoss, ...]:
-    """Add the gradients of batches, times `loss_scale`; one loss for each."""
+def add_up(run: Run, micro_steps: Sequence[MicroStep], first: int) -> tuple[BatchLoss, ...]:
+    """Add the gradients of batches, of which the first has this number; one loss for each."""
+    begin(run.parts.text_adapters, first)
     conditions = run.conditions.of_step(c for one in micro_steps for c in one.captions())
-    losses = tuple(backward(run, one, conditions) for one in micro_steps)
+    losses: list[BatchLoss] = []
+    for number, one in enumerate(micro_steps, start=first):
+        begin(run.parts.adapters, number)
+        losses.append(backward(run, one, conditions))
     conditions.backward()
-    return losses
+    for adapters in (run.parts.adapters, run.parts.text_adapters):
+        begin(adapters, None)
+    return tuple(losses)
+
+
+def begin(adapters: Mapping[str, Adapter], number: int | None) -> None:
+    """Tell adapters which batch comes, for what they draw; None for none that is trained."""
+    for adapter in adapters.values():
+        adapter.begin(number)
 
 
 def draw(run: Run, micro_step: int) -> MicroStep:
@@ -141,7 +154,7 @@ def backward(run: Run, micro_step: MicroStep, conditions: StepConditions) -> Bat
 
 def penalties(parts: Parts) -> Tensor | float:
     """The sum of what the adapters themselves add to the loss; the reported loss is without it."""
-    terms = [adapter.penalty() for adapter in parts.adapters.values()]
+    terms = [adapter.penalty() for adapter in parts.every_adapter()]
     return sum((term for term in terms if term is not None), start=0.0)
 
 
@@ -171,9 +184,9 @@ def prior_loss(run: Run, prior: Batch, noised: Noised, conditions: StepCondition
     parts = run.parts
     if parts.prior_data is not None:
         return batch_errors(run, prior, conditions)[0].mean()
-    classes = conditions.of(prior.captions)
     with torch.no_grad():
-        target = parts.denoiser.predict(noised, classes, prior.crops, adapted=False)
-    output = parts.denoiser.predict(noised, classes, prior.crops)
+        base = run.conditions.of_base(prior.captions, conditions)
+        target = parts.denoiser.predict(noised, base, prior.crops, adapted=False)
+    output = parts.denoiser.predict(noised, conditions.of(prior.captions), prior.crops)
     weights = sample_weights(noised, run.config.objective, is_flow=parts.denoiser.is_flow)
     return weighted_mse(output, target, weights)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, MutableMapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Protocol
@@ -24,14 +24,30 @@ Caption = tuple[str | Mention, ...]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Convolution:
+    """How a convolution moves over its input: one number an axis, as torch names them."""
+
+    stride: tuple[int, ...]
+    padding: tuple[int, ...] | str
+    dilation: tuple[int, ...]
+    groups: int = 1
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Layer:
-    """A frozen Linear or convolution of the denoiser that an adapter may sit on."""
+    """A frozen Linear or convolution that an adapter may sit on."""
 
     name: str
     shape: tuple[int, ...]
     """Weight shape: (out, in) or (out, in / groups, *kernel)."""
     weight: Callable[[], Tensor] | None = None
     """Fetches the frozen weight in fp32 on the CPU; None where the host keeps none."""
+    conv: Convolution | None = None
+    """None for a Linear."""
+    lend: Callable[[Tensor], AbstractContextManager[tuple[Tensor, Tensor | None]]] | None = None
+    """Weight and bias in the dtype and on the device of a tensor, good within the context."""
+    kept: MutableMapping[str, Tensor] | None = None
+    """Where what takes long to compute from the weight is kept from run to run, if anywhere."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +98,7 @@ class Denoiser(Protocol):
         ...
 
     def attach(self, adapters: Mapping[str, nn.Module]) -> AbstractContextManager[None]:
-        """Add `adapters[name](x)` to the output of each named layer until the context ends."""
+        """Let `adapters[name].around` stand for each named layer until the context ends."""
         ...
 
     def noised(self, latents: Tensor, noise: Tensor, positions: Tensor) -> Noised:
@@ -116,11 +132,18 @@ class TextEncoder(Protocol):
         """The token table's rows of a phrase, (tokens, width) for each encoder key."""
         ...
 
-    def attach(self, vectors: Mapping[str, Mapping[str, Tensor]]) -> AbstractContextManager[None]:
-        """Let `Mention(name)` stand for `vectors[name][encoder key]` until the context ends."""
+    def attach(
+        self,
+        vectors: Mapping[str, Mapping[str, Tensor]],
+        adapters: Mapping[str, nn.Module] = ...,
+    ) -> AbstractContextManager[None]:
+        """Let `Mention(name)` stand for `vectors[name][encoder key]` until the context ends.
+
+        `adapters[name].around` stands for each named layer meanwhile.
+        """
         ...
 
-    def encode(self, captions: Sequence[Caption]) -> list[Conditioning]:
+    def encode(self, captions: Sequence[Caption], *, adapted: bool = True) -> list[Conditioning]:
         """Encode captions through the host's own tokenizer and encoders, under autograd."""
         ...
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
@@ -37,6 +37,14 @@ class Parts:
     prior_data: TrainingData | None = None
     held_out: TrainingData | None = None
     """Pictures that are never trained on, for validation"""
+    text_adapters: Mapping[str, Adapter] = field(default_factory=dict[str, Adapter])
+    """Of the text encoders' layers."""
+    text_rate: float = 1.0
+    """Their learning rate as a share of that of `adapters`."""
+
+    def every_adapter(self) -> list[Adapter]:
+        """Of the denoiser, then of the text encoders."""
+        return [*self.adapters.values(), *self.text_adapters.values()]
 
     def parameters(self) -> dict[str, nn.Parameter]:
         """Everything that a run may change, by a name that is the same in every process."""
@@ -46,8 +54,9 @@ class Parts:
             for key, rows in parts.items()
         }
         factors = {
-            f"adapters.{layer}.{name}": factor
-            for layer, adapter in self.adapters.items()
+            f"{part}.{layer}.{name}": factor
+            for part in ("adapters", "text_adapters")
+            for layer, adapter in getattr(self, part).items()
             for name, factor in adapter.named_parameters()
         }
         return vectors | factors
@@ -67,7 +76,7 @@ class Run:
         self.live = {c.final_name: c for c in parts.concepts if c.final_name in training}
         self.optimizers = _make_optimizers(parts, config, list(self.live))
         self.factor = rate_factor(config.schedule, config.warmup_steps, config.steps)
-        self.conditions = Conditions(parts.text, self.live)
+        self.conditions = Conditions(parts.text, self.live, adapted=bool(parts.text_adapters))
         self.split = False
         for name in parts.vectors.keys() - self.live.keys():
             freeze(parts.vectors[name])
@@ -122,7 +131,7 @@ class Run:
 
     def settle(self) -> None:
         """Once nothing in the captions moves any more, encode each a last time."""
-        if not self.live and not self.conditions.settled:
+        if not self.live and not self.conditions.settled and not self.parts.text_adapters:
             self.conditions.settle(all_captions(self.parts, self.config.objective))
 
     def update(self, scale: float) -> dict[str, Tensor]:
@@ -190,7 +199,14 @@ def _make_optimizers(
     if live:
         groups = {name: list(parts.vectors[name].values()) for name in live}
         made["embeddings"] = make_optimizer(config.embedding_optimizer, groups, EMBEDDING_RATE)
-    if parts.adapters:
-        factors = [p for a in parts.adapters.values() for p in a.parameters() if p.requires_grad]
-        made["adapters"] = make_optimizer(config.optimizer, {"adapters": factors}, ADAPTER_RATE)
+    if parts.every_adapter():
+        groups = {"adapters": _trainable(parts.adapters), "text": _trainable(parts.text_adapters)}
+        groups = {name: factors for name, factors in groups.items() if factors}
+        made["adapters"] = make_optimizer(config.optimizer, groups, ADAPTER_RATE)
+        for group in made["adapters"].param_groups:
+            group["rate"] *= parts.text_rate if group["name"] == "text" else 1.0
     return made
+
+
+def _trainable(adapters: Mapping[str, Adapter]) -> list[nn.Parameter]:
+    return [p for a in adapters.values() for p in a.parameters() if p.requires_grad]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 from pack.training.adapters import AdapterConfig
@@ -71,7 +70,7 @@ class Method:
         )
 
 
-METHODS: Mapping[str, Method] = {
+METHODS: dict[str, Method] = {
     "textual_inversion": Method(adapter=None),
     "lora": Method(embeddings=False),
     "pivotal": Method(),

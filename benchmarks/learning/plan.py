@@ -6,8 +6,10 @@ import json
 import os
 import sys
 import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
+from .adapters import adapter_cells
 from .bases import load_base, load_second
 from .cells import Bench, Cell, Row, read_rows, run_cell, write_strip
 from .methods import METHODS
@@ -16,8 +18,11 @@ from .report import write_report
 COMPARED = ("pivotal_prior", "pivotal", "lora", "textual_inversion", "pivotal_noise")
 
 
-def plan() -> list[Cell]:
-    """All cells, the most telling first, so that a run that is stopped has those."""
+def plan(rows: Sequence[Row]) -> list[Cell]:
+    """All cells, the most telling first, so that a run that is stopped has those.
+
+    Rows of earlier cells choose the rates of later ones.
+    """
     first = [Cell(subject="character", method=method, seed=0) for method in COMPARED]
     sets = [Cell(subject="crew", method="pivotal_prior", seed=0)]
     others = [
@@ -30,7 +35,15 @@ def plan() -> list[Cell]:
         for seed in (1, 2)
         for method in COMPARED
     ]
-    return first + sets + others + seeds
+    return first + sets + others + seeds + adapter_cells(rows)
+
+
+def growing(make: Callable[[], list[Cell]]) -> Iterator[Cell]:
+    """Every cell of a list that may get new ones while it is gone through."""
+    seen: set[str] = set()
+    while fresh := [cell for cell in make() if cell.name not in seen]:
+        seen.add(fresh[0].name)
+        yield fresh[0]
 
 
 def run_plan(work: Path, results: Path, *, samples: int, only: str, minutes: float) -> None:
@@ -38,9 +51,9 @@ def run_plan(work: Path, results: Path, *, samples: int, only: str, minutes: flo
     path, strips = results / "learning.json", results / "learning"
     strips.mkdir(parents=True, exist_ok=True)
     rows = {key_of(row): row for row in read_rows(path)}
-    cells, began = plan(), time.monotonic()
+    began = time.monotonic()
     bench: Bench | None = None
-    for cell in cells:
+    for cell in growing(lambda: plan(list(rows.values()))):
         due = only in cell.name and time.monotonic() - began < 60 * minutes
         done = rows.get(cell.name, {}).get("definition") == cell.definition(samples)
         if done or not due:
@@ -50,11 +63,15 @@ def run_plan(work: Path, results: Path, *, samples: int, only: str, minutes: flo
         )
         rows[cell.name], pictures = run_cell(cell, bench)
         write_strip(pictures, strips / f"{cell.name}.png")
-        ordered = [rows[c.name] for c in cells if c.name in rows]
-        replace(path, json.dumps(ordered, indent=1) + "\n")
+        replace(path, json.dumps(in_order(rows), indent=1) + "\n")
         sys.stdout.write(f"{cell.name}: {rows[cell.name]}\n")
         sys.stdout.flush()
-    write_report([rows[c.name] for c in cells if c.name in rows], METHODS, samples, results)
+    write_report(in_order(rows), METHODS, samples, results)
+
+
+def in_order(rows: Mapping[str, Row]) -> list[Row]:
+    """The rows of planned cells in the plan's order."""
+    return [rows[cell.name] for cell in plan(list(rows.values())) if cell.name in rows]
 
 
 def key_of(row: Row) -> str:

@@ -13,6 +13,7 @@ from pack.nodes.host.runs import gradients
 from pack.nodes.host.text import HostTextEncoder
 from pack.training.adapters import build_adapters
 from pack.training.adapters.lora import LoraConfig
+from pack.training.adapters.targets import Targets
 from pack.training.concepts import Concept, parse_caption
 from pack.training.data import TrainingData
 from pack.training.dataset.buckets import Crop
@@ -44,10 +45,10 @@ class Precomputed:
         return []
 
     @contextmanager
-    def attach(self, vectors: Mapping[str, Any]) -> Iterator[None]:
+    def attach(self, vectors: Mapping[str, Any], adapters: Mapping[str, Any]) -> Iterator[None]:
         yield
 
-    def encode(self, captions: Sequence[Caption]) -> list[Conditioning]:
+    def encode(self, captions: Sequence[Caption], *, adapted: bool = True) -> list[Conditioning]:
         return [Conditioning(self._tensors) for _ in captions]
 
     def release(self) -> None:
@@ -123,4 +124,4 @@ def adapter_of(setup: Setup) -> Any:
     """LoRA on the attention layers, or on all that the pack can adapt."""
     if setup.contender == "ours":
         return LoraConfig(rank=setup.rank, alpha=setup.rank)
-    raise NotImplementedError("LoRA on all layers waits for the adapters' targets.")
+    return LoraConfig(rank=setup.rank, alpha=setup.rank, targets=Targets.CONVOLUTIONS)

@@ -17,7 +17,7 @@ PROJECTIONS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
 
 @contextmanager
-def _weight(module: nn.Module, like: Tensor) -> Iterator[tuple[Tensor, Tensor | None]]:
+def lend_weight(module: nn.Module, like: Tensor) -> Iterator[tuple[Tensor, Tensor | None]]:
     """The module's weight and bias in the dtype and on the device of `like`."""
     weight, bias, stream = comfy.ops.cast_bias_weight(module, like, offloadable=True)
     try:
@@ -29,7 +29,7 @@ def _weight(module: nn.Module, like: Tensor) -> Iterator[tuple[Tensor, Tensor | 
 
 def weight_of(module: nn.Module) -> Tensor:
     """A copy of the module's weight in fp32 on the CPU, dequantized."""
-    with _weight(module, torch.empty(0)) as (weight, _):
+    with lend_weight(module, torch.empty(0)) as (weight, _):
         return weight.clone()
 
 
@@ -44,7 +44,7 @@ class _Projection(Function):
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
         (grad,) = grads
-        with _weight(ctx.module, grad) as (weight, _):
+        with lend_weight(ctx.module, grad) as (weight, _):
             if isinstance(ctx.module, nn.Linear):
                 return grad @ weight, None, None
             return _convolution_input_grad(grad, ctx.shape, weight, ctx.module), None, None
@@ -63,7 +63,7 @@ class _LayerNorm(Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, module: nn.LayerNorm) -> Tensor:
-        with _weight(module, x) as (weight, bias):
+        with lend_weight(module, x) as (weight, bias):
             y, mean, rstd = torch.native_layer_norm(
                 x, module.normalized_shape, weight, bias, module.eps
             )
@@ -74,7 +74,7 @@ class _LayerNorm(Function):
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
         x, mean, rstd = ctx.saved_tensors
-        with _weight(ctx.module, x) as (weight, bias):
+        with lend_weight(ctx.module, x) as (weight, bias):
             grad = torch.ops.aten.native_layer_norm_backward(
                 grads[0], x, ctx.module.normalized_shape, mean, rstd, weight, bias,
                 [True, False, False],
@@ -87,7 +87,7 @@ class _GroupNorm(Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, module: nn.GroupNorm) -> Tensor:
-        with _weight(module, x) as (weight, bias):
+        with lend_weight(module, x) as (weight, bias):
             y, mean, rstd = torch.native_group_norm(
                 x, weight, bias, *_group_sizes(x, module), module.eps
             )
@@ -98,7 +98,7 @@ class _GroupNorm(Function):
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
         x, mean, rstd = ctx.saved_tensors
-        with _weight(ctx.module, x) as (weight, _):
+        with lend_weight(ctx.module, x) as (weight, _):
             grad = torch.ops.aten.native_group_norm_backward(
                 grads[0].contiguous(), x, mean, rstd, weight, *_group_sizes(x, ctx.module),
                 [True, False, False],

@@ -10,6 +10,7 @@ from comfy.model_patcher import ModelPatcher
 from comfy.patcher_extension import PatcherInjection
 from torch import Tensor, nn
 
+from ...training.adapters.base import Adapter
 from .checkpoint import checkpointed_forward
 from .foreign import recordable
 from .frozen import frozen_forward
@@ -22,7 +23,7 @@ class TrainingInjection:
     """What is put into one borrowed model; `root` is the module that `adapters` are named from."""
 
     root: nn.Module
-    adapters: Mapping[str, nn.Module] = field(default_factory=dict)
+    adapters: Mapping[str, Adapter] = field(default_factory=dict)
     blocks: frozenset[str] = frozenset()
     """Class names of the blocks to recompute in backward."""
     adapted: bool = True
@@ -83,11 +84,12 @@ class TrainingInjection:
                 self._replace(module, checkpointed_forward(module.forward, adapted=inside))
 
     def _with_adapter(
-        self, forward: Callable[..., Tensor], adapter: nn.Module
+        self, forward: Callable[..., Tensor], adapter: Adapter
     ) -> Callable[..., Tensor]:
         def adapted(x: Tensor, *rest: Any) -> Tensor:
-            y = forward(x, *rest)
-            return y + adapter(x) if self.adapted else y
+            if not self.adapted:
+                return forward(x, *rest)
+            return adapter.around(lambda y: forward(y, *rest), x)
 
         return adapted
 

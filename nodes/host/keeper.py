@@ -15,7 +15,7 @@ from ...training.loop import Parts, StepReport
 from ...training.run import Run
 from ...training.state import RunState, averages
 from .course import Course
-from .parts import make_bundle
+from .parts import make_bundle, make_peft
 from .request import Request
 from .run_folder import RunFolder
 
@@ -45,6 +45,8 @@ class Keeper:
         self._last: StepReport | None = None
         self._commands: Sequence[Command] = ()
         self._saved = False
+        self.peft: Mapping[str, Tensor] = {}
+        """What the bundle that was made last is for diffusers, where that is another file."""
 
     def __enter__(self) -> Keeper:
         return self
@@ -111,6 +113,7 @@ class Keeper:
     def bundle(self) -> Bundle:
         """The parameters as they are, with what was asked of the run on its way."""
         made = make_bundle(self._request, self._parts, *self._base)
+        self.peft = make_peft(self._parts, self._base[0])
         told = [event for event in self.events if event["what"] != KEPT]
         return replace(made, recipe={**made.recipe, "events": told}) if told else made
 

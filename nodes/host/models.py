@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from functools import partial
 from typing import Any
 
 import comfy.model_management as management
@@ -19,8 +18,8 @@ from torch import Tensor, nn
 from ...training.dataset.buckets import Crop
 from ...training.ports import Conditioning, Layer, Noised
 from .checkpoint import LARGE_BLOCKS
-from .frozen import weight_of
 from .injection import TrainingInjection, give_back
+from .layers import adaptable_layers
 
 BYTES_PER_PARAMETER = 16
 """Of an adapter in training: weight, gradient and two moments, each in fp32."""
@@ -56,20 +55,13 @@ class HostDenoiser:
 
     def layers(self) -> list[Layer]:
         """Every Linear and convolution of the diffusion model, by its dotted name."""
-        modules = self._patcher.model.diffusion_model.named_modules()
-        kinds = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
-        return [
-            Layer(name=name, shape=tuple(module.weight.shape), weight=partial(self._weight, module))
-            for name, module in modules
-            if isinstance(module, kinds)
-        ]
+        return adaptable_layers(self._patcher.model.diffusion_model, self._have_weights)
 
-    def _weight(self, module: nn.Module) -> Tensor:
-        """The module's weight as this MODEL has it, not as another clone left it patched."""
-        if not self._loaded:
+    def _have_weights(self) -> None:
+        """See that the weights are those of this MODEL; while it is borrowed they are."""
+        if not self._loaded and self._injection is None:
             management.load_models_gpu([self._patcher])
             self._loaded = True
-        return weight_of(module)
 
     @contextmanager
     def attach(self, adapters: Mapping[str, nn.Module]) -> Iterator[None]:

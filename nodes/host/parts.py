@@ -2,8 +2,25 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
+from dataclasses import replace
+
+from torch import Tensor
+
+from ...bundles.keys import KOHYA_FAMILIES
 from ...bundles.manifest import Bundle, Entry
-from ...training.adapters import build_adapters, export_adapters
+from ...bundles.peft import to_peft
+from ...training.adapters import (
+    MODEL,
+    TEXT,
+    Adapter,
+    AdapterConfig,
+    build_chosen,
+    choose_layers,
+    export_adapters,
+)
+from ...training.adapters.dora import Axis, Dora, peft_tensors
+from ...training.adapters.trilora import TriLoraConfig
 from ...training.embeddings import initial_vectors
 from ...training.objective import Prior
 from ...training.run import Parts
@@ -11,6 +28,7 @@ from .latents import HostLatentCodec
 from .materials import make_data
 from .models import HostDenoiser
 from .request import Request
+from .spectra import kept_spectra
 from .text import HostTextEncoder
 
 
@@ -19,7 +37,7 @@ def make_parts(
 ) -> Parts:
     """Everything the loop needs; settings that do not fit the model fail before any encoding."""
     seed, prior = request.config.seed, request.class_dataset
-    adapters = build_adapters(request.adapter, denoiser.layers(), seed) if request.adapter else {}
+    adapters = make_adapters(request.adapter, denoiser, text, seed)
     vectors = initial_vectors(request.concepts, text, seed)
     held = request.validation.dataset if request.validation else None
     wants_pictures = request.config.objective.prior is Prior.PICTURES
@@ -28,20 +46,49 @@ def make_parts(
         text=text,
         concepts=request.concepts,
         vectors=vectors,
-        adapters=adapters,
+        adapters=adapters[MODEL],
+        text_adapters=adapters[TEXT],
+        text_rate=request.adapter.text_rate if request.adapter else 1.0,
         data=make_data(request, request.dataset, codec, seed),
         prior_data=make_data(request, prior, codec, seed + 1) if prior and wants_pictures else None,
         held_out=make_data(request, held, codec, seed) if held else None,
     )
 
 
+def make_adapters(
+    config: AdapterConfig | None, denoiser: HostDenoiser, text: HostTextEncoder, seed: int
+) -> dict[str, dict[str, Adapter]]:
+    """The adapters of the diffusion model and of the text encoders by their layers."""
+    if config is None:
+        return {MODEL: {}, TEXT: {}}
+    text_layers = text.layers() if config.text_encoder else []
+    with kept_spectra() if isinstance(config, TriLoraConfig) else nullcontext() as kept:
+        chosen = choose_layers(
+            config,
+            [replace(layer, kept=kept) for layer in denoiser.layers()],
+            [replace(layer, kept=kept) for layer in text_layers],
+        )
+        return {
+            part: build_chosen(config, chosen.get(part, []), seed, part) for part in (MODEL, TEXT)
+        }
+
+
+def make_peft(parts: Parts, family: str) -> dict[str, Tensor]:
+    """The DoRA layers of a UNet that train lengths of rows, for diffusers; empty for all else."""
+    rows = {
+        name: peft_tensors(adapter)
+        for name, adapter in parts.adapters.items()
+        if isinstance(adapter, Dora) and adapter.axis is Axis.OUTPUT
+    }
+    return to_peft(rows, family) if rows and family in KOHYA_FAMILIES else {}
+
+
 def make_bundle(request: Request, parts: Parts, family: str, base: str = "") -> Bundle:
     """What was trained, with its recipe and the digest of the model that it was trained on."""
-    lora = (
-        export_adapters(request.adapter, parts.adapters, "diffusion_model")
-        if request.adapter
-        else {}
-    )
+    lora: dict[str, Tensor] = {}
+    if request.adapter:
+        lora |= export_adapters(request.adapter, parts.adapters, MODEL)
+        lora |= export_adapters(request.adapter, parts.text_adapters, TEXT)
     embeddings = {
         name: {key: rows.detach().to("cpu", copy=True) for key, rows in vectors.items()}
         for name, vectors in parts.vectors.items()

@@ -15,7 +15,9 @@ from typing import Any
 import folder_paths
 from comfy.model_patcher import ModelPatcher
 from PIL.Image import Image
+from torch import Tensor
 
+from ...bundles.files import replace_safetensors
 from ...bundles.manifest import Bundle
 from ...training.state import RunState, load_state, save_state
 from .disk import Disk, replace_bundle, replace_text
@@ -103,6 +105,22 @@ class RunFolder:
             for step in step_files(self.path / folder)[:-newest]:
                 if step not in pinned:
                     (self.path / folder / f"step_{step:08}.safetensors").unlink(missing_ok=True)
+
+    @property
+    def peft(self) -> Path:
+        """A DoRA on rows as diffusers reads it, which divides by other lengths than the host."""
+        return self.path / "dora_for_diffusers.safetensors"
+
+    def leave_peft(self, tensors: Mapping[str, Tensor]) -> str:
+        """Write them, if there are any; a line that says where."""
+        if not tensors:
+            return ""
+        self.disk.attempt(
+            "The file for diffusers",
+            self.peft,
+            lambda: replace_safetensors(self.peft, tensors, {"format": "pt"}),
+        )
+        return f"\nfor diffusers: {self.peft}"
 
     def finish(self, bundle: Bundle, report: str, plot: Image, progress: Mapping[str, Any]) -> bool:
         """Leave the result; what marks the run as finished comes last."""

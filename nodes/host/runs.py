@@ -20,6 +20,8 @@ from tqdm.auto import tqdm
 
 from ...bundles.manifest import Bundle
 from ...bundles.reading import load_bundle
+from ...training.adapters import MODEL, TEXT
+from ...training.adapters.census import census
 from ...training.commands import Command
 from ...training.loop import Parts, StepReport, train
 from ...training.plot import loss_plot
@@ -131,6 +133,7 @@ def _train(
     report = _report(request, parts, losses, time.monotonic() - began, begun, folder)
     progress = {"steps": request.config.steps, "finished": len(losses)}
     if losses:
+        report += folder.leave_peft(keeper.peft)
         folder.finish(result, report, loss_plot(losses), progress)
     return Trained(bundle=result, losses=losses, report=report, folder=folder.path)
 
@@ -212,13 +215,14 @@ def _report(
     """What was trained, on what and for how long, as text."""
     done = max(len(losses) - begun, 1)
     tail = losses[-max(1, len(losses) // 10) :] or [0.0]
-    factors = sum(p.numel() for a in parts.adapters.values() for p in a.parameters())
+    patterns = request.adapter.patterns if request.adapter else ""
+    counted = census({MODEL: parts.adapters, TEXT: parts.text_adapters}, patterns)
     lines = [
         f"{len(losses)} steps on {len(request.dataset.records)} pictures"
         + (f", {done} of the steps now," if begun else "")
         + f" in {seconds:.1f} s ({seconds / done:.3f} s a step)",
         f"loss {sum(tail) / len(tail):.5f} over the last {len(tail)} steps",
-        f"{len(parts.adapters)} layers adapted with {factors} parameters",
+        *counted,
     ]
     for concept in request.concepts:
         pivot = concept.pivot_step(request.config.steps)

@@ -4,17 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from types import MappingProxyType
 
+import comfy.model_management as management
 import torch
 from comfy.model_patcher import ModelPatcher
 from comfy.sd import CLIP
 from torch import Tensor, nn
 
-from ...training.ports import Caption, Conditioning, Mention
+from ...training.adapters.base import Adapter
+from ...training.ports import Caption, Conditioning, Layer, Mention
 from .batching import BatchEncoder
 from .checkpoint import IN_PLACE_BLOCKS
 from .injection import TrainingInjection, give_back
+from .layers import adaptable_layers
 from .overlay import NamedVectors, leaves, named, with_names
+
+NO_ADAPTERS: Mapping[str, Adapter] = MappingProxyType({})
 
 
 class HostTextEncoder:
@@ -25,11 +31,22 @@ class HostTextEncoder:
         self._clip = clip.clone()
         self._batch = BatchEncoder(self._clip)
         self._entries: dict[str, NamedVectors] = {}
-        self._released = False
+        self._injection: TrainingInjection | None = None
+        self._released = self._loaded = False
 
     def companions(self) -> list[ModelPatcher]:
         """What has to stay loaded beside the denoiser: the encoders, until they are released."""
         return [] if self._released else [self._clip.patcher]
+
+    def layers(self) -> list[Layer]:
+        """Every Linear and convolution of the encoders, by its dotted name."""
+        return adaptable_layers(self._clip.cond_stage_model, self._have_weights)
+
+    def _have_weights(self) -> None:
+        """See that the weights are those of this CLIP; while it is borrowed they are."""
+        if not self._loaded and self._injection is None:
+            management.load_models_gpu([self._clip.patcher])
+            self._loaded = True
 
     def norms(self) -> dict[str, float]:
         """Median row norm of each encoder's token table, measured in fp32."""
@@ -71,9 +88,15 @@ class HostTextEncoder:
         return tables
 
     @contextmanager
-    def attach(self, vectors: Mapping[str, Mapping[str, Tensor]]) -> Iterator[None]:
+    def attach(
+        self,
+        vectors: Mapping[str, Mapping[str, Tensor]],
+        adapters: Mapping[str, Adapter] = NO_ADAPTERS,
+    ) -> Iterator[None]:
         """Borrow: encoders record no weight, and every name in `vectors` can be mentioned."""
         device = self._clip.patcher.load_device
+        for adapter in adapters.values():
+            adapter.to(device)
         for parts in vectors.values():
             for rows in parts.values():
                 rows.data = rows.data.to(device)
@@ -82,8 +105,10 @@ class HostTextEncoder:
             with_names(self._base, self._entries.values()) if vectors else self._base.clone()
         )
         self._batch = BatchEncoder(self._clip)
-        injection = TrainingInjection(root=self._clip.cond_stage_model, blocks=IN_PLACE_BLOCKS)
-        injection.install(self._clip.patcher)
+        self._injection = TrainingInjection(
+            root=self._clip.cond_stage_model, adapters=adapters, blocks=IN_PLACE_BLOCKS
+        )
+        self._injection.install(self._clip.patcher)
         try:
             with torch.no_grad():
                 # Shows the batch how the encoders answer, whatever caption comes first.
@@ -91,15 +116,31 @@ class HostTextEncoder:
             yield
         finally:
             give_back(self._clip.patcher)
+            self._injection = None
 
-    def encode(self, captions: Sequence[Caption], *, weights: bool = False) -> list[Conditioning]:
+    def encode(
+        self, captions: Sequence[Caption], *, weights: bool = False, adapted: bool = True
+    ) -> list[Conditioning]:
         """One conditioning a caption; parentheses are plain text unless `weights` is set."""
         options = {} if weights else {"disable_weights": True}
         tokens = [self._clip.tokenize(self._spell(caption), **options) for caption in captions]
+        with self._adapted(adapted):
+            encoded = self._batch.encode(tokens)
         return [
             Conditioning({name: value for name, value in made.items() if torch.is_tensor(value)})
-            for made in self._batch.encode(tokens)
+            for made in encoded
         ]
+
+    @contextmanager
+    def _adapted(self, adapted: bool) -> Iterator[None]:
+        if self._injection is None:
+            yield
+            return
+        self._injection.adapted = adapted
+        try:
+            yield
+        finally:
+            self._injection.adapted = True
 
     def _spell(self, caption: Caption) -> str:
         """The caption as the host's tokenizer reads it."""

@@ -17,16 +17,17 @@ from pack.nodes.host.reporter import Reporter
 from pack.nodes.host.run_folder import RunFolder
 
 STEPS = 6
+LORA = ("Pivotal_Lora", {"rank": 4})
 
 
-def training(name: str, **settings: object) -> tuple[Graph, str]:
-    """A graph that trains TOK with LoRA under a run name, and its training node."""
-    graph = Graph()
+def training(name: str, adapter: tuple = LORA, **settings: object) -> tuple[Graph, str]:
+    """A graph that trains TOK with an adapter under a run name, and its training node."""
+    graph, (kind, sizes) = Graph(), adapter
     run = graph.train(
         graph.base("sd15"),
         "continue",
         concepts=graph.concept(pivot=0.5),
-        adapter=graph.add("Pivotal_Lora", rank=4).out(),
+        adapter=graph.add(kind, **sizes).out(),
         steps=STEPS,
         batch_size=2,
         run_name=name,
@@ -65,23 +66,36 @@ def same(one, other) -> bool:
     return all(a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a) for a, b in pairs)
 
 
-@pytest.mark.parametrize("step", [1, 3, 5])
+@pytest.mark.parametrize(
+    ("step", "adapter"),
+    [
+        (1, LORA),
+        (3, LORA),
+        (5, LORA),
+        (2, ("Pivotal_TriLora", {"rank": 4, "core": "full"})),
+        (4, ("Pivotal_TriLora", {"rank": 3, "rank_out": 5, "orthogonality": 0.1})),
+        (4, ("Pivotal_Lora", {"rank": 4, "dropout": 0.3, "text_encoder": True})),
+        (4, ("Pivotal_Dora", {"rank": 4})),
+    ],
+    ids=str,
+)
 def test_cancel_keeps_the_run_and_the_same_graph_goes_on_bit_for_bit(
-    host, run_graph, monkeypatch, step: int
+    host, run_graph, monkeypatch, step: int, adapter: tuple
 ):
-    whole, node = training(f"whole_{step}", seed=step)
+    name = "_".join(map(str, [step, adapter[0], *adapter[1].values()]))
+    whole, node = training(f"whole_{name}", adapter, seed=step)
     outputs = run_graph(whole)
     cancel_after(monkeypatch, step)
     with pytest.raises(GraphInterrupted):
-        run_graph(training(f"broken_{step}", seed=step)[0])
-    kept = RunFolder(files(host, f"broken_{step}"), "")
+        run_graph(training(f"broken_{name}", adapter, seed=step)[0])
+    kept = RunFolder(files(host, f"broken_{name}"), "")
     assert kept.load().step == step and kept.bundle_at(step).exists()
-    broken, again = training(f"broken_{step}", seed=step)
+    broken, again = training(f"broken_{name}", adapter, seed=step)
     continued = run_graph(broken)
     assert same(continued[again, 0], outputs[node, 0])
     assert continued[again, 4] == outputs[node, 4]
     assert f"{STEPS - step} of the steps now" in continued[again, 5]
-    assert not files(host, f"broken_{step}_2").exists()
+    assert not files(host, f"broken_{name}_2").exists()
 
 
 def test_a_finished_run_is_read_and_not_trained_again(host, run_graph, monkeypatch):

@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from pack.training.adapters.trilora import Core, Sigma, TriLora, TriLoraConfig, singular_values
+from pack.training.adapters.spectrum import singular_values
+from pack.training.adapters.trilora import Core, Sigma, TriLora, TriLoraConfig
 from pack.training.ports import Layer
 
 WEIGHT = torch.randn(24, 20, generator=torch.Generator().manual_seed(1))
@@ -86,7 +87,7 @@ def test_the_core_starts_from_the_weights_singular_values():
 
 def test_the_singular_values_leave_the_global_generator_alone():
     before = torch.get_rng_state()
-    singular_values(LAYER, 4, torch.Generator().manual_seed(0))
+    singular_values(LAYER, 4)
     assert torch.equal(torch.get_rng_state(), before)
 
 
@@ -114,3 +115,29 @@ def test_a_layer_without_a_weight_is_one_sentence():
 def test_a_rank_larger_than_the_layer_is_one_sentence():
     with pytest.raises(ValueError, match="rank 21 is larger than blocks.0.attn1.to_q"):
         TriLoraConfig(rank=4, rank_out=21).build(LAYER, torch.Generator())
+
+
+def test_singular_values_are_kept_by_the_weights_digest():
+    asked: list[int] = []
+
+    def weight() -> Tensor:
+        asked.append(1)
+        return WEIGHT
+
+    kept: dict[str, Tensor] = {}
+    layer = Layer(name="a", shape=(24, 20), weight=weight, kept=kept)
+    first = singular_values(layer, 4)
+    (key,) = kept
+    kept[key] = torch.arange(4.0)
+    assert torch.equal(singular_values(layer, 4), torch.arange(4.0)), "read, not computed again"
+    other = Layer(name="a", shape=(24, 20), weight=lambda: WEIGHT + 1e-6, kept=kept)
+    assert torch.allclose(singular_values(other, 4), first, rtol=1e-3) and len(kept) == 2
+    assert len(singular_values(layer, 6)) == 6 and len(kept) == 3
+
+
+def test_a_convolution_starts_from_the_values_of_its_flat_kernel():
+    weight = torch.randn(10, 4, 3, 3, generator=torch.Generator().manual_seed(0))
+    layer = Layer(name="conv", shape=(10, 4, 3, 3), weight=lambda: weight)
+    adapter = TriLoraConfig(rank=3, sigma=Sigma.PAPER).build(layer, torch.Generator())
+    assert torch.allclose(adapter.c, torch.linalg.svdvals(weight.flatten(1))[:3], rtol=1e-3)
+    assert adapter.a.shape == (3, 4, 3, 3)

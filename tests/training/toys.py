@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from pack.training.adapters import build_adapters
+from pack.training.adapters import TEXT, Adapter, build_adapters, build_chosen, choose_layers
 from pack.training.adapters.lora import LoraConfig
 from pack.training.concepts import Concept, parse_caption
 from pack.training.data import TrainingData
@@ -23,6 +23,8 @@ from pack.training.randomness import generator
 
 QUERY, VALUE, FEED = "block.attn1.to_q", "block.attn2.to_v", "block.ff"
 CAPTIONS = ("a TOK", "the TOK in snow", "a hill", "red TOK")
+MIX = "clip_l.layers.0.self_attn.v_proj"
+NONE: Mapping[str, nn.Module] = {}
 LORA = LoraConfig(rank=2, alpha=3.0)
 
 
@@ -36,6 +38,7 @@ class ToyText:
         self.vectors: Mapping[str, Mapping[str, Tensor]] = {}
         self.encoded: list[Caption] = []
         self.recorded: list[bool] = []
+        self.adapters: Mapping[str, nn.Module] = NONE
         self.released, self.attached = 0, 0
 
     def norms(self) -> dict[str, float]:
@@ -46,18 +49,29 @@ class ToyText:
         return {key: table[torch.tensor(ids).long()] for key, table in self.tables.items()}
 
     @contextmanager
-    def attach(self, vectors: Mapping[str, Mapping[str, Tensor]]) -> Iterator[None]:
-        self.vectors, self.attached = vectors, self.attached + 1
+    def attach(
+        self,
+        vectors: Mapping[str, Mapping[str, Tensor]],
+        adapters: Mapping[str, nn.Module] = NONE,
+    ) -> Iterator[None]:
+        self.vectors, self.adapters, self.attached = vectors, adapters, self.attached + 1
         try:
             yield
         finally:
             self.attached -= 1
 
-    def encode(self, captions: Sequence[Caption]) -> list[Conditioning]:
+    def layers(self) -> list[Layer]:
+        return [Layer(name=MIX, shape=(8, 8))]
+
+    def encode(self, captions: Sequence[Caption], *, adapted: bool = True) -> list[Conditioning]:
         assert self.attached and not self.released, "encode after release"
         self.encoded += captions
         self.recorded += [torch.is_grad_enabled()] * len(captions)
-        return [Conditioning({"cond": self.pooled(caption)}) for caption in captions]
+        mix = self.adapters.get(MIX) if adapted else None
+        pooled = [self.pooled(caption) for caption in captions]
+        return [
+            Conditioning({"cond": mix.around(lambda x: x, one) if mix else one}) for one in pooled
+        ]
 
     def pooled(self, caption: Caption) -> Tensor:
         """(1, 8): the tanh of each encoder's mean row, side by side, a zero row among them."""
@@ -145,8 +159,11 @@ class ToyDenoiser:
         return self.layer(FEED, hidden.tanh(), adapted).movedim(-1, 0)
 
     def layer(self, name: str, x: Tensor, adapted: bool) -> Tensor:
-        base = x @ self.weights[name].T
-        return base + self.adapters[name](x) if adapted and name in self.adapters else base
+        def base(y: Tensor) -> Tensor:
+            return y @ self.weights[name].T
+
+        acts = adapted and name in self.adapters
+        return self.adapters[name].around(base, x) if acts else base(x)
 
 
 def crop_at(left: int) -> Crop:
@@ -189,8 +206,14 @@ def toy_parts(
         concepts=concepts,
         vectors=initial_vectors(concepts, text, seed),
         adapters=build_adapters(lora, denoiser.layers(), seed) if lora else {},
+        text_adapters=text_adapters(lora, text, seed) if lora and lora.text_encoder else {},
         prior_data=prior,
     )
+
+
+def text_adapters(lora: LoraConfig, text: ToyText, seed: int) -> Mapping[str, Adapter]:
+    """Adapters of the toy encoders."""
+    return build_chosen(lora, choose_layers(lora, [], text.layers())[TEXT], seed, TEXT)
 
 
 def losses(parts: Parts, config: TrainConfig) -> list[float]:

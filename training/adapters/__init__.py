@@ -3,40 +3,53 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Protocol
 
-import torch
 from torch import Tensor
 
 from ..ports import Layer
 from ..randomness import generator
-from .base import Adapter
+from .base import Adapter, AdapterSettings
+from .targets import MODEL, TEXT, Choice, choose
+
+__all__ = [
+    "MODEL",
+    "TEXT",
+    "Adapter",
+    "AdapterConfig",
+    "build_adapters",
+    "build_chosen",
+    "choose_layers",
+    "export_adapters",
+]
+
+AdapterConfig = AdapterSettings
+"""The settings of one kind of adapter, which build it for a layer."""
 
 
-class AdapterConfig(Protocol):
-    """The settings of one kind of adapter, which build it for a layer."""
+def choose_layers(
+    config: AdapterConfig, layers: Sequence[Layer], text_layers: Sequence[Layer] = ()
+) -> dict[str, list[Choice]]:
+    """The layers of the diffusion model and of the text encoders that get an adapter."""
+    every = {MODEL: layers} | ({TEXT: text_layers} if config.text_encoder else {})
+    return choose(every, config.targets, config.patterns)
 
-    def matches(self, layer: Layer) -> bool:
-        """Whether the layer gets an adapter."""
-        ...
 
-    def build(self, layer: Layer, draw: torch.Generator) -> Adapter:
-        """The adapter of a layer; ValueError when the settings do not fit it."""
-        ...
-
-    def export(self, adapter: Adapter) -> Mapping[str, Tensor]:
-        """The tensors to save, by the suffix that loaders know."""
-        ...
+def build_chosen(
+    config: AdapterConfig, chosen: Sequence[Choice], seed: int, part: str = MODEL
+) -> dict[str, Adapter]:
+    """An adapter for every chosen layer by its name, each drawn from its own seed."""
+    purpose = "adapter" if part == MODEL else f"{part} adapter"
+    return {
+        choice.layer.name: config.sized(choice.rank, choice.alpha).build(
+            choice.layer, generator(seed, purpose, choice.layer.name)
+        )
+        for choice in chosen
+    }
 
 
 def build_adapters(config: AdapterConfig, layers: Sequence[Layer], seed: int) -> dict[str, Adapter]:
-    """An adapter for every layer that the configuration matches, each drawn from its own seed."""
-    chosen = [layer for layer in layers if config.matches(layer)]
-    if not chosen:
-        raise ValueError("The adapter matches no layer of this model: choose other targets.")
-    return {
-        layer.name: config.build(layer, generator(seed, "adapter", layer.name)) for layer in chosen
-    }
+    """An adapter for every layer of the diffusion model that the configuration takes."""
+    return build_chosen(config, choose_layers(config, layers)[MODEL], seed)
 
 
 def export_adapters(

@@ -1,4 +1,4 @@
-"""Low-rank adaptation (Hu et al. 2021, arXiv 2106.09685): y = W x + alpha / rank * up(down(x))."""
+"""Low-rank adaptation (Hu et al. 2021, arXiv 2106.09685): y = W x + s up(down(x))."""
 
 from __future__ import annotations
 
@@ -8,57 +8,79 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from ..ports import Layer
-from .base import Adapter, check_rank, is_attention
+from ..randomness import generator
+from .base import Adapter, AdapterSettings, check_rank
+from .paths import narrow, uniform, widen
 
 
 class Lora(Adapter):
-    """The low-rank path of one Linear: `down` reads the input, `up` starts at zero."""
+    """The low-rank path of one layer: `down` reads the input, `up` starts at zero."""
 
-    def __init__(self, layer: Layer, rank: int, alpha: float, draw: torch.Generator):
+    def __init__(self, layer: Layer, config: LoraConfig, draw: torch.Generator):
         super().__init__()
-        self.scale = alpha / rank
-        out, width = layer.shape
-        bound = 1 / math.sqrt(width)
-        self.down = nn.Parameter(torch.empty(rank, width).uniform_(-bound, bound, generator=draw))
-        self.up = nn.Parameter(torch.zeros(out, rank))
+        self.conv, self.scale, self.dropout = layer.conv, config.scale, config.dropout
+        self.down = nn.Parameter(uniform((config.rank, *layer.shape[1:]), draw))
+        self.up = nn.Parameter(torch.zeros(layer.shape[0], config.rank))
+        self._key = int(torch.randint(2**62, (), generator=draw)) if config.dropout else 0
+        self._micro_step: int | None = None
 
     def forward(self, x: Tensor) -> Tensor:
         """What is added to the layer's output, in the dtype of x; the factors stay in fp32."""
-        return functional.linear(
-            functional.linear(x, self.down.to(x.dtype)), self.scale * self.up.to(x.dtype)
-        )
+        inner = narrow(x, self.down.to(x.dtype), self.conv)
+        if self.dropout and self._micro_step is not None:
+            inner = inner * self._kept(inner)
+        return widen(inner, self.scale * self.up.to(x.dtype), self.conv)
+
+    def begin(self, micro_step: int | None) -> None:
+        """Another draw of what is dropped; the same when a block is computed again."""
+        self._micro_step = micro_step
+
+    def _kept(self, inner: Tensor) -> Tensor:
+        """Like `inner`: 0 for what is dropped, 1 / (1 - dropout) for the rest.
+
+        Drawn between the factors, where a mask costs a rank's width and not a layer's.
+        """
+        seed = generator(self._key, "dropout", self._micro_step or 0).initial_seed()
+        draw = torch.Generator(inner.device).manual_seed(seed)
+        kept = torch.rand(inner.shape, generator=draw, device=inner.device) >= self.dropout
+        return kept.to(inner.dtype) / (1 - self.dropout)
+
+    def tensors(self) -> Mapping[str, Tensor]:
+        """lora_up, lora_down and alpha, as every loader reads them."""
+        return low_rank_tensors(self.up, self.down, self.scale)
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class LoraConfig:
-    """Settings of LoRA on the attention layers."""
+def low_rank_tensors(up: Tensor, down: Tensor, scale: float) -> dict[str, Tensor]:
+    """Factors (out, rank) and (rank, in, *kernel) under the names that every loader knows."""
+    return {
+        "lora_up.weight": up.reshape(*up.shape, *[1] * (down.ndim - 2)),
+        "lora_down.weight": down,
+        "alpha": torch.tensor(float(scale * len(down))),
+    }
 
-    rank: int = 16
-    alpha: float = 16.0
+
+@dataclass(frozen=True, kw_only=True, slots=True, repr=False)
+class LoraConfig(AdapterSettings):
+    """Settings of LoRA."""
+
+    rank_stabilized: bool = False
+    """s = alpha / sqrt(rank) (Kalajdzievski 2023, arXiv 2312.03732) in place of alpha / rank."""
+    dropout: float = 0.0
+    """Share of the numbers between the two factors that is dropped in each batch."""
 
     def __post_init__(self) -> None:
-        if self.rank < 1:
-            raise ValueError(f"rank is {self.rank}: use at least 1.")
-        if self.alpha <= 0:
-            raise ValueError(f"alpha is {self.alpha}: use more than 0.")
+        AdapterSettings.__post_init__(self)
+        if not 0 <= self.dropout < 1:
+            raise ValueError(f"dropout is {self.dropout}: use 0 (off) to less than 1.")
 
-    def matches(self, layer: Layer) -> bool:
-        """Whether the layer is a projection of an attention block."""
-        return is_attention(layer)
+    @property
+    def scale(self) -> float:
+        """s."""
+        return self.alpha / (math.sqrt(self.rank) if self.rank_stabilized else self.rank)
 
     def build(self, layer: Layer, draw: torch.Generator) -> Lora:
         """A LoRA for the layer; ValueError when the rank exceeds what the layer can have."""
         check_rank(layer, self.rank)
-        return Lora(layer, self.rank, self.alpha, draw)
-
-    def export(self, adapter: Adapter) -> Mapping[str, Tensor]:
-        """lora_up, lora_down and alpha, as every loader reads them."""
-        assert isinstance(adapter, Lora)
-        return {
-            "lora_up.weight": adapter.up,
-            "lora_down.weight": adapter.down,
-            "alpha": torch.tensor(float(self.alpha)),
-        }
+        return Lora(layer, self, draw)

@@ -11,10 +11,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from ..ports import Layer
-from .base import Adapter, check_rank, is_attention
-
-OVERSAMPLING = 8
-POWER_ITERATIONS = 8
+from .base import Adapter, AdapterSettings, check_rank
+from .lora import low_rank_tensors
+from .paths import apply_low_rank
+from .spectrum import singular_values
 
 
 class Core(str, Enum):
@@ -37,12 +37,12 @@ class TriLora(Adapter):
 
     def __init__(self, layer: Layer, config: TriLoraConfig, draw: torch.Generator):
         super().__init__()
+        self.conv = layer.conv
         self.scale, self.orthogonality = config.scale, config.orthogonality
-        out, width = layer.shape
         r1, r2 = config.rank, config.outer_rank
-        self.a = nn.Parameter(torch.zeros(r1, width))
-        self.b = nn.Parameter(torch.randn(out, r2, generator=draw) / r2)
-        sigma = starting_values(layer, min(r1, r2), config.sigma, draw)
+        self.a = nn.Parameter(torch.zeros(r1, *layer.shape[1:]))
+        self.b = nn.Parameter(torch.randn(layer.shape[0], r2, generator=draw) / r2)
+        sigma = starting_values(layer, min(r1, r2), config.sigma)
         if config.core is Core.DIAGONAL:
             self.c = nn.Parameter(sigma)
         else:
@@ -55,8 +55,17 @@ class TriLora(Adapter):
 
     def forward(self, x: Tensor) -> Tensor:
         """s B C A x in the dtype of x; the factors stay in fp32."""
-        inner = (self.scale * self.core() @ self.a).to(x.dtype)
-        return functional.linear(functional.linear(x, inner), self.b.to(x.dtype))
+        up, down = self._factors()
+        return apply_low_rank(x, down.to(x.dtype), up.to(x.dtype), self.conv)
+
+    def _factors(self) -> tuple[Tensor, Tensor]:
+        """B and s C A, of which a diagonal C is no more than a number a row."""
+        if self.c.ndim == 2:
+            inner = self.scale * self.c @ self.a.flatten(1)
+            return self.b, inner.view(-1, *self.a.shape[1:])
+        count = len(self.c)
+        rows = (self.scale * self.c).view(-1, *[1] * (self.a.ndim - 1))
+        return self.b[:, :count], rows * self.a[:count]
 
     def penalty(self) -> Tensor | None:
         """How far B and A are from the orthogonal factors of eq. 6; None when switched off.
@@ -65,10 +74,19 @@ class TriLora(Adapter):
         """
         if self.orthogonality == 0:
             return None
-        gaps = (self.b.T @ self.b, self.a @ self.a.T)
+        a = self.a.flatten(1)
+        gaps = (self.b.T @ self.b, a @ a.T)
         eyes = (torch.eye(len(gap), device=gap.device) for gap in gaps)
         errors = [(gap - eye).square().sum() for gap, eye in zip(gaps, eyes, strict=True)]
         return self.orthogonality * (errors[0] + errors[1])
+
+    def tensors(self) -> Mapping[str, Tensor]:
+        """An ordinary LoRA of rank min(r1, r2): C is folded into the smaller side, exactly."""
+        a, b, c = self.a.detach(), self.b.detach(), self.core().detach()
+        if len(a) <= b.shape[1]:
+            return low_rank_tensors(b @ c, a, self.scale)
+        down = (c @ a.flatten(1)).view(-1, *a.shape[1:])
+        return low_rank_tensors(b, down, self.scale)
 
 
 def core_matrix(values: Tensor, rows: int, columns: int) -> Tensor:
@@ -76,33 +94,17 @@ def core_matrix(values: Tensor, rows: int, columns: int) -> Tensor:
     return functional.pad(values.diag(), (0, columns - len(values), 0, rows - len(values)))
 
 
-def starting_values(layer: Layer, count: int, sigma: Sigma, draw: torch.Generator) -> Tensor:
+def starting_values(layer: Layer, count: int, sigma: Sigma) -> Tensor:
     """The `count` values that C starts from, the largest first."""
     if sigma is Sigma.IDENTITY:
         return torch.ones(count)
-    values = singular_values(layer, count, draw)
+    values = singular_values(layer, count)
     return values if sigma is Sigma.PAPER else values / values[0]
 
 
-def singular_values(layer: Layer, count: int, draw: torch.Generator) -> Tensor:
-    """The largest singular values of the frozen weight by a randomized SVD (Halko et al. 2011).
-
-    torch draws its test matrix from the global generator, which is put back as it was.
-    """
-    if layer.weight is None:
-        raise ValueError(f"{layer.name} has no weight to take singular values from: use identity.")
-    weight = layer.weight()
-    # Twice the count, since random weights have a flat spectrum, the hardest case.
-    rank = min(2 * count + OVERSAMPLING, *weight.shape)
-    seed = int(torch.randint(2**62, (), generator=draw))
-    with torch.random.fork_rng(devices=[]), torch.no_grad():  # pyright: ignore[reportUnknownMemberType]
-        torch.manual_seed(seed)  # pyright: ignore[reportUnknownMemberType]
-        return torch.svd_lowrank(weight, q=rank, niter=POWER_ITERATIONS)[1][:count].clone()
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class TriLoraConfig:
-    """Settings of TriLoRA on the attention layers."""
+@dataclass(frozen=True, kw_only=True, slots=True, repr=False)
+class TriLoraConfig(AdapterSettings):
+    """Settings of TriLoRA."""
 
     rank: int = 16
     """r1, rows of A"""
@@ -116,14 +118,16 @@ class TriLoraConfig:
     """Weight of the penalty that keeps B and A near orthogonal"""
 
     def __post_init__(self) -> None:
-        if self.rank < 1:
-            raise ValueError(f"rank is {self.rank}: use at least 1.")
         if self.rank_out < 0:
             raise ValueError(f"rank_out is {self.rank_out}: use 0 (the same as rank) or more.")
-        if self.alpha < 0:
-            raise ValueError(f"alpha is {self.alpha}: use 0 (the rank) or more.")
         if self.orthogonality < 0:
             raise ValueError(f"orthogonality is {self.orthogonality}: use 0 (off) or more.")
+        AdapterSettings.__post_init__(self)
+
+    def check_alpha(self) -> None:
+        """0 stands for the rank."""
+        if self.alpha < 0:
+            raise ValueError(f"alpha is {self.alpha}: use 0 (the rank) or more.")
 
     @property
     def outer_rank(self) -> int:
@@ -136,19 +140,7 @@ class TriLoraConfig:
         smaller = min(self.rank, self.outer_rank)
         return (self.alpha or smaller) / smaller
 
-    def matches(self, layer: Layer) -> bool:
-        """Whether the layer is a projection of an attention block."""
-        return is_attention(layer)
-
     def build(self, layer: Layer, draw: torch.Generator) -> TriLora:
         """A TriLoRA for the layer; ValueError when a rank does not fit it."""
         check_rank(layer, max(self.rank, self.outer_rank))
         return TriLora(layer, self, draw)
-
-    def export(self, adapter: Adapter) -> Mapping[str, Tensor]:
-        """An ordinary LoRA of rank min(r1, r2): C is folded into the smaller side, exactly."""
-        assert isinstance(adapter, TriLora)
-        a, b, c = adapter.a.detach(), adapter.b.detach(), adapter.core().detach()
-        up, down = (b @ c, a) if self.rank <= self.outer_rank else (b, c @ a)
-        alpha = torch.tensor(self.scale * len(down))
-        return {"lora_up.weight": up, "lora_down.weight": down, "alpha": alpha}

@@ -1,0 +1,214 @@
+"""Times a training step with each adapter beside LoRA, in turns, and TriLoRA's singular values.
+
+`dev.py bench adapters` calls it. Steps are timed in CPU seconds of this process, which other work
+on the machine disturbs little, and in seconds of the clock.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import json
+import os
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+RESULTS = ROOT / "benchmarks" / "results"
+RANK, PAIRS, BATCH, SIDE = 16, 30, 2, 32
+SDXL_RANK = 64
+# Outputs, inputs and how many of SDXL's attention projections have them.
+SDXL_SHAPES = (
+    ((640, 640), 60),
+    ((640, 2048), 20),
+    ((1280, 1280), 360),
+    ((1280, 2048), 120),
+)
+SAMPLED = 3
+"""Layers of each SDXL shape that are timed; the others are taken to be like them."""
+
+
+def prepare(base: Path) -> None:
+    """Make the host, the pack (as `pack`) and the tests' checkpoints importable."""
+    sys.path[:] = [entry for entry in sys.path if Path(entry) != ROOT]
+    sys.path[:0] = [str(ROOT / "tests"), str(ROOT / "benchmarks"), os.environ["PIVOTAL_COMFYUI"]]
+    import comfy.options  # noqa: F401
+    from comfy.cli_args import args
+
+    args.cpu, args.base_directory = True, str(base)
+    spec = importlib.util.spec_from_file_location(
+        "pack", ROOT / "__init__.py", submodule_search_locations=[str(ROOT)]
+    )
+    assert spec is not None and spec.loader is not None
+    sys.modules["pack"] = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(sys.modules["pack"])
+
+
+def contenders() -> dict[str, Any]:
+    """Every adapter at the settings that its node has, with LoRA's rank where it has one."""
+    from pack.training.adapters.dora import Axis, DoraConfig
+    from pack.training.adapters.loha import LoHaConfig
+    from pack.training.adapters.lokr import LoKrConfig
+    from pack.training.adapters.lora import LoraConfig
+    from pack.training.adapters.oft import OftConfig
+    from pack.training.adapters.trilora import Core, TriLoraConfig
+
+    return {
+        "LoRA": LoraConfig(rank=RANK),
+        "TriLoRA": TriLoraConfig(rank=RANK),
+        "TriLoRA, full core": TriLoraConfig(rank=RANK, core=Core.FULL),
+        "DoRA": DoraConfig(rank=RANK),
+        "DoRA, rows": DoraConfig(rank=RANK, axis=Axis.OUTPUT),
+        "LoHa": LoHaConfig(),
+        "LoKr": LoKrConfig(),
+        "OFT": OftConfig(),
+    }
+
+
+def steps_of(config: Any, model: Any) -> Iterator[None]:
+    """A training run that makes one step whenever it is asked."""
+    from speed.ours import Precomputed, data_of
+    from speed.setup import Setup
+
+    from pack.nodes.host.models import HostDenoiser
+    from pack.training.adapters import build_adapters
+    from pack.training.loop import Parts, TrainConfig, train
+
+    setup = Setup(contender="ours", latent=SIDE, batch=BATCH)
+    denoiser = HostDenoiser(model, checkpointing=False)
+    parts = Parts(
+        denoiser=denoiser,
+        text=Precomputed(768, 0),
+        concepts=(),
+        vectors={},
+        adapters=build_adapters(config, denoiser.layers(), 0),
+        data=data_of(setup, ()),
+    )
+    with closing(train(parts, TrainConfig(steps=10**6, batch_size=BATCH))) as steps:
+        for _ in steps:
+            yield
+
+
+def in_turns(name: str, config: Any, lora: Any, pairs: int) -> dict[str, Any]:
+    """Steps of LoRA and of another adapter on two copies of a model, one after the other."""
+    import torch
+    from speed.models import load_model
+    from speed.statistics import ratio_interval
+
+    from pack.nodes.host.runs import gradients
+
+    seconds: dict[str, list[tuple[float, float]]] = {"lora": [], "other": []}
+    with gradients():
+        runs = {
+            "lora": steps_of(lora, load_model("tiny", torch.float32)),
+            "other": steps_of(config, load_model("tiny", torch.float32)),
+        }
+        for pair in range(-2, pairs):
+            # Whoever goes first changes from pair to pair.
+            for who in ("lora", "other") if pair % 2 else ("other", "lora"):
+                clock, cpu = time.perf_counter(), time.process_time()
+                next(runs[who])
+                spent = (time.process_time() - cpu, time.perf_counter() - clock)
+                if pair >= 0:
+                    seconds[who].append(spent)
+        for run in runs.values():
+            run.close()
+    row: dict[str, Any] = {"adapter": name, "pairs": pairs}
+    for place, kind in enumerate(("cpu", "clock")):
+        ours, theirs = ([one[place] for one in seconds[who]] for who in ("other", "lora"))
+        ratio = ratio_interval(ours, theirs)
+        row[kind] = {"ratio": ratio.median, "low": ratio.low, "high": ratio.high}
+    return row
+
+
+def singular_values() -> dict[str, Any]:
+    """Seconds for all attention projections of SDXL, from a few of each shape."""
+    import torch
+
+    from pack.training.adapters.spectrum import cache_key, singular_values
+    from pack.training.ports import Layer
+
+    clock = cpu = digest = 0.0
+    for shape, count in SDXL_SHAPES:
+        weights = [torch.randn(shape) for _ in range(SAMPLED)]
+        began, used = time.perf_counter(), time.process_time()
+        for weight in weights:
+            singular_values(Layer(name="x", shape=shape, weight=lambda w=weight: w), SDXL_RANK)
+        clock += (time.perf_counter() - began) * count / SAMPLED
+        cpu += (time.process_time() - used) * count / SAMPLED
+        began = time.perf_counter()
+        cache_key(weights[0], SDXL_RANK)
+        digest += (time.perf_counter() - began) * count
+    return {
+        "layers": sum(count for _, count in SDXL_SHAPES),
+        "timed": SAMPLED * len(SDXL_SHAPES),
+        "rank": SDXL_RANK,
+        "threads": torch.get_num_threads(),
+        "clock": clock,
+        "cpu": cpu,
+        "digest": digest,
+    }
+
+
+def page(rows: list[dict[str, Any]], spectra: dict[str, Any]) -> str:
+    """The results as a page."""
+    lines = [
+        "# Adapters",
+        "",
+        f"A training step with each adapter over a LoRA step of rank {RANK}: attention layers of a "
+        f"tiny SD1.5 (13.6 M parameters), batch {BATCH}, latents of {SIDE} x {SIDE}, fp32 on the "
+        "CPU, steps in turns. The ratio of each pair: median, and the 95 % interval of the median. "
+        "CPU seconds are those of the process.",
+        "",
+        "| adapter | pairs | CPU seconds | clock |",
+        "|---|---|---|---|",
+    ]
+    for row in rows:
+        cpu, clock = (
+            f"{row[k]['ratio']:.3f} ({row[k]['low']:.3f} to {row[k]['high']:.3f})"
+            for k in ("cpu", "clock")
+        )
+        lines.append(f"| {row['adapter']} | {row['pairs']} | {cpu} | {clock} |")
+    if spectra:
+        lines += [
+            "",
+            f"Singular values of SDXL's {spectra['layers']} attention projections, rank "
+            f"{spectra['rank']}, from {spectra['timed']} random matrices of their shapes with "
+            f"{spectra['threads']} threads: {spectra['clock']:.0f} s ({spectra['cpu']:.0f} CPU "
+            f"seconds), and {spectra['digest']:.0f} s for the digests by which they are kept.",
+        ]
+    return "\n".join([*lines, ""])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--pairs", type=int, default=PAIRS)
+    parser.add_argument("--only", nargs="*", default=[], help="these adapters alone")
+    parser.add_argument("--results", type=Path, default=RESULTS)
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory() as base:
+        prepare(Path(base))
+        every = contenders()
+        lora = every.pop("LoRA")
+        names = arguments.only or list(every)
+        path = arguments.results / "adapters.json"
+        kept = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {"rows": []}
+        rows = {row["adapter"]: row for row in kept["rows"]}
+        for name in names:
+            rows[name] = in_turns(name, every[name], replace(lora), arguments.pairs)
+            sys.stdout.write(f"{rows[name]}\n")
+            sys.stdout.flush()
+        result = {"rows": list(rows.values()), "spectra": singular_values()}
+        path.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+        text = page(result["rows"], result["spectra"])
+        path.with_suffix(".md").write_text(text, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,30 @@
+"""LoRA and DoRA layers as peft and diffusers name them: `unet.<module>.lora_A.weight`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from torch import Tensor
+
+from .keys import KOHYA_FAMILIES, diffusers_module
+
+UNET = "unet."
+FACTORS = ("lora_A.weight", "lora_B.weight", "lora_magnitude_vector")
+
+
+def to_peft(layers: Mapping[str, Mapping[str, Tensor]], family: str) -> dict[str, Tensor]:
+    """Layers of the host's UNet, by their dotted names, under diffusers' names.
+
+    ValueError for families whose modules have other names in diffusers than a UNet's.
+    """
+    if family not in KOHYA_FAMILIES:
+        raise ValueError(
+            f"The names that diffusers has for the layers of {family or 'this model'} are not "
+            "known: such a file can be written for SD1.x, SD2 and SDXL."
+        )
+    return {
+        f"{UNET}{diffusers_module(name)}.{suffix}": factors[suffix]
+        for name, factors in layers.items()
+        for suffix in FACTORS
+        if suffix in factors
+    }
