@@ -92,10 +92,12 @@ class _Recorder:
         count, length = len(chunks), len(chunks[0])
 
         def zeros(tensor: Tensor) -> Tensor:
-            # (n, width) pooled, (n, length) mask and (n, length, width) states
-            like_mask = tensor.ndim == 2 and not tensor.is_floating_point()
-            sized = (length,) if like_mask or tensor.ndim == 3 else tensor.shape[1:2]
-            return tensor.new_zeros(count, *sized, *tensor.shape[2:])
+            # (n, width) pooled, (n, length) mask and (n, ..., length, width) states
+            if tensor.ndim == 2:
+                size = tensor.shape[1:] if tensor.is_floating_point() else (length,)
+            else:
+                size = (*tensor.shape[1:-2], length, tensor.shape[-1])
+            return tensor.new_zeros(count, *size)
 
         return _map(self._example, zeros)
 

@@ -2,88 +2,140 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import fields, is_dataclass, replace
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.autograd import Function
 
-IN_PLACE_BLOCKS = frozenset({"CLIPLayer", "T5Block"})
+IN_PLACE_BLOCKS = frozenset({"CLIPLayer", "T5Block", "DoubleStreamBlock", "SingleStreamBlock"})
 """Blocks that plain autograd cannot record at all."""
 
-LARGE_BLOCKS = frozenset({"ResBlock", "BasicTransformerBlock"})
-"""Blocks worth recomputing to save their activations."""
+UNET_BLOCKS = frozenset({"ResBlock", "BasicTransformerBlock"})
+"""Blocks of UNets that are worth recomputing to save their activations."""
+
+Output = Tensor | tuple[Any, ...]
+
+
+def large_blocks(network: nn.Module) -> frozenset[str]:
+    """Class names of the blocks worth recomputing: a UNet's, or what a transformer stacks.
+
+    Transformers of every family keep their blocks in lists right under the network.
+    """
+    lists = [child for child in network.children() if isinstance(child, nn.ModuleList)]
+    stacked = [block for blocks in lists for block in blocks if _holds_layers(block)]
+    return UNET_BLOCKS | {type(block).__name__ for block in stacked}
+
+
+def _holds_layers(block: nn.Module) -> bool:
+    """Whether a list's entry is a block of layers, and not one layer or a level of a UNet."""
+    inside = list(block.modules())
+    layers = [module for module in inside if isinstance(module, nn.Linear)]
+    nested = any(type(module).__name__ in UNET_BLOCKS for module in inside[1:])
+    return len(layers) > 1 and not nested and not type(block).__module__.startswith("torch.")
 
 
 class _Recomputed(Function):
     """Runs a block without a graph and again with one in backward.
 
     torch's own checkpoint gives wrong gradients, without an error, on blocks that change their
-    input in place when such mutation is allowed; here the block sees a copy of its input both
+    inputs in place when such mutation is allowed; here the block sees copies of them both
     times, and the allowance is opened for the recomputation alone.
     """
 
     @staticmethod
-    def forward(ctx: Any, call: Callable[..., Tensor], marker: Tensor, *tensors: Tensor) -> Tensor:
+    def forward(ctx: Any, call: Callable[..., Output], marker: Tensor, *tensors: Tensor) -> Output:
         ctx.call = call
         ctx.save_for_backward(*tensors)
-        return call(tensors[0].clone(), *tensors[1:])
+        return call(*_copied(tensors))
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
         inputs = [
             saved.detach().requires_grad_(needed)
             for saved, needed in zip(ctx.saved_tensors, ctx.needs_input_grad[2:], strict=True)
         ]
         with torch.enable_grad(), torch.autograd.graph.allow_mutation_on_saved_tensors():
-            output = ctx.call(inputs[0].clone(), *inputs[1:])
+            output = ctx.call(*_copied(inputs))
+            outputs = output if isinstance(output, tuple) else (output,)
+            reached = [
+                (one, grad)
+                for one, grad in zip(outputs, grads, strict=True)
+                if grad is not None and isinstance(one, Tensor) and one.requires_grad
+            ]
             # Also adds to the gradients of the adapters inside the block.
-            torch.autograd.backward(output, grads[0])
+            torch.autograd.backward(*zip(*reached, strict=True))
         return (None, None, *(tensor.grad for tensor in inputs))
 
 
-def checkpointed_forward(forward: Callable[..., Tensor], *, adapted: bool) -> Callable[..., Tensor]:
-    """A forward of a block that keeps only its tensor arguments for backward.
+def _copied(tensors: Sequence[Tensor]) -> list[Tensor]:
+    """Copies of what a block may change in place: its first input, and any stream of tokens."""
+    return [
+        one.clone() if not place or (one.ndim == 3 and one.is_floating_point()) else one
+        for place, one in enumerate(tensors)
+    ]
+
+
+def checkpointed_forward(forward: Callable[..., Output], *, adapted: bool) -> Callable[..., Output]:
+    """A forward of a block that keeps only the tensors among its arguments for backward.
 
     `adapted` says that trainable parameters sit inside, so the block is recorded even when
     nothing that goes in asks for a gradient.
     """
 
-    def run(*args: Any, **kwargs: Any) -> Tensor:
-        values = [*args, *kwargs.values()]
-        wanted = adapted or any(isinstance(v, Tensor) and v.requires_grad for v in values)
-        if not (torch.is_grad_enabled() and wanted):
+    def run(*args: Any, **kwargs: Any) -> Output:
+        # Dicts are copied, because the host writes the place of the next block into them
+        # before this one is recomputed.
+        values = [dict(v) if isinstance(v, dict) else v for v in (*args, *kwargs.values())]
+        tensors: list[Tensor] = []
+        rest = _without_tensors(values, tensors)
+        wanted = adapted or any(tensor.requires_grad for tensor in tensors)
+        if not (torch.is_grad_enabled() and wanted and tensors):
             return forward(*args, **kwargs)
-        places = [place for place, value in enumerate(values) if isinstance(value, Tensor)]
-        call = _with_tensors(forward, values, places, len(args), list(kwargs))
+
+        def call(*given: Tensor) -> Output:
+            full = _with_tensors(rest, iter(given))
+            copies = [dict(v) if isinstance(v, dict) else v for v in full]
+            return forward(
+                *copies[: len(args)], **dict(zip(kwargs, copies[len(args) :], strict=True))
+            )
+
         # The marker makes autograd record the block when only adapters inside it train.
         marker = torch.empty(0, requires_grad=True)
-        return _Recomputed.apply(call, marker, *(values[place] for place in places))
+        return _Recomputed.apply(call, marker, *tensors)
 
     return run
 
 
-def _with_tensors(
-    forward: Callable[..., Tensor],
-    values: list[Any],
-    places: list[int],
-    count: int,
-    names: list[str],
-) -> Callable[..., Tensor]:
-    """`forward` as a function of its tensor arguments alone.
+_PLACE = object()
+"""Stands where a tensor was taken out."""
 
-    Dicts are copied, because the host writes the place of the next block into them before
-    this one is recomputed.
-    """
-    kept = [dict(value) if isinstance(value, dict) else value for value in values]
-    for place in places:
-        kept[place] = None
 
-    def call(*tensors: Tensor) -> Tensor:
-        full = list(kept)
-        for place, tensor in zip(places, tensors, strict=True):
-            full[place] = tensor
-        return forward(*full[:count], **dict(zip(names, full[count:], strict=True)))
+def _without_tensors(value: Any, taken: list[Tensor]) -> Any:
+    """The value with its tensors moved to `taken`, also out of tuples, lists and dataclasses."""
+    if isinstance(value, Tensor):
+        taken.append(value)
+        return _PLACE
+    if type(value) in (tuple, list):
+        return type(value)(_without_tensors(part, taken) for part in value)
+    if is_dataclass(value) and not isinstance(value, type):
+        return replace(
+            value,
+            **{f.name: _without_tensors(getattr(value, f.name), taken) for f in fields(value)},
+        )
+    return value
 
-    return call
+
+def _with_tensors(value: Any, given: Iterator[Tensor]) -> Any:
+    """The inverse of `_without_tensors`."""
+    if value is _PLACE:
+        return next(given)
+    if type(value) in (tuple, list):
+        return type(value)(_with_tensors(part, given) for part in value)
+    if is_dataclass(value) and not isinstance(value, type):
+        return replace(
+            value, **{f.name: _with_tensors(getattr(value, f.name), given) for f in fields(value)}
+        )
+    return value

@@ -8,11 +8,32 @@ from comfy.model_patcher import ModelPatcher
 from comfy.sd import CLIP, VAE
 
 FAMILIES = {
-    "sd15": comfy.supported_models.SD15,
-    "sd2": comfy.supported_models.SD20,
-    "sdxl": comfy.supported_models.SDXL,
+    "sd15": "SD15",
+    "sd2": "SD20",
+    "sdxl": "SDXL",
+    "sd3": "SD3",
+    # Before flux and lumina2, whose classes theirs derive from.
+    "flux2": "Flux2",
+    "flux": "Flux",
+    "chroma": "Chroma",
+    "zimage": "ZImage",
+    "lumina2": "Lumina2",
+    "qwenimage": "QwenImage",
 }
 """Families that bundles name, with the host's class that all their kinds derive from."""
+
+CONTEXT_WIDTHS = ("context_dim", "context_in_dim", "cap_feat_dim", "joint_attention_dim")
+"""Where the families' networks say how wide the text is that they read."""
+
+UNTRAINABLE = {
+    "CosmosPredict2": "its attention uses an operator of ComfyUI that has no gradient",
+    "Anima": "its attention uses an operator of ComfyUI that has no gradient",
+    "JoyImage": "its attention uses an operator of ComfyUI that has no gradient",
+    "SAM3": "it finds objects and draws no pictures",
+    "RT_DETR_v4": "it finds objects and draws no pictures",
+    "DepthAnything3": "it measures depth and draws no pictures",
+}
+"""The host's classes of models that cannot be trained, with the reason as part of a sentence."""
 
 
 def family_of(model: ModelPatcher) -> str:
@@ -20,8 +41,24 @@ def family_of(model: ModelPatcher) -> str:
     config = model.model.model_config
     if isinstance(model.model, comfy.model_base.SDXL):
         return "sdxl"
-    named = (name for name, kind in FAMILIES.items() if isinstance(config, kind))
+    kinds = {kind.__name__ for kind in type(config).__mro__}
+    named = (name for name, kind in FAMILIES.items() if kind in kinds)
     return next(named, type(config).__name__.lower())
+
+
+def check_trainable(model: ModelPatcher) -> None:
+    """Raise ValueError for a MODEL that cannot be trained on pictures at all."""
+    kinds = [
+        kind.__name__
+        for kind in (*type(model.model).__mro__, *type(model.model.model_config).__mro__)
+    ]
+    reason = next((UNTRAINABLE[kind] for kind in kinds if kind in UNTRAINABLE), "")
+    if not reason and model.model.latent_format.latent_dimensions < 2:
+        reason = "it makes sound and no pictures"
+    if reason:
+        raise ValueError(
+            f"The MODEL ({family_of(model)}) cannot be trained: {reason}. Connect another MODEL."
+        )
 
 
 def check_bundle(model: ModelPatcher, family: str) -> None:
@@ -39,7 +76,10 @@ def check_bundle(model: ModelPatcher, family: str) -> None:
 
 def check_clip(model: ModelPatcher, clip: CLIP) -> None:
     """Raise ValueError when the CLIP's conditioning is not as wide as the MODEL wants it."""
-    wanted = model.model.model_config.unet_config.get("context_dim")
+    numbers = model.model.model_config.unet_config
+    wanted = next((numbers[name] for name in CONTEXT_WIDTHS if name in numbers), None)
+    if "context_embedder_config" in numbers:
+        wanted = numbers["context_embedder_config"]["params"]["in_features"]
     made = clip.encode_from_tokens(clip.tokenize(""), return_pooled=True)[0].shape[-1]
     if isinstance(wanted, int) and made != wanted:
         raise ValueError(

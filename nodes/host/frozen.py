@@ -106,6 +106,29 @@ class _GroupNorm(Function):
         return grad, None
 
 
+class _RMSNorm(Function):
+    """An RMS norm (Zhang and Sennrich 2019, arXiv 1910.07467) that keeps its input alone."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, module: nn.RMSNorm, forward: Forward) -> Tensor:
+        ctx.module = module
+        ctx.save_for_backward(x)
+        return forward(x)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
+        (x,) = ctx.saved_tensors
+        module = ctx.module
+        axes = tuple(range(-len(module.normalized_shape), 0))
+        eps = torch.finfo(x.dtype).eps if module.eps is None else module.eps
+        y = x.float()
+        with _weight(module, x) as (weight, _):
+            grad = grads[0].float() * weight.float()
+        scale = (y.square().mean(axes, keepdim=True) + eps).rsqrt()
+        inner = (grad * y).mean(axes, keepdim=True)
+        return (scale * (grad - y * scale.square() * inner)).to(x), None, None
+
+
 def _group_sizes(x: Tensor, module: nn.GroupNorm) -> tuple[int, int, int, int]:
     return x.shape[0], x.shape[1], x[0, 0].numel(), module.num_groups
 
@@ -125,6 +148,8 @@ def frozen_forward(module: nn.Module, forward: Forward) -> Forward | None:
         )
     if isinstance(module, nn.LayerNorm) and module.elementwise_affine:
         return lambda x: _LayerNorm.apply(x, module) if _recorded(x) else forward(x)
+    if isinstance(module, nn.RMSNorm) and module.weight is not None:
+        return lambda x: _RMSNorm.apply(x, module, forward) if _recorded(x) else forward(x)
     if isinstance(module, nn.GroupNorm) and module.affine:
         return lambda x: _GroupNorm.apply(x.contiguous(), module) if _recorded(x) else forward(x)
     return None

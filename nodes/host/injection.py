@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
+import comfy.ops
+import torch
 from comfy.model_patcher import ModelPatcher
 from comfy.patcher_extension import PatcherInjection
 from torch import Tensor, nn
@@ -68,7 +71,25 @@ class TrainingInjection:
             frozen = frozen_forward(module, module.forward)
             if frozen is not None:
                 self._replace(module, frozen)
+            if not isinstance(module, comfy.ops.CastWeightBiasOp):
+                self._make_recordable(module)
         self._frozen = len(self._undo)
+
+    def _make_recordable(self, module: nn.Module) -> None:
+        """Put plain copies in the place of a norm's own small weights from inference mode.
+
+        A backward pass keeps them, which torch refuses for tensors of inference mode. Layers
+        of the host's operators are no part of this: theirs are fetched again.
+        """
+        for tensors in (module._parameters, module._buffers):
+            for name, tensor in tensors.items():
+                if tensor is None or not tensor.is_inference() or not tensor.is_floating_point():
+                    continue
+                with torch.inference_mode(False):
+                    copy = tensor.detach().clone()
+                plain = tensors is module._parameters
+                tensors[name] = nn.Parameter(copy, requires_grad=False) if plain else copy
+                self._undo.append(partial(tensors.__setitem__, name, tensor))
 
     def _adapt(self, below: Mapping[nn.Module, Any]) -> None:
         for module, forward in self._forwards().items():

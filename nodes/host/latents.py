@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from comfy.sd import VAE
 from torch import Tensor
 
@@ -15,8 +16,12 @@ class HostLatentCodec:
         self._vae = vae
 
     def encode(self, pixels: Tensor) -> Tensor:
-        """(batch, height, width, 3) in 0..1 -> raw latents on the CPU, as VAE Encode gives them."""
-        return self._vae.encode(pixels).detach().float().cpu().clone()
+        """(batch, height, width, 3) in 0..1 -> raw latents on the CPU, as VAE Encode gives them.
+
+        A VAE of videos would read a batch of pictures as the frames of one.
+        """
+        parts = pixels.split(1) if self._vae.latent_dim == 3 else [pixels]
+        return torch.cat([self._vae.encode(part).detach().float().cpu() for part in parts]).clone()
 
     def digest(self) -> str:
         """Which VAE it is, in a few characters."""

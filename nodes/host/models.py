@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from ...training.dataset.buckets import Crop
 from ...training.ports import Conditioning, Layer, Noised
-from .checkpoint import LARGE_BLOCKS
+from .checkpoint import IN_PLACE_BLOCKS, large_blocks
 from .injection import TrainingInjection, give_back
 from .layers import adaptable_layers
 
@@ -36,7 +36,8 @@ class HostDenoiser:
         companions: Callable[[], list[ModelPatcher]] = list,
     ):
         self._patcher = model.clone()
-        self._blocks = LARGE_BLOCKS if checkpointing else frozenset[str]()
+        blocks = large_blocks(self._patcher.model.diffusion_model) if checkpointing else set[str]()
+        self._blocks = IN_PLACE_BLOCKS | blocks
         self._companions = companions
         self._injection: TrainingInjection | None = None
         self._loaded = False
@@ -157,16 +158,24 @@ class HostDenoiser:
         self._load(noised.noisy)
         self._injection.adapted = adapted
         self._patcher.pre_run()
+        inputs = self._inputs(noised.noisy, conditions, crops)
         try:
-            return self._patcher.model.apply_model(
-                noised.noisy,
-                noised.sigma,
-                transformer_options=self._options(noised.sigma),
-                **self._inputs(noised.noisy, conditions, crops),
-            ).float()
+            parts = [self._output(noised, places, given) for places, given in inputs]
         finally:
             self._injection.adapted = True
             self._patcher.cleanup()
+        order = [place for places, _ in inputs for place in places]
+        output = torch.cat(parts) if len(parts) > 1 else parts[0]
+        return output if order == sorted(order) else output[torch.tensor(order).argsort()]
+
+    def _output(self, noised: Noised, places: Sequence[int], given: dict[str, Any]) -> Tensor:
+        """The raw output for some samples of a batch."""
+        noisy, sigma = noised.noisy, noised.sigma
+        if len(places) < len(sigma):
+            noisy, sigma = (torch.stack([one[place] for place in places]) for one in (noisy, sigma))
+        return self._patcher.model.apply_model(
+            noisy, sigma, transformer_options=self._options(sigma), **given
+        ).float()
 
     def _load(self, noisy: Tensor) -> None:
         """Have the model and its companions on their devices, with room for the step.
@@ -197,18 +206,30 @@ class HostDenoiser:
 
     def _inputs(
         self, noisy: Tensor, conditions: Sequence[Conditioning], crops: Sequence[Crop]
-    ) -> dict[str, Any]:
-        """The model's keyword inputs: made for each sample by the host, then put side by side."""
+    ) -> list[tuple[list[int], dict[str, Any]]]:
+        """The model's keyword inputs, and the samples that they are for.
+
+        They are made for each sample by the host and put side by side where the host itself
+        would do so: some families take no texts of different lengths in one batch.
+        """
         each = [
             self._sample_inputs(noisy[i : i + 1], conditioning, crop)
             for i, (conditioning, crop) in enumerate(zip(conditions, crops, strict=True))
         ]
         dtype = self._patcher.model.get_dtype_inference()
-        joined = {
-            name: value.concat([o[name] for o in each[1:]]) for name, value in each[0].items()
-        }
+        return [
+            (places, self._joined([each[place] for place in places], noisy.device, dtype))
+            for places in groups(each)
+        ]
+
+    def _joined(
+        self, each: Sequence[dict[str, Any]], device: torch.device, dtype: torch.dtype
+    ) -> dict[str, Any]:
+        joined = {n: value.concat([one[n] for one in each[1:]]) for n, value in each[0].items()}
         return {
-            name: value.to(noisy.device, dtype if torch.is_floating_point(value) else None)
+            name: value.to(device, dtype if torch.is_floating_point(value) else None)
+            if isinstance(value, Tensor)
+            else value
             for name, value in joined.items()
         }
 
@@ -229,6 +250,22 @@ class HostDenoiser:
             target_height=crop.height,
         )
         return {name: one.process_cond(batch_size=1, area=None) for name, one in made.items()}
+
+
+def groups(each: Sequence[Mapping[str, Any]]) -> list[list[int]]:
+    """Samples whose inputs the host can put side by side, in the order of their first ones."""
+    found: list[list[int]] = []
+    for place, inputs in enumerate(each):
+        for group in found:
+            first_one = each[group[0]]
+            if first_one.keys() == inputs.keys() and all(
+                first_one[name].can_concat(value) for name, value in inputs.items()
+            ):
+                group.append(place)
+                break
+        else:
+            found.append([place])
+    return found
 
 
 def raw_output(model: ModelPatcher) -> Any:

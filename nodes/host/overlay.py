@@ -18,6 +18,9 @@ from torch import Tensor
 from .name_pattern import name_pattern, unescaped
 
 _serial = itertools.count()
+PLAIN = "pivotal_plain"
+"""Asks a tokenizer of ours to read parentheses as text. The host's own word for this is taken by
+the wrappers of LLM encoders, which always say it."""
 _TENSOR_ENCODERS = ("clip", "t5", "pile")
 # Tokenizers of several encoders hold those of each; none is deeper.
 _DEPTH = 3
@@ -73,6 +76,8 @@ class _Overlay:
 
     def tokenize_with_weights(self, text: Any, *args: Any, **kwargs: Any) -> Any:
         """The host's tokens; each `embedding:<name>` of ours is found, whatever is beside it."""
+        if kwargs.pop(PLAIN, False):
+            kwargs["disable_weights"] = True
         if isinstance(text, str) and self.pivotal.pattern is not None:
             text = self.pivotal.pattern.sub(self._spell, text)
         tokens = super().tokenize_with_weights(text, *args, **kwargs)  # type: ignore[misc]

@@ -18,7 +18,7 @@ from .batching import BatchEncoder
 from .checkpoint import IN_PLACE_BLOCKS
 from .injection import TrainingInjection, give_back
 from .layers import adaptable_layers
-from .overlay import NamedVectors, leaves, named, with_names
+from .overlay import PLAIN, NamedVectors, leaves, named, with_names
 
 NO_ADAPTERS: Mapping[str, Adapter] = MappingProxyType({})
 
@@ -101,9 +101,7 @@ class HostTextEncoder:
             for rows in parts.values():
                 rows.data = rows.data.to(device)
         self._entries = {name: named(name, parts) for name, parts in vectors.items()}
-        self._clip = (
-            with_names(self._base, self._entries.values()) if vectors else self._base.clone()
-        )
+        self._clip = with_names(self._base, self._entries.values())
         self._batch = BatchEncoder(self._clip)
         self._injection = TrainingInjection(
             root=self._clip.cond_stage_model, adapters=adapters, blocks=IN_PLACE_BLOCKS
@@ -122,7 +120,7 @@ class HostTextEncoder:
         self, captions: Sequence[Caption], *, weights: bool = False, adapted: bool = True
     ) -> list[Conditioning]:
         """One conditioning a caption; parentheses are plain text unless `weights` is set."""
-        options = {} if weights else {"disable_weights": True}
+        options = {} if weights else {PLAIN: True}
         tokens = [self._clip.tokenize(self._spell(caption), **options) for caption in captions]
         with self._adapted(adapted):
             encoded = self._batch.encode(tokens)
@@ -143,13 +141,18 @@ class HostTextEncoder:
             self._injection.adapted = True
 
     def _spell(self, caption: Caption) -> str:
-        """The caption as the host's tokenizer reads it."""
-        return "".join(
-            f" embedding:{self._entries[part.concept].identity} "
-            if isinstance(part, Mention)
-            else part
-            for part in caption
-        )
+        """The caption as the host's tokenizer reads it, with the blanks that a user would type.
+
+        Some encoders have tokens for two blanks, so a mention brings none beside one that is there.
+        """
+        spelled = ""
+        for part in caption:
+            if isinstance(part, Mention):
+                blank = "" if not spelled or spelled[-1].isspace() else " "
+                spelled += f"{blank}embedding:{self._entries[part.concept].identity} "
+            else:
+                spelled += part[1:] if spelled and part[:1].isspace() else part
+        return spelled
 
     def release(self) -> None:
         """Eject the training parts now; the host may unload the encoder when it needs the room."""

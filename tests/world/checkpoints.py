@@ -18,7 +18,13 @@ from torch import Tensor, nn
 from .holes import write_with_holes
 
 Tensors = dict[str, Tensor]
-CLIP_CONFIGS = {"clip_l": "sd1_clip_config.json", "clip_g": "clip_config_bigg.json"}
+CLIP_CONFIGS = {
+    "clip_l": "sd1_clip_config.json",
+    "clip_g": "clip_config_bigg.json",
+    "clip_h": "text_encoders/sd2_clip_config.json",
+}
+LARGEST, ROWS = 2**27, 4096
+"""A matrix of more numbers is drawn in so many rows, which repeat."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -88,7 +94,8 @@ def build(path: Path, family: Family, seed: int, layers: int | None) -> None:
     clip: Tensors = {}
     for name in family.encoders:
         live = 2 if layers is None else layers
-        weights = random_weights(clip_module(name, layers), generator, live_layers=live)
+        cut = {} if layers is None else {"num_hidden_layers": layers}
+        weights = random_weights(clip_module(name, **cut), generator, live_layers=live)
         clip |= {f"{name}.transformer.{key}": value for key, value in weights.items()}
     tensors |= clip_as_saved(family, clip)
     write_with_holes(path, tensors)
@@ -135,21 +142,22 @@ def unet_module(
     )
 
 
-def clip_module(name: str, layers: int | None) -> nn.Module:
-    """A CLIP text encoder without weights, as deep as the host's config says unless cut."""
+def clip_module(name: str, **cut: int) -> nn.Module:
+    """A CLIP text encoder without weights, as large as the host's config says unless cut."""
     import comfy.clip_model
     import comfy.ops
 
     config = json.loads((Path(comfy.ops.__file__).parent / CLIP_CONFIGS[name]).read_text())
-    config["num_hidden_layers"] = layers or config["num_hidden_layers"]
-    return comfy.clip_model.CLIPTextModel(config, torch.float32, "meta", comfy.ops.manual_cast)
+    return comfy.clip_model.CLIPTextModel(
+        {**config, **cut}, torch.float32, "meta", comfy.ops.manual_cast
+    )
 
 
-def random_vae(scale: float, generator: torch.Generator) -> Tensors:
+def random_vae(scale: float, generator: torch.Generator, *, channels: int = 4) -> Tensors:
     """A random autoencoder in the TAESD layout whose pictures are gray noise inside 0..1."""
     import comfy.taesd.taesd
 
-    weights = random_weights(comfy.taesd.taesd.TAESD(latent_channels=4), generator)
+    weights = random_weights(comfy.taesd.taesd.TAESD(latent_channels=channels), generator)
     last = max(int(key.split(".")[1]) for key in weights if key.startswith("taesd_decoder."))
     weights[f"taesd_decoder.{last}.weight"] *= 0.1
     weights[f"taesd_decoder.{last}.bias"] += 0.5
@@ -167,12 +175,24 @@ def random_weights(
             value = torch.empty(shaped.shape, device="meta")
         elif shaped.dim() > 1:
             spread = 0.02 if "embedding" in key else (shaped.numel() / shaped.shape[0]) ** -0.5
-            value = torch.randn(shaped.shape, generator=generator) * spread
+            value = spread * torch.randn(drawn_shape(shaped.shape), generator=generator)
         else:
             # All one-dimensional weights are scales of norms.
             value = torch.full(shaped.shape, float(key.endswith("weight")))
-        weights[key] = value.half()
+        weights[key] = repeated(value.half(), shaped.shape)
     return weights
+
+
+def drawn_shape(shape: torch.Size) -> tuple[int, ...]:
+    """What is drawn of a random matrix: the largest token tables would take seconds."""
+    return tuple(shape) if shape.numel() < LARGEST else (ROWS, *shape[1:])
+
+
+def repeated(value: Tensor, shape: torch.Size) -> Tensor:
+    """The tensor itself, or its rows over and over where the shape has more."""
+    if value.shape == shape:
+        return value
+    return value[torch.arange(shape[0]) % len(value)]
 
 
 def is_dead(key: str, live_layers: int | None) -> bool:

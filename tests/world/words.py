@@ -27,7 +27,7 @@ def text_weights(seed: int = 3) -> dict[str, Tensor]:
     """CLIP-L weights by the host's names, fp16; layers that do nothing are on the meta device."""
     generator = torch.Generator().manual_seed(seed)
     weights = {}
-    for key, shaped in clip_module("clip_l", None).state_dict().items():
+    for key, shaped in clip_module("clip_l").state_dict().items():
         name = key.split(".")[-2]
         if shaped.dim() == 1:
             value = torch.full(shaped.shape, float(key.endswith("weight")))
