@@ -18,7 +18,13 @@ class Concept(io.ComfyNode):
             display_name="Concept",
             category="pivotal/training",
             description="A word in the captions that is learned as new token vectors.",
-            search_aliases=["textual inversion", "embedding", "trigger word", "pivotal tuning"],
+            search_aliases=[
+                "textual inversion",
+                "embedding",
+                "trigger word",
+                "pivotal tuning",
+                "dreamartist",
+            ],
             inputs=[
                 io.String.Input(
                     "placeholder",
@@ -59,6 +65,16 @@ class Concept(io.ComfyNode):
                     tooltip="Share of the steps after which the vectors are frozen and the adapter "
                     "trains alone: 0 never trains them, 1 never freezes them.",
                 ),
+                io.Int.Input(
+                    "negative_vectors",
+                    default=0,
+                    min=0,
+                    max=64,
+                    tooltip="Vectors of a second embedding, name-neg, for the negative prompt. It "
+                    "trains on the prediction under guidance, so steps take twice as long until "
+                    "the pivot. 0 is none.",
+                    advanced=True,
+                ),
                 sockets.Concepts.Input(
                     "concepts", optional=True, tooltip="Concepts to learn in the same run."
                 ),
@@ -75,6 +91,7 @@ class Concept(io.ComfyNode):
         initial: str,
         class_word: str,
         pivot: float,
+        negative_vectors: int = 0,
         concepts: tuple[TrainedConcept, ...] = (),
     ) -> io.NodeOutput:
         concept = TrainedConcept(
@@ -84,6 +101,7 @@ class Concept(io.ComfyNode):
             initial=initial.strip(),
             class_word=class_word.strip(),
             pivot=pivot,
+            negative_vectors=negative_vectors,
         )
         return io.NodeOutput((*concepts, concept))
 

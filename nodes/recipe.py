@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from comfy_api.latest import io
 
-from ..training.objective import ObjectiveConfig, Prior
-from ..training.optimizers import Algorithm, OptimizerConfig
+from ..training.objective import ObjectiveConfig, Prior, Weighting
+from ..training.optimizers import Algorithm, OptimizerConfig, Precision
+from ..training.timesteps import Density
 from . import sockets
 
 
@@ -20,13 +21,21 @@ class Optimizer(io.ComfyNode):
             category="pivotal/training",
             description="How one part of the training is updated. The adapter and the concepts "
             "each take one of their own.",
-            search_aliases=["adamw", "prodigy", "learning rate"],
+            search_aliases=[
+                "adamw",
+                "prodigy",
+                "schedule free",
+                "adafactor",
+                "8bit",
+                "learning rate",
+            ],
             inputs=[
                 io.Combo.Input(
                     "algorithm",
                     options=Algorithm,
                     default=Algorithm.ADAMW,
-                    tooltip="AdamW, or Prodigy, which finds its own step size.",
+                    tooltip="AdamW is proven. Prodigy finds its own step size. Schedule-Free needs "
+                    "no schedule, 8-bit and Adafactor take less memory; these need packages.",
                 ),
                 io.Float.Input(
                     "learning_rate",
@@ -35,8 +44,8 @@ class Optimizer(io.ComfyNode):
                     max=10.0,
                     step=0.00001,
                     round=False,
-                    tooltip="0 takes the proven one: 0.0001 for adapters and 0.001 for concepts "
-                    "with AdamW, 1 with Prodigy.",
+                    tooltip="0 takes the proven one: 0.0001 for adapters and 0.001 for concepts, "
+                    "1 with Prodigy.",
                 ),
                 io.Float.Input(
                     "weight_decay",
@@ -56,13 +65,37 @@ class Optimizer(io.ComfyNode):
                     tooltip="Prodigy only: factor on the step size it finds.",
                     advanced=True,
                 ),
+                io.Float.Input(
+                    "growth_rate",
+                    default=0.0,
+                    min=0.0,
+                    max=100.0,
+                    step=0.01,
+                    tooltip="Prodigy only: the most by which the step size grows in a step, such "
+                    "as 1.02. 0 sets no limit.",
+                    advanced=True,
+                ),
+                io.Combo.Input(
+                    "precision",
+                    options=Precision,
+                    default=Precision.FP32,
+                    tooltip="What the trained parameters are kept in. bf16 halves them and their "
+                    "gradients; stochastic rounding keeps small updates.",
+                    advanced=True,
+                ),
             ],
             outputs=[sockets.Optimizer.Output(display_name="optimizer")],
         )
 
     @classmethod
     def execute(
-        cls, algorithm: str, learning_rate: float, weight_decay: float, d_coef: float
+        cls,
+        algorithm: str,
+        learning_rate: float,
+        weight_decay: float,
+        d_coef: float,
+        growth_rate: float = 0.0,
+        precision: str = Precision.FP32,
     ) -> io.NodeOutput:
         return io.NodeOutput(
             OptimizerConfig(
@@ -70,6 +103,8 @@ class Optimizer(io.ComfyNode):
                 learning_rate=learning_rate,
                 weight_decay=weight_decay,
                 d_coef=d_coef,
+                growth_rate=growth_rate,
+                precision=Precision(precision),
             )
         )
 
@@ -83,8 +118,18 @@ class Objective(io.ComfyNode):
             node_id="Pivotal_Objective",
             display_name="Objective",
             category="pivotal/training",
-            description="What is minimized: weighting, noise, dropout and prior preservation.",
-            search_aliases=["loss", "min snr", "prior preservation", "noise offset", "dreambooth"],
+            description="What is minimized: the loss, where in the schedule, how it is weighted, "
+            "and what is preserved.",
+            search_aliases=[
+                "loss",
+                "min snr",
+                "prior preservation",
+                "noise offset",
+                "dreambooth",
+                "huber",
+                "timestep sampling",
+                "guidance",
+            ],
             inputs=[
                 io.Float.Input(
                     "min_snr_gamma",
@@ -127,6 +172,84 @@ class Objective(io.ComfyNode):
                     step=0.05,
                     tooltip="Weight of the prior's loss beside the loss of the pictures.",
                 ),
+                io.Combo.Input(
+                    "weighting",
+                    options=Weighting,
+                    default=Weighting.MIN_SNR,
+                    tooltip="How noise levels weigh against each other in noise- and v-prediction "
+                    "models. Flow models weigh them alike.",
+                ),
+                io.Float.Input(
+                    "huber",
+                    default=0.0,
+                    min=0.0,
+                    max=10.0,
+                    step=0.01,
+                    tooltip="Errors above this count linearly, which forgives odd pictures: 0.1 is "
+                    "usual. 0 is the mean squared error.",
+                ),
+                io.Combo.Input(
+                    "density",
+                    options=Density,
+                    default=Density.UNIFORM,
+                    tooltip="Which noise levels are trained more often. Logit-normal prefers the "
+                    "middle, as flow models were made.",
+                ),
+                io.Float.Input(
+                    "logit_mean",
+                    default=0.0,
+                    min=-10.0,
+                    max=10.0,
+                    step=0.05,
+                    tooltip="Logit-normal only: above 0 is noisier, below 0 cleaner.",
+                    advanced=True,
+                ),
+                io.Float.Input(
+                    "logit_std",
+                    default=1.0,
+                    min=0.01,
+                    max=10.0,
+                    step=0.05,
+                    tooltip="Logit-normal only: how wide it is.",
+                    advanced=True,
+                ),
+                io.Float.Input(
+                    "mode_scale",
+                    default=1.29,
+                    min=-1.0,
+                    max=1.75,
+                    step=0.01,
+                    tooltip="Mode only: above 0 prefers the middle, below 0 the ends.",
+                    advanced=True,
+                ),
+                io.Float.Input(
+                    "shift",
+                    default=1.0,
+                    min=0.01,
+                    max=100.0,
+                    step=0.05,
+                    tooltip="Moves the density towards noise (above 1), on top of the model's own "
+                    "shift. Larger pictures want more.",
+                ),
+                io.Float.Input(
+                    "guidance",
+                    default=0.0,
+                    min=0.0,
+                    max=100.0,
+                    step=0.1,
+                    tooltip="For models with built-in guidance, such as Flux dev: the value they "
+                    "train under. 0 takes what ComfyUI takes, 3.5 for Flux.",
+                    advanced=True,
+                ),
+                io.Float.Input(
+                    "negative_guidance",
+                    default=5.0,
+                    min=1.0,
+                    max=30.0,
+                    step=0.5,
+                    tooltip="For concepts with negative vectors: the cfg that they train for.",
+                    advanced=True,
+                ),
             ],
             outputs=[sockets.Objective.Output(display_name="objective")],
         )
@@ -139,6 +262,15 @@ class Objective(io.ComfyNode):
         caption_dropout: float,
         prior: str,
         prior_weight: float,
+        weighting: str = Weighting.MIN_SNR,
+        huber: float = 0.0,
+        density: str = Density.UNIFORM,
+        logit_mean: float = 0.0,
+        logit_std: float = 1.0,
+        mode_scale: float = 1.29,
+        shift: float = 1.0,
+        guidance: float = 0.0,
+        negative_guidance: float = 5.0,
     ) -> io.NodeOutput:
         return io.NodeOutput(
             ObjectiveConfig(
@@ -147,6 +279,15 @@ class Objective(io.ComfyNode):
                 caption_dropout=caption_dropout,
                 prior=Prior(prior),
                 prior_weight=prior_weight,
+                weighting=Weighting(weighting),
+                huber=huber,
+                density=Density(density),
+                logit_mean=logit_mean,
+                logit_std=logit_std,
+                mode_scale=mode_scale,
+                shift=shift,
+                guidance=guidance,
+                negative_guidance=negative_guidance,
             )
         )
 

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Container, Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from .dataset.captions import split_caption
 from .dataset.records import Dataset
 from .dataset.texts import texts_of
 from .ports import Caption, Mention
+
+NEGATIVE = "-neg"
+"""Ends the name of a concept's negative embedding."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -28,6 +31,8 @@ class Concept:
     """What the concept is an instance of, for prior preservation; empty means `initial`."""
     pivot: float = 0.5
     """Share of the steps after which the vectors are frozen: 0 never trains, 1 never freezes."""
+    negative_vectors: int = 0
+    """Vectors of a second embedding, `<name>-neg`, for the negative prompt; 0 means none."""
 
     def __post_init__(self) -> None:
         if not self.placeholder.strip():
@@ -36,6 +41,11 @@ class Concept:
             raise ValueError(f'The placeholder "{self.placeholder}" has blanks at its ends.')
         if self.vectors < 1:
             raise ValueError(f"vectors of {self.placeholder} is {self.vectors}: use at least 1.")
+        if self.negative_vectors < 0:
+            raise ValueError(
+                f"negative_vectors of {self.placeholder} is {self.negative_vectors}: "
+                "use 0 (none) or more."
+            )
         if not 0 <= self.pivot <= 1:
             raise ValueError(f"pivot of {self.placeholder} is {self.pivot}: use 0 to 1.")
 
@@ -43,6 +53,20 @@ class Concept:
     def final_name(self) -> str:
         """The name that the vectors carry in a bundle."""
         return self.name or self.placeholder
+
+    @property
+    def negative(self) -> Concept | None:
+        """What the concept's pictures are not, as a concept of its own; it starts from the same
+        words, where both predictions agree and the combined one is the plain one."""
+        if not self.negative_vectors:
+            return None
+        return replace(
+            self,
+            placeholder=f"{self.placeholder}{NEGATIVE}",
+            name=f"{self.final_name}{NEGATIVE}",
+            vectors=self.negative_vectors,
+            negative_vectors=0,
+        )
 
     def pivot_step(self, steps: int) -> int:
         """The first step at which the vectors no longer train; a pivot above 0 leaves them one."""
@@ -61,6 +85,33 @@ def parse_caption(text: str, concepts: Sequence[Concept]) -> Caption:
     return tuple(Mention(names[part]) if found else part for found, part in parts)
 
 
+def with_negatives(concepts: Iterable[Concept]) -> list[Concept]:
+    """The concepts, each followed by its negative one where it has one."""
+    return [one for c in concepts for one in (c, c.negative) if one is not None]
+
+
+def negative_captions(captions: Sequence[Caption], live: Container[str]) -> tuple[Caption, ...]:
+    """What each prediction is guided away from while negative embeddings train; () for no one.
+
+    Dong et al. 2022 (arXiv 2211.11337, DreamArtist): the negative embeddings of the concepts in
+    the caption. A sample without any is guided away from its own caption, which is no guidance.
+    """
+    found = [tuple(n for n in sorted(mentioned(c)) if n + NEGATIVE in live) for c in captions]
+    if not any(found):
+        return ()
+    return tuple(
+        _listed(names) if names else caption for names, caption in zip(found, captions, strict=True)
+    )
+
+
+def _listed(names: Sequence[str]) -> Caption:
+    parts: list[str | Mention] = []
+    for name in names:
+        parts += [" "] if parts else []
+        parts.append(Mention(name + NEGATIVE))
+    return tuple(parts)
+
+
 def class_caption(caption: Caption, concepts: Sequence[Concept]) -> Caption:
     """The caption with the class word in place of each concept: what the base model knows."""
     words = {c.final_name: c.class_word or c.initial for c in concepts}
@@ -77,7 +128,7 @@ def check_concepts(concepts: Sequence[Concept], dataset: Dataset) -> None:
     """Raise ValueError, naming concept or picture, when names clash or captions lack them."""
     for label, values in {
         "placeholder": [concept.placeholder for concept in concepts],
-        "name": [concept.final_name for concept in concepts],
+        "name": [concept.final_name for concept in with_negatives(concepts)],
     }.items():
         double = [value for value, count in Counter(values).items() if count > 1]
         if double:

@@ -11,8 +11,10 @@ from torch import Tensor
 
 from .dataset.buckets import Crop
 from .dataset.order import Batches
+from .objective import ObjectiveConfig
 from .ports import Caption
 from .randomness import generator
+from .timesteps import Timesteps, draw_position
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -65,13 +67,16 @@ class MicroStep:
 
     batch: Batch
     prior: Batch | None
+    negative: tuple[Caption, ...] = ()
+    """For each sample of the batch what its prediction is guided away from; empty for plain ones"""
     share: float = 1.0
     """Of the batch in the mean over a larger one that this is a piece of"""
     prior_share: float = 1.0
 
     def captions(self) -> tuple[Caption, ...]:
         """All that has to be encoded."""
-        return self.batch.captions + (self.prior.captions if self.prior else ())
+        prior = self.prior.captions if self.prior else ()
+        return self.batch.captions + prior + self.negative
 
     def pieces(self) -> Iterator[MicroStep]:
         """The same sample by sample: the sum of the pieces' means by their shares is the mean."""
@@ -81,13 +86,21 @@ class MicroStep:
             start, end = (prior_count * place // count for place in (one, one + 1))
             prior = self.prior.part(start, end) if self.prior and end > start else None
             prior_share = (end - start) / max(prior_count, 1)
-            yield MicroStep(self.batch.part(one, one + 1), prior, 1 / count, prior_share)
+            piece, negative = self.batch.part(one, one + 1), self.negative[one : one + 1]
+            yield MicroStep(piece, prior, negative, 1 / count, prior_share)
 
 
 EMPTY: Caption = ("",)
+UNIFORM: Timesteps = ObjectiveConfig()
 
 
-def draw_batch(data: TrainingData, seed: int, micro_step: int, dropout: float) -> Batch:
+def draw_batch(
+    data: TrainingData,
+    seed: int,
+    micro_step: int,
+    dropout: float,
+    timesteps: Timesteps = UNIFORM,
+) -> Batch:
     """Batch `micro_step` of the run, a pure function of its arguments.
 
     Every sample draws from a generator of its own, seeded by the run's seed, the micro step
@@ -100,7 +113,7 @@ def draw_batch(data: TrainingData, seed: int, micro_step: int, dropout: float) -
     captions = list[Caption]()
     for place, (view, text) in enumerate(zip(shown, told, strict=True)):
         draw = generator(seed, "sample", micro_step, place)
-        positions.append(torch.rand((), generator=draw, dtype=torch.float64))
+        positions.append(draw_position(timesteps, draw))
         dropped = torch.rand((), generator=draw).item() < dropout
         captions.append(EMPTY if dropped else data.captions[text])
         latent = data.latents[view]

@@ -11,17 +11,17 @@ from torch import Tensor
 
 from .adapters.base import Adapter
 from .commands import Command
-from .concepts import class_caption
 from .conditions import StepConditions
 from .config import TrainConfig as TrainConfig
-from .data import Batch, MicroStep, draw_batch
-from .objective import Prior, offset_noise, sample_errors, sample_weights, weighted_mse
-from .ports import Caption, Noised
+from .data import MicroStep
+from .optimizers import settle
+from .ports import Caption
 from .run import Parts as Parts
 from .run import Run as Run
 from .run import loss_scale
 from .schedule import set_learning_rates
 from .state import RunState, as_averages, capture, restore_parameters
+from .steps import batch_errors, draw, prior_loss
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,11 +80,13 @@ def train(
             for optimizer in run.optimizers.values():
                 set_learning_rates(optimizer, run.factor(step))
             losses = accumulate(run, step)
-            norms = run.update(scale=config.accumulation * loss_scale(parts.data))
+            norms = run.update(step, scale=config.accumulation * loss_scale(parts.data))
             run.pivot(step + 1)
             commands = yield StepReport(step, losses, norms, run)
             if commands and not run.obey(commands, step + 1):
                 break
+        for optimizer in run.optimizers.values():
+            settle(optimizer)
 
 
 def accumulate(run: Run, step: int) -> tuple[BatchLoss, ...]:
@@ -121,24 +123,12 @@ def begin(adapters: Mapping[str, Adapter], number: int | None) -> None:
         adapter.begin(number)
 
 
-def draw(run: Run, micro_step: int) -> MicroStep:
-    """What a micro step is made of, a pure function of the seed and its number."""
-    parts, seed, objective = run.parts, run.config.seed, run.config.objective
-    batch = draw_batch(parts.data, seed, micro_step, objective.caption_dropout)
-    if objective.prior is Prior.NONE:
-        return MicroStep(batch, None)
-    if parts.prior_data is not None:
-        return MicroStep(batch, draw_batch(parts.prior_data, seed + 1, micro_step, dropout=0.0))
-    captions = tuple(class_caption(caption, parts.concepts) for caption in batch.captions)
-    return MicroStep(batch, replace(batch, captions=captions))
-
-
 def backward(run: Run, micro_step: MicroStep, conditions: StepConditions) -> BatchLoss:
     """Add the gradients of one batch, and of its prior, times `loss_scale`."""
     scale, weight = loss_scale(run.parts.data), run.config.objective.prior_weight
     samples, totals = list[Tensor](), list[Tensor]()
     for piece in micro_step.pieces() if run.split else [micro_step]:
-        errors, noised = batch_errors(run, piece.batch, conditions)
+        errors, noised = batch_errors(run, piece.batch, conditions, piece.negative)
         add_gradients(errors.mean() * piece.share, scale)
         samples.append(errors.detach())
         totals.append(errors.detach().mean() * piece.share)
@@ -162,31 +152,3 @@ def add_gradients(loss: Tensor | float, scale: float) -> None:
     """Backward, unless nothing in the batch trains: a dropped caption without an adapter."""
     if isinstance(loss, Tensor) and loss.requires_grad:
         torch.autograd.backward(loss * scale)
-
-
-def batch_errors(run: Run, batch: Batch, conditions: StepConditions) -> tuple[Tensor, Noised]:
-    """The objective on each sample, (batch,) with its graph, and what was fed to the network."""
-    objective, denoiser = run.config.objective, run.parts.denoiser
-    noise = offset_noise(batch.noise, batch.offset, objective.noise_offset)
-    noised = denoiser.noised(batch.latents, noise, batch.positions)
-    output = denoiser.predict(noised, conditions.of(batch.captions), batch.crops)
-    weights = sample_weights(noised, objective, is_flow=denoiser.is_flow)
-    return sample_errors(output, noised.target, weights, batch.mask), noised
-
-
-def prior_loss(run: Run, prior: Batch, noised: Noised, conditions: StepConditions) -> Tensor:
-    """What the model must not forget: class pictures, or its own untrained prediction of the class.
-
-    Class pictures are DreamBooth's prior preservation (Ruiz et al. 2022, arXiv 2208.12242,
-    eq. 2); without pictures the frozen base itself says what the class looks like under the
-    same noise.
-    """
-    parts = run.parts
-    if parts.prior_data is not None:
-        return batch_errors(run, prior, conditions)[0].mean()
-    with torch.no_grad():
-        base = run.conditions.of_base(prior.captions, conditions)
-        target = parts.denoiser.predict(noised, base, prior.crops, adapted=False)
-    output = parts.denoiser.predict(noised, conditions.of(prior.captions), prior.crops)
-    weights = sample_weights(noised, run.config.objective, is_flow=parts.denoiser.is_flow)
-    return weighted_mse(output, target, weights)

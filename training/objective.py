@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from .ports import Noised
+from .timesteps import MODE_LIMIT, Density
 
 
 class Prior(str, Enum):
@@ -17,6 +18,14 @@ class Prior(str, Enum):
     NONE = "none"
     BASE = "base model"
     PICTURES = "class pictures"
+
+
+class Weighting(str, Enum):
+    """How the samples of different noise levels weigh against each other."""
+
+    MIN_SNR = "min-SNR"
+    DEBIASED = "debiased"
+    NONE = "none"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -32,6 +41,22 @@ class ObjectiveConfig:
     prior: Prior = Prior.NONE
     prior_weight: float = 1.0
     """Weight of the prior's loss beside the loss of the pictures."""
+    weighting: Weighting = Weighting.MIN_SNR
+    huber: float = 0.0
+    """Size of an error above which it counts linearly; 0 is the mean squared error."""
+    density: Density = Density.UNIFORM
+    """Where in the schedule the samples lie."""
+    logit_mean: float = 0.0
+    """Of the logit-normal density: above 0 is noisier"""
+    logit_std: float = 1.0
+    mode_scale: float = 1.29
+    """Of the mode density: above 0 prefers the middle, below 0 the ends"""
+    shift: float = 1.0
+    """Further shift of the positions: above 1 is noisier"""
+    guidance: float = 0.0
+    """For models that are told their guidance; 0 tells what ComfyUI tells when nothing is said."""
+    negative_guidance: float = 5.0
+    """Guidance of the combined prediction that concepts with negative vectors train on."""
 
     def __post_init__(self) -> None:
         if self.min_snr_gamma < 0:
@@ -40,6 +65,18 @@ class ObjectiveConfig:
             raise ValueError(f"noise_offset is {self.noise_offset}: use 0 (off) or more.")
         if not 0 <= self.caption_dropout <= 1:
             raise ValueError(f"caption_dropout is {self.caption_dropout}: use 0 to 1.")
+        if self.huber < 0:
+            raise ValueError(f"huber is {self.huber}: use 0 (mean squared error) or more.")
+        if self.logit_std <= 0 or self.shift <= 0:
+            raise ValueError(
+                f"logit_std is {self.logit_std} and shift {self.shift}: use more than 0 for both."
+            )
+        if not -1 <= self.mode_scale <= MODE_LIMIT:
+            raise ValueError(f"mode_scale is {self.mode_scale}: use -1 to {MODE_LIMIT:.2f}.")
+        if self.guidance < 0:
+            raise ValueError(f"guidance is {self.guidance}: use 0 (the usual) or more.")
+        if self.negative_guidance < 1:
+            raise ValueError(f"negative_guidance is {self.negative_guidance}: use 1 or more.")
         if self.prior_weight < 0:
             raise ValueError(f"prior_weight is {self.prior_weight}: use 0 or more.")
 
@@ -54,30 +91,52 @@ def min_snr_weight(snr: Tensor, gain: Tensor, gamma: float) -> Tensor:
     return snr.clamp(max=gamma) * gain.square()
 
 
+def debiased_weight(snr: Tensor, gain: Tensor) -> Tensor:
+    """Weight of the loss on the network's output, (batch,).
+
+    Yu et al. 2023 (arXiv 2310.08442) divide the loss on noise by sqrt(SNR), which weighs
+    the error of the denoised picture by sqrt(SNR), whatever is predicted. Where nearly no noise
+    is left the weight stops to grow, as in kohya's trainer.
+    """
+    return snr.clamp(max=1000).sqrt() * gain.square()
+
+
 def sample_weights(noised: Noised, config: ObjectiveConfig, *, is_flow: bool) -> Tensor:
     """(batch,) weights of the samples' losses; flow models have no SNR schedule to even out."""
-    if config.min_snr_gamma == 0 or is_flow:
-        return torch.ones_like(noised.snr)
-    return min_snr_weight(noised.snr, noised.gain, config.min_snr_gamma)
+    if config.weighting is Weighting.DEBIASED and not is_flow:
+        return debiased_weight(noised.snr, noised.gain)
+    if config.weighting is Weighting.MIN_SNR and config.min_snr_gamma and not is_flow:
+        return min_snr_weight(noised.snr, noised.gain, config.min_snr_gamma)
+    return torch.ones_like(noised.snr)
 
 
-def weighted_mse(
-    output: Tensor, target: Tensor, weights: Tensor, mask: Tensor | None = None
+def pointwise_error(output: Tensor, target: Tensor, huber: float) -> Tensor:
+    """Squared errors; with `huber` c the pseudo-Huber 2c (sqrt(e^2 + c^2) - c), linear far out.
+
+    As in Song and Dhariwal 2023 (arXiv 2310.14189), scaled so that
+    small errors count as their square.
+    """
+    error = (output - target).square()
+    return 2 * huber * ((error + huber**2).sqrt() - huber) if huber else error
+
+
+def weighted_loss(
+    output: Tensor, target: Tensor, weights: Tensor, mask: Tensor | None = None, huber: float = 0.0
 ) -> Tensor:
     """Mean over the batch of `sample_errors`, a scalar."""
-    return sample_errors(output, target, weights, mask).mean()
+    return sample_errors(output, target, weights, mask, huber).mean()
 
 
 def sample_errors(
-    output: Tensor, target: Tensor, weights: Tensor, mask: Tensor | None = None
+    output: Tensor, target: Tensor, weights: Tensor, mask: Tensor | None = None, huber: float = 0.0
 ) -> Tensor:
-    """(batch,) weight times mean squared error of each sample.
+    """(batch,) weight times mean error of each sample.
 
     The mask, (batch, height, width), says how much each place counts. The error of a sample is
     the mean over what counts, sum(mask * error) / sum(mask), so that a small subject trains as
     strongly as a large one.
     """
-    error = (output - target).square()
+    error = pointwise_error(output, target, huber)
     return masked_mean(error, mask) * weights.to(error)
 
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import importlib
+import math
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import Enum
 from typing import Any
@@ -10,12 +13,24 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from .rounding import in_fp32
+
 
 class Algorithm(str, Enum):
     """Optimizers on offer."""
 
     ADAMW = "AdamW"
     PRODIGY = "Prodigy"
+    SCHEDULE_FREE = "AdamW Schedule-Free"
+    ADAMW_8BIT = "AdamW 8-bit"
+    ADAFACTOR = "Adafactor"
+
+
+class Precision(str, Enum):
+    """What the parameters are kept in."""
+
+    FP32 = "fp32"
+    BF16 = "bf16 with stochastic rounding"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -28,6 +43,9 @@ class OptimizerConfig:
     weight_decay: float = 0.01
     d_coef: float = 1.0
     """Prodigy only: factor on its estimate of the step size."""
+    growth_rate: float = 0.0
+    """Prodigy only: the most by which the estimate may grow in a step; 0 means no limit."""
+    precision: Precision = Precision.FP32
 
     def __post_init__(self) -> None:
         if self.learning_rate < 0:
@@ -36,6 +54,9 @@ class OptimizerConfig:
             raise ValueError(f"weight_decay is {self.weight_decay}: use 0 or more.")
         if self.d_coef <= 0:
             raise ValueError(f"d_coef is {self.d_coef}: use more than 0.")
+
+        if self.growth_rate != 0 and self.growth_rate <= 1:
+            raise ValueError(f"growth_rate is {self.growth_rate}: use 0 (no limit) or more than 1.")
 
     def rate(self, default: float) -> float:
         """The rate as set, or 1 for Prodigy, which finds its own, or the part's default."""
@@ -56,56 +77,86 @@ Parts = Mapping[str, list[nn.Parameter]]
 def make_optimizer(
     config: OptimizerConfig, parts: Parts, default_rate: float
 ) -> torch.optim.Optimizer:
-    """An optimizer with one group per named part; each group carries its base rate as "rate"."""
+    """An optimizer with one group per named part; each group carries its base rate as "rate".
+
+    The parameters are cast to the precision of the configuration, in place.
+    """
     rate = config.rate(default_rate)
     groups = [
         {"name": name, "params": parameters, "rate": rate} for name, parameters in parts.items()
     ]
+    if config.precision is Precision.BF16:
+        for parameter in (p for parameters in parts.values() for p in parameters):
+            parameter.data = parameter.data.to(torch.bfloat16)
+    made = optimizer_class(config.algorithm)(groups, lr=rate, **settings(config))
+    to_training(made)
+    return made
+
+
+def settings(config: OptimizerConfig) -> dict[str, Any]:
+    """The arguments of the algorithm's class.
+
+    Prodigy (Mishchenko and Defazio 2023, arXiv 2306.06101) as set for diffusion; Adafactor
+    (Shazeer and Stern 2018, arXiv 1804.04235) with a rate from outside, as trainers of LoRA use it.
+    """
+    common = {"weight_decay": config.weight_decay}
+    if config.algorithm is Algorithm.ADAFACTOR:
+        return {**common, "scale_parameter": False, "relative_step": False}
     if config.algorithm is Algorithm.PRODIGY:
-        return _prodigy(groups, rate, config)
-    return torch.optim.AdamW(groups, lr=rate, weight_decay=config.weight_decay)
+        return {
+            **common,
+            "betas": (0.9, 0.99),
+            "decouple": True,
+            "use_bias_correction": True,
+            "safeguard_warmup": True,
+            "d_coef": config.d_coef,
+            "growth_rate": config.growth_rate or math.inf,
+        }
+    return common
+
+
+PACKAGES = {
+    Algorithm.PRODIGY: ("prodigyopt", "Prodigy"),
+    Algorithm.SCHEDULE_FREE: ("schedulefree", "AdamWScheduleFree"),
+    Algorithm.ADAMW_8BIT: ("bitsandbytes", "optim.AdamW8bit"),
+    Algorithm.ADAFACTOR: ("transformers", "optimization.Adafactor"),
+}
+"""Where the algorithms that are not torch's come from: package, and the class in it."""
+
+
+def optimizer_class(algorithm: Algorithm) -> Callable[..., torch.optim.Optimizer]:
+    """The algorithm's class; ImportError with the line to run when its package is missing."""
+    if algorithm is Algorithm.ADAMW:
+        return torch.optim.AdamW
+    package, path = PACKAGES[algorithm]
+    module, _, name = f"{package}.{path}".rpartition(".")
+    try:
+        return getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError) as missing:
+        raise ImportError(
+            f"{algorithm.value} is not installed: run pip install {package}"
+        ) from missing
 
 
 def check_installed(config: OptimizerConfig) -> None:
     """Raise ImportError with the line to run when the algorithm's package is missing."""
-    if config.algorithm is Algorithm.PRODIGY:
-        _prodigy_class()
-
-
-def _prodigy_class() -> Callable[..., torch.optim.Optimizer]:
-    try:
-        from prodigyopt import Prodigy  # pyright: ignore[reportMissingTypeStubs]
-    except ImportError as missing:
-        raise ImportError("Prodigy is not installed: run pip install prodigyopt") from missing
-    return Prodigy
-
-
-def _prodigy(
-    groups: list[dict[str, Any]], rate: float, config: OptimizerConfig
-) -> torch.optim.Optimizer:
-    """Prodigy (Mishchenko and Defazio 2023, arXiv 2306.06101) as set for diffusion."""
-    return _prodigy_class()(
-        groups,
-        lr=rate,
-        betas=(0.9, 0.99),
-        weight_decay=config.weight_decay,
-        decouple=True,
-        use_bias_correction=True,
-        safeguard_warmup=True,
-        d_coef=config.d_coef,
-    )
+    optimizer_class(config.algorithm)
 
 
 def shift_origin(optimizer: torch.optim.Optimizer, shifts: Mapping[nn.Parameter, Tensor]) -> None:
-    """Tell Prodigy that parameters were moved by other hands than its own.
+    """Tell the optimizer that parameters were moved by other hands than its own.
 
-    It estimates its step size from the way gone since the start, which the norm pull is no
+    Prodigy estimates its step size from the way gone since the start, which the norm pull is no
     part of; without this, d grows ten-thousandfold in a few steps where norms are far off.
     """
     for parameter, shift in shifts.items():
         origin = optimizer.state[parameter].get("p0")
         if origin is not None:
             origin.add_(shift.flatten())
+        # Schedule-Free derives its average from the parameter and this.
+        fast = optimizer.state[parameter].get("z")
+        if fast is not None:
+            fast.add_(shift)
 
 
 def drop_group(optimizer: torch.optim.Optimizer, name: str) -> None:
@@ -115,7 +166,56 @@ def drop_group(optimizer: torch.optim.Optimizer, name: str) -> None:
     applies the kept momentum with it.
     """
     (group,) = [group for group in optimizer.param_groups if group["name"] == name]
+    settle(optimizer, [group])
     optimizer.param_groups.remove(group)
     for parameter in group["params"]:
         optimizer.state.pop(parameter, None)
         parameter.grad = None
+
+
+def step_in_fp32(optimizer: torch.optim.Optimizer, draw: torch.Generator) -> None:
+    """One step; parameters that are kept in bf16 take it in fp32 and are rounded by chance."""
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    with in_fp32([p for p in parameters if p.dtype is torch.bfloat16], draw):
+        optimizer.step()
+
+
+def to_training(optimizer: torch.optim.Optimizer) -> None:
+    """Let Schedule-Free's parameters be where it takes gradients; others are always there."""
+    if hasattr(optimizer, "train"):
+        optimizer.train()  # pyright: ignore
+
+
+@torch.no_grad()
+def settle(
+    optimizer: torch.optim.Optimizer, groups: Sequence[dict[str, Any]] | None = None
+) -> None:
+    """Leave in the parameters what was learned: Schedule-Free's average, not the last point.
+
+    Defazio et al. 2024 (arXiv 2405.15682): x from y = (1 - beta) z + beta x.
+    """
+    for group in groups or optimizer.param_groups:
+        if not group.get("train_mode"):
+            continue
+        for parameter in group["params"]:
+            fast = optimizer.state[parameter].get("z")
+            if fast is not None:
+                average = torch.lerp(fast, parameter.data.to(fast), 1 / group["betas"][0])
+                parameter.data = average.to(parameter.dtype)
+        group["train_mode"] = False
+
+
+@contextmanager
+def settled(optimizers: Sequence[torch.optim.Optimizer]) -> Generator[None, None, None]:
+    """What was learned so far, for a sample or a file; after it training goes on bit for bit."""
+    groups = [g for o in optimizers for g in o.param_groups if g.get("train_mode")]
+    kept = [(p, p.data.clone()) for group in groups for p in group["params"]]
+    for optimizer in optimizers:
+        settle(optimizer)
+    try:
+        yield
+    finally:
+        for parameter, values in kept:
+            parameter.data = values
+        for group in groups:
+            group["train_mode"] = True

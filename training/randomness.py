@@ -13,5 +13,10 @@ def generator(*key: int | str) -> torch.Generator:
     Keys are hashed, because neighboring seeds of the generator itself give related streams
     and sums of seeds collide.
     """
+    return device_generator(torch.device("cpu"), *key)
+
+
+def device_generator(device: torch.device, *key: int | str) -> torch.Generator:
+    """A generator on a device, for draws that are too large to send there."""
     digest = hashlib.sha256(repr(key).encode()).digest()
-    return torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") % 2**63)
+    return torch.Generator(device).manual_seed(int.from_bytes(digest[:8], "big") % 2**63)

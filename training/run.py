@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 
 import torch
@@ -12,14 +12,23 @@ from torch import Tensor, nn
 from .adapters.base import Adapter
 from .average import Average
 from .commands import Command, Finish, Pivot
-from .concepts import Concept, class_caption, pivot_steps
+from .concepts import NEGATIVE, Concept, class_caption, pivot_steps, with_negatives
 from .conditions import Conditions
 from .config import TrainConfig
 from .data import EMPTY, TrainingData
 from .embeddings import Vectors, pull_norms
 from .objective import ObjectiveConfig, Prior
-from .optimizers import ADAPTER_RATE, EMBEDDING_RATE, drop_group, make_optimizer, shift_origin
+from .optimizers import (
+    ADAPTER_RATE,
+    EMBEDDING_RATE,
+    drop_group,
+    make_optimizer,
+    settled,
+    shift_origin,
+    step_in_fp32,
+)
 from .ports import Caption, Denoiser, TextEncoder
+from .randomness import device_generator
 from .schedule import rate_factor
 from .state import RunState, averages, restore_optimizers
 
@@ -68,12 +77,11 @@ class Run:
     def __init__(self, parts: Parts, config: TrainConfig, start: RunState | None = None):
         self.parts, self.config = parts, config
         self.first_step = start.step if start else 0
-        self.pivots = pivot_steps(parts.concepts, config.steps) | dict(
-            start.pivots if start else {}
-        )
-        self.norms = parts.text.norms()
+        self.concepts = with_negatives(parts.concepts)
+        self.pivots = pivot_steps(self.concepts, config.steps) | dict(start.pivots if start else {})
+        self.norms = parts.text.norms() if parts.vectors else dict[str, float]()
         training = start.training() if start else self.undecided()
-        self.live = {c.final_name: c for c in parts.concepts if c.final_name in training}
+        self.live = {c.final_name: c for c in self.concepts if c.final_name in training}
         self.optimizers = _make_optimizers(parts, config, list(self.live))
         self.factor = rate_factor(config.schedule, config.warmup_steps, config.steps)
         self.conditions = Conditions(parts.text, self.live, adapted=bool(parts.text_adapters))
@@ -87,7 +95,7 @@ class Run:
 
     def undecided(self) -> set[str]:
         """The concepts that train at all."""
-        return {c.final_name for c in self.parts.concepts if not self.is_due(c.final_name, 0)}
+        return {c.final_name for c in self.concepts if not self.is_due(c.final_name, 0)}
 
     def restore(self, start: RunState) -> None:
         """Put everything but the parameters where it was."""
@@ -115,8 +123,9 @@ class Run:
     def obey(self, commands: Sequence[Command], step: int) -> bool:
         """Do what was asked before this step begins; whether the run goes on."""
         for command in commands:
-            if isinstance(command, Pivot) and command.concept in self.live:
-                self.pivots[command.concept] = step
+            if isinstance(command, Pivot):
+                names = (command.concept, command.concept + NEGATIVE)
+                self.pivots |= {name: step for name in names if name in self.live}
         self.pivot(step)
         return not any(isinstance(command, Finish) for command in commands)
 
@@ -127,14 +136,16 @@ class Run:
 
     def averaged(self) -> AbstractContextManager[None]:
         """Let the parameters hold what the run would give as its result now."""
-        return self.average.in_place() if self.average else nullcontext()
+        if self.average is not None:
+            return self.average.in_place()
+        return settled(list(self.optimizers.values()))
 
     def settle(self) -> None:
         """Once nothing in the captions moves any more, encode each a last time."""
         if not self.live and not self.conditions.settled and not self.parts.text_adapters:
             self.conditions.settle(all_captions(self.parts, self.config.objective))
 
-    def update(self, scale: float) -> dict[str, Tensor]:
+    def update(self, step: int, scale: float) -> dict[str, Tensor]:
         """One optimizer step of every part from gradients that are `scale` times too large.
 
         Gives the gradients' norms before they are capped. A gradient that is not finite counts
@@ -151,7 +162,8 @@ class Run:
             norms[part] = nn.utils.clip_grad_norm_(parameters, self.config.max_grad_norm)
             for grad in grads:
                 grad.masked_fill_(~norms[part].isfinite(), 0)
-            optimizer.step()
+            draw = device_generator(parameters[0].device, self.config.seed, "rounding", part, step)
+            step_in_fp32(optimizer, draw)
             optimizer.zero_grad(set_to_none=True)
         for name in moved:
             shifts = pull_norms(self.parts.vectors[name], self.norms, self.config.norm_pull)

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from ..bundles.files import read_safetensors, replace_safetensors
+from .optimizers import to_training
 
 Optimizers = Mapping[str, torch.optim.Optimizer]
 FORMAT = "2"
@@ -51,15 +52,15 @@ def capture(step: int, parameters: Mapping[str, nn.Parameter], optimizers: Optim
     tensors = {f"parameters.{name}": _copy(tensor) for name, tensor in parameters.items()}
     numbers: dict[str, Any] = {}
     for part, optimizer in optimizers.items():
-        state = optimizer.state_dict()
         values: dict[str, dict[str, Any]] = {}
-        for index, entries in state["state"].items():
-            for name, value in entries.items():
+        for index, parameter in enumerate(_parameters(optimizer)):
+            for name, value in optimizer.state.get(parameter, {}).items():
                 if isinstance(value, Tensor):
                     tensors[f"optimizers.{part}.{index}.{name}"] = _copy(value)
                 else:
                     values.setdefault(str(index), {})[name] = value
-        numbers[part] = {"groups": state["param_groups"], "values": values}
+        groups = [{**group, "params": len(group["params"])} for group in optimizer.param_groups]
+        numbers[part] = {"groups": groups, "values": values}
     return RunState(step=step, tensors=tensors, numbers=numbers)
 
 
@@ -92,19 +93,26 @@ def restore_parameters(state: RunState, parameters: Mapping[str, nn.Parameter]) 
 
 
 def restore_optimizers(state: RunState, optimizers: Optimizers) -> None:
-    """Put optimizers, made anew for the same groups, where they were."""
+    """Put optimizers, made anew for the same groups, where they were.
+
+    Not by their own `load_state_dict`, which casts moments to the precision of the parameters.
+    """
     for part, optimizer in optimizers.items():
-        numbers = state.numbers[part]
-        entries: dict[int, dict[str, Any]] = {
-            int(index): dict(values) for index, values in numbers["values"].items()
-        }
-        prefix = f"optimizers.{part}."
+        numbers, prefix = state.numbers[part], f"optimizers.{part}."
+        for group, kept in zip(optimizer.param_groups, numbers["groups"], strict=True):
+            group |= {name: _as_it_was(v) for name, v in kept.items() if name != "params"}
+        parameters = _parameters(optimizer)
+        for index, values in numbers["values"].items():
+            optimizer.state[parameters[int(index)]].update(values)
         for key, tensor in state.tensors.items():
             if key.startswith(prefix):
                 index, _, name = key[len(prefix) :].partition(".")
-                entries.setdefault(int(index), {})[name] = tensor.clone()
-        groups = [{**group, "betas": tuple(group["betas"])} for group in numbers["groups"]]
-        optimizer.load_state_dict({"state": entries, "param_groups": groups})
+                parameter = parameters[int(index)]
+                # torch counts steps on the CPU, unless one kernel does the whole update.
+                stays = name == "step" and not optimizer.param_groups[0].get("fused")
+                device = torch.device("cpu") if stays else parameter.device
+                optimizer.state[parameter][name] = tensor.to(device, copy=True)
+        to_training(optimizer)
 
 
 def save_state(path: Path, state: RunState) -> None:
@@ -126,6 +134,15 @@ def load_state(path: Path) -> RunState:
     for name in ("validations", "events"):
         text[name] = tuple(cast("list[Any]", text[name]))
     return RunState(tensors=tensors, losses=tuple(losses), **text)
+
+
+def _parameters(optimizer: torch.optim.Optimizer) -> list[nn.Parameter]:
+    return [parameter for group in optimizer.param_groups for parameter in group["params"]]
+
+
+def _as_it_was(value: Any) -> Any:
+    """A setting of a group as it was before JSON, which has no tuples."""
+    return tuple(cast("list[Any]", value)) if isinstance(value, list) else value
 
 
 def _copy(tensor: Tensor) -> Tensor:

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import comfy.model_base
-import comfy.supported_models
 from comfy.model_patcher import ModelPatcher
 from comfy.sd import CLIP, VAE
+
+from ...training.concepts import Concept
+from ...training.objective import ObjectiveConfig
 
 FAMILIES = {
     "sd15": "SD15",
@@ -21,6 +25,9 @@ FAMILIES = {
     "qwenimage": "QwenImage",
 }
 """Families that bundles name, with the host's class that all their kinds derive from."""
+
+DISTILLED = frozenset({"FluxSchnell"})
+"""The host's classes of models that are made to be sampled without guidance."""
 
 CONTEXT_WIDTHS = ("context_dim", "context_in_dim", "cap_feat_dim", "joint_attention_dim")
 """Where the families' networks say how wide the text is that they read."""
@@ -59,6 +66,25 @@ def check_trainable(model: ModelPatcher) -> None:
         raise ValueError(
             f"The MODEL ({family_of(model)}) cannot be trained: {reason}. Connect another MODEL."
         )
+
+
+def check_guidance(
+    model: ModelPatcher, objective: ObjectiveConfig, concepts: Iterable[Concept]
+) -> None:
+    """Raise ValueError for a guidance that the MODEL cannot be told, or has built in already."""
+    numbers, family = model.model.model_config.unet_config, family_of(model)
+    if objective.guidance and not numbers.get("guidance_embed"):
+        raise ValueError(
+            f"guidance is {objective.guidance:g} and the MODEL ({family}) has no built-in "
+            "guidance: set it to 0."
+        )
+    built_in = numbers.get("guidance_embed") or type(model.model.model_config).__name__ in DISTILLED
+    for concept in concepts:
+        if concept.negative_vectors and built_in:
+            raise ValueError(
+                f'"{concept.placeholder}" has negative_vectors and the MODEL ({family}) is sampled '
+                "without a negative prompt, since its guidance is built in: set them to 0."
+            )
 
 
 def check_bundle(model: ModelPatcher, family: str) -> None:

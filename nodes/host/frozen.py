@@ -122,7 +122,7 @@ class _RMSNorm(Function):
         axes = tuple(range(-len(module.normalized_shape), 0))
         eps = torch.finfo(x.dtype).eps if module.eps is None else module.eps
         y = x.float()
-        with _weight(module, x) as (weight, _):
+        with lend_weight(module, x) as (weight, _):
             grad = grads[0].float() * weight.float()
         scale = (y.square().mean(axes, keepdim=True) + eps).rsqrt()
         inner = (grad * y).mean(axes, keepdim=True)

@@ -33,12 +33,15 @@ class HostDenoiser:
         model: ModelPatcher,
         *,
         checkpointing: bool,
+        guidance: float = 0.0,
         companions: Callable[[], list[ModelPatcher]] = list,
     ):
         self._patcher = model.clone()
-        blocks = large_blocks(self._patcher.model.diffusion_model) if checkpointing else set[str]()
-        self._blocks = IN_PLACE_BLOCKS | blocks
+        self._large = IN_PLACE_BLOCKS | large_blocks(self._patcher.model.diffusion_model)
+        self._blocks = self._large if checkpointing else IN_PLACE_BLOCKS
         self._companions = companions
+        # Without one the host says what its family is usually told.
+        self._told = {"guidance": guidance} if guidance else {}
         self._injection: TrainingInjection | None = None
         self._loaded = False
         # A copy on the CPU: targets are exact in fp64 and no sigma waits for the GPU.
@@ -90,11 +93,11 @@ class HostDenoiser:
     def save_memory(self) -> bool:
         """Recompute every block in backward from now on; False when that is done already."""
         management.soft_empty_cache()
-        if self._injection is None or self._injection.blocks == LARGE_BLOCKS:
+        if self._injection is None or self._injection.blocks == self._large:
             return False
         # The next pass loads the clone again, which injects it anew.
         self._patcher.eject_model()
-        self._injection.blocks = LARGE_BLOCKS
+        self._injection.blocks = self._large
         return True
 
     @contextmanager
@@ -248,6 +251,7 @@ class HostDenoiser:
             crop_h=crop.top,
             target_width=crop.width,
             target_height=crop.height,
+            **self._told,
         )
         return {name: one.process_cond(batch_size=1, area=None) for name, one in made.items()}
 

@@ -211,6 +211,11 @@ def leaves(clip: CLIP) -> dict[str, SDTokenizer]:
     return tokenizer_leaves(clip.tokenizer)
 
 
+def takes_vectors(clip: CLIP) -> bool:
+    """Whether any of a CLIP's encoders can be given trained names."""
+    return next(_leaves(clip.tokenizer), None) is not None
+
+
 def overlaid_names(clip: CLIP) -> dict[str, NamedVectors]:
     """The names that earlier overlays gave this CLIP."""
     any_leaf = next(iter(leaves(clip).values()))

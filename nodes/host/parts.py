@@ -5,6 +5,7 @@ from __future__ import annotations
 from contextlib import nullcontext
 from dataclasses import replace
 
+import torch
 from torch import Tensor
 
 from ...bundles.keys import KOHYA_FAMILIES
@@ -21,6 +22,7 @@ from ...training.adapters import (
 )
 from ...training.adapters.dora import Axis, Dora, peft_tensors
 from ...training.adapters.trilora import TriLoraConfig
+from ...training.concepts import with_negatives
 from ...training.embeddings import initial_vectors
 from ...training.objective import Prior
 from ...training.run import Parts
@@ -38,7 +40,7 @@ def make_parts(
     """Everything the loop needs; settings that do not fit the model fail before any encoding."""
     seed, prior = request.config.seed, request.class_dataset
     adapters = make_adapters(request.adapter, denoiser, text, seed)
-    vectors = initial_vectors(request.concepts, text, seed)
+    vectors = initial_vectors(with_negatives(request.concepts), text, seed)
     held = request.validation.dataset if request.validation else None
     wants_pictures = request.config.objective.prior is Prior.PICTURES
     return Parts(
@@ -90,12 +92,14 @@ def make_bundle(request: Request, parts: Parts, family: str, base: str = "") -> 
         lora |= export_adapters(request.adapter, parts.adapters, MODEL)
         lora |= export_adapters(request.adapter, parts.text_adapters, TEXT)
     embeddings = {
-        name: {key: rows.detach().to("cpu", copy=True) for key, rows in vectors.items()}
+        name: {
+            key: rows.detach().to("cpu", torch.float32, copy=True) for key, rows in vectors.items()
+        }
         for name, vectors in parts.vectors.items()
     }
     entries = [
         Entry(name=c.final_name, initial=c.initial, placeholder=c.placeholder)
-        for c in request.concepts
+        for c in with_negatives(request.concepts)
     ]
     return Bundle(
         family=family,

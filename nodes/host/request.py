@@ -18,6 +18,7 @@ from ...training.concepts import (
     mentioned,
     parse_caption,
     with_class_words,
+    with_negatives,
 )
 from ...training.dataset.buckets import bucket_sizes
 from ...training.dataset.records import Dataset
@@ -26,6 +27,7 @@ from ...training.objective import Prior
 from ...training.optimizers import check_installed
 from ...training.randomness import generator
 from ...training.schedule import rate_factor
+from ...training.timesteps import check_density
 from ...training.validation import ValidationConfig
 from .folders import checked_run_name
 from .origin import Origin
@@ -75,7 +77,7 @@ class Request:
         if self.origin is not None:
             changed = replace(self, config=self.origin.applied_to(self.config), origin=None)
             return replace(changed.checked(), origin=self.origin)
-        for concept in self.concepts:
+        for concept in with_negatives(self.concepts):
             check_name(concept.final_name)
         check_concepts(self.concepts, self.dataset)
         self = replace(self, concepts=with_class_words(self.concepts, self.dataset))
@@ -105,6 +107,7 @@ class Request:
 
     def _check_packages(self) -> None:
         """Raise ImportError with the line to run before a step would."""
+        check_density(self.config.objective)
         rate_factor(self.config.schedule, self.config.warmup_steps, self.config.steps)
         if self.adapter is not None:
             check_installed(self.config.optimizer)

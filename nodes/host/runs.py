@@ -26,7 +26,7 @@ from ...training.commands import Command
 from ...training.loop import Parts, StepReport, train
 from ...training.plot import loss_plot
 from ...training.state import RunState, restore_parameters
-from .families import check_clip, check_vae, family_of
+from .families import check_clip, check_guidance, check_trainable, check_vae, family_of
 from .keeper import Keeper
 from .latents import HostLatentCodec
 from .live import LiveRun, going_live
@@ -66,6 +66,8 @@ def run_training(model: ModelPatcher, clip: CLIP, vae: VAE, request: Request) ->
     A run that was stopped goes on from its checkpoint; one that is finished is read again.
     """
     request = request.checked()
+    check_trainable(model)
+    check_guidance(model, request.config.objective, request.concepts)
     check_clip(model, clip)
     check_vae(model, vae)
     with gradients():
@@ -112,7 +114,12 @@ def _train(
 ) -> Trained:
     """Train from the folder's checkpoint, if any, to the end, and leave the result there."""
     text = HostTextEncoder(clip)
-    denoiser = HostDenoiser(model, checkpointing=request.checkpointing, companions=text.companions)
+    denoiser = HostDenoiser(
+        model,
+        checkpointing=request.checkpointing,
+        guidance=request.config.objective.guidance,
+        companions=text.companions,
+    )
     start = _start(folder, request)
     parts = make_parts(request, denoiser, text, HostLatentCodec(vae))
     folder.create()
@@ -230,6 +237,11 @@ def _report(
             f'"{concept.placeholder}" is embedding:{concept.final_name}, '
             f"{concept.vectors} vectors, trained for {min(pivot, len(losses))} steps"
         )
+        if concept.negative is not None:
+            lines.append(
+                f"for the negative prompt: embedding:{concept.negative.final_name}, trained for "
+                f"cfg {request.config.objective.negative_guidance:g} by a second prediction a step"
+            )
     lines += [*request.dataset.notes, *request.dataset.skipped]
     lines.append(f"run folder: {folder.path}")
     if folder.disk.trouble:

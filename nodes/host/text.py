@@ -18,7 +18,7 @@ from .batching import BatchEncoder
 from .checkpoint import IN_PLACE_BLOCKS
 from .injection import TrainingInjection, give_back
 from .layers import adaptable_layers
-from .overlay import PLAIN, NamedVectors, leaves, named, with_names
+from .overlay import PLAIN, NamedVectors, leaves, named, takes_vectors, with_names
 
 NO_ADAPTERS: Mapping[str, Adapter] = MappingProxyType({})
 
@@ -101,7 +101,10 @@ class HostTextEncoder:
             for rows in parts.values():
                 rows.data = rows.data.to(device)
         self._entries = {name: named(name, parts) for name, parts in vectors.items()}
-        self._clip = with_names(self._base, self._entries.values())
+        # Encoders that take no vectors can have adapters all the same.
+        takes = bool(vectors) or takes_vectors(self._base)
+        self._clip = with_names(self._base, self._entries.values()) if takes else self._base.clone()
+        self._plain = {PLAIN: True} if takes else {}
         self._batch = BatchEncoder(self._clip)
         self._injection = TrainingInjection(
             root=self._clip.cond_stage_model, adapters=adapters, blocks=IN_PLACE_BLOCKS
@@ -120,7 +123,7 @@ class HostTextEncoder:
         self, captions: Sequence[Caption], *, weights: bool = False, adapted: bool = True
     ) -> list[Conditioning]:
         """One conditioning a caption; parentheses are plain text unless `weights` is set."""
-        options = {} if weights else {PLAIN: True}
+        options = {} if weights else self._plain
         tokens = [self._clip.tokenize(self._spell(caption), **options) for caption in captions]
         with self._adapted(adapted):
             encoded = self._batch.encode(tokens)

@@ -15,7 +15,7 @@ from harness.embeddings import random_vectors
 from harness.graphs import Graph, write_pictures
 from harness.runner import GraphFailed
 from pack.bundles.manifest import Bundle
-from pack.nodes.host.families import family_of
+from pack.nodes.host.families import check_trainable, family_of
 
 CONTEXT = {"sd15": 768, "sdxl": 2048}
 PAIRS = [("sd15", "sdxl"), ("sdxl", "sd15")]
@@ -158,3 +158,19 @@ def test_kinds_of_a_family_have_its_name(host):
     for name, kind in {"sd15": "SD15_instructpix2pix", "sd2": "SD21UnclipL"}.items():
         config = object.__new__(getattr(comfy.supported_models, kind))
         assert family_of(SimpleNamespace(model=SimpleNamespace(model_config=config))) == name
+
+
+@pytest.mark.parametrize(
+    ("kind", "sentence"),
+    [
+        ("Anima", "operator of ComfyUI that has no gradient"),
+        ("SAM31", "finds objects and draws no pictures"),
+        ("StableAudio", "makes sound and no pictures"),
+    ],
+)
+def test_a_model_that_cannot_be_trained_is_refused_with_the_reason(kind, sentence):
+    config = object.__new__(getattr(comfy.supported_models, kind))
+    config.unet_config = {}
+    base = SimpleNamespace(model_config=config, latent_format=type(config).latent_format())
+    with pytest.raises(ValueError, match=f"cannot be trained: .*{sentence}. Connect another MODEL"):
+        check_trainable(SimpleNamespace(model=base))

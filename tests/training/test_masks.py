@@ -9,7 +9,7 @@ import torch
 
 from pack.training.data import draw_batch
 from pack.training.loop import TrainConfig
-from pack.training.objective import weighted_mse
+from pack.training.objective import weighted_loss
 from training.toys import CAPTIONS, losses, same, toy_data, toy_parts, trained
 
 LEFT = torch.tensor([[1.0, 0.0], [1.0, 0.0]])
@@ -33,21 +33,22 @@ def test_a_masked_loss_is_the_mean_over_what_counts():
             for x in range(5)
         )
         total += weights[i].item() * top / (3 * mask[i].sum().item())
-    assert weighted_mse(output, target, weights, mask).item() == pytest.approx(total / 2, rel=1e-5)
+    assert weighted_loss(output, target, weights, mask).item() == pytest.approx(total / 2, rel=1e-5)
 
 
 def test_a_mask_of_ones_changes_nothing():
     output, target = torch.randn(2, 3, 4, 5), torch.randn(2, 3, 4, 5)
-    plain = weighted_mse(output, target, torch.ones(2))
-    whole = weighted_mse(output, target, torch.ones(2), torch.full((2, 4, 5), 0.3))
+    plain = weighted_loss(output, target, torch.ones(2))
+    whole = weighted_loss(output, target, torch.ones(2), torch.full((2, 4, 5), 0.3))
     torch.testing.assert_close(whole, plain)
 
 
 def test_a_mask_holds_for_every_frame():
     output, target = torch.randn(1, 3, 2, 4, 5), torch.randn(1, 3, 2, 4, 5)
     mask = torch.rand(1, 4, 5)
-    frames = [weighted_mse(output[:, :, i], target[:, :, i], torch.ones(1), mask) for i in range(2)]
-    whole = weighted_mse(output, target, torch.ones(1), mask)
+    one = torch.ones(1)
+    frames = [weighted_loss(output[:, :, i], target[:, :, i], one, mask) for i in range(2)]
+    whole = weighted_loss(output, target, one, mask)
     torch.testing.assert_close(whole, sum(frames) / 2)
 
 

@@ -11,22 +11,25 @@ from pack.training.data import draw_batch
 from pack.training.loop import TrainConfig
 from pack.training.objective import (
     ObjectiveConfig,
+    Weighting,
+    debiased_weight,
     min_snr_weight,
     offset_noise,
+    pointwise_error,
     sample_weights,
-    weighted_mse,
+    weighted_loss,
 )
 from training.toys import ToyDenoiser, losses, toy_parts
 
 
-def test_weighted_mse_is_the_mean_of_weighted_mean_errors():
+def test_weighted_loss_is_the_mean_of_weighted_mean_errors():
     output, target = torch.randn(3, 4, 2, 2), torch.randn(3, 4, 2, 2)
     weights = torch.tensor([0.5, 2.0, 0.0])
     total = 0.0
     for i in range(3):
         pairs = zip(output[i].flatten().tolist(), target[i].flatten().tolist(), strict=True)
         total += weights[i].item() * sum((a - b) ** 2 for a, b in pairs) / 16
-    assert weighted_mse(output, target, weights).item() == pytest.approx(total / 3, rel=1e-6)
+    assert weighted_loss(output, target, weights).item() == pytest.approx(total / 3, rel=1e-6)
 
 
 @pytest.mark.parametrize("gamma", [0.5, 1.0, 5.0, 20.0])
@@ -102,3 +105,71 @@ def test_a_run_noises_and_aims_with_the_offset_noise():
     torch.testing.assert_close(used.target, expected)
     sigma = used.sigma[:, None, None, None]
     torch.testing.assert_close(used.noisy, batch.latents + sigma * expected)
+
+
+@pytest.mark.parametrize("prediction", ["epsilon", "v_prediction"])
+def test_debiased_weights_divide_the_noise_loss_by_the_root_of_the_snr(prediction: str):
+    """Yu et al. 2023: 1 / sqrt(SNR) on noise; on v the same weight of the picture's error."""
+    sigma = torch.logspace(-1, 2, 9, dtype=torch.float64)
+    snr = sigma**-2
+    gain = -sigma if prediction == "epsilon" else -sigma / (sigma**2 + 1).sqrt()
+    wanted = sigma if prediction == "epsilon" else snr.sqrt() / (snr + 1)
+    torch.testing.assert_close(debiased_weight(snr, gain), wanted)
+    assert debiased_weight(torch.tensor(1e9), torch.tensor(1.0)) < 32
+
+
+def test_the_weighting_is_chosen():
+    batch = noised()
+    weights = {
+        kind: sample_weights(batch, ObjectiveConfig(weighting=kind), is_flow=False)
+        for kind in Weighting
+    }
+    assert torch.equal(weights[Weighting.NONE], torch.ones(3))
+    assert torch.equal(weights[Weighting.DEBIASED], debiased_weight(batch.snr, batch.gain))
+    assert torch.equal(weights[Weighting.MIN_SNR], min_snr_weight(batch.snr, batch.gain, 5.0))
+    for kind in Weighting:
+        flow = sample_weights(batch, ObjectiveConfig(weighting=kind), is_flow=True)
+        assert torch.equal(flow, torch.ones(3))
+
+
+def test_huber_is_the_square_near_and_a_line_far_from_the_target():
+    far, near = torch.tensor([1e4, -1e4]), torch.tensor([1e-3, -2e-3]).double()
+    zero = torch.zeros(2)
+    torch.testing.assert_close(
+        pointwise_error(far, zero, 0.1), 2 * 0.1 * (far.abs() - 0.1), rtol=1e-5, atol=0
+    )
+    torch.testing.assert_close(pointwise_error(near, zero, 10.0), near**2, rtol=1e-6, atol=0)
+    assert torch.equal(pointwise_error(far, zero, 0.0), far**2)
+
+
+@pytest.mark.parametrize("c", [0.05, 1.0])
+def test_huber_has_the_gradient_of_the_formula(c: float):
+    error = torch.linspace(-3, 3, 7, dtype=torch.float64, requires_grad=True)
+    pointwise_error(error, torch.zeros(7), c).sum().backward()
+    wanted = 2 * c * error.detach() / (error.detach() ** 2 + c**2).sqrt()
+    torch.testing.assert_close(error.grad, wanted)
+
+
+def test_a_run_minimizes_the_huber_loss():
+    parts = toy_parts(lora=None, captions=("a hill",), batch_size=1)
+    config = TrainConfig(steps=1, objective=ObjectiveConfig(min_snr_gamma=0, huber=0.2))
+    (loss,) = losses(parts, config)
+    call = parts.denoiser.predictions[0]
+    wanted = pointwise_error(call.output, call.noised.target, 0.2).mean().item()
+    assert loss == pytest.approx(wanted, rel=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("huber", -1.0),
+        ("logit_std", 0.0),
+        ("shift", 0.0),
+        ("mode_scale", 2.0),
+        ("guidance", -1.0),
+        ("negative_guidance", 0.5),
+    ],
+)
+def test_a_number_that_cannot_be_is_named(field: str, value: float):
+    with pytest.raises(ValueError, match=f"{field}.*{value}"):
+        ObjectiveConfig(**{field: value})

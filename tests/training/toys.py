@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from pack.training.adapters import TEXT, Adapter, build_adapters, build_chosen, choose_layers
 from pack.training.adapters.lora import LoraConfig
-from pack.training.concepts import Concept, parse_caption
+from pack.training.concepts import Concept, parse_caption, with_negatives
 from pack.training.data import TrainingData
 from pack.training.dataset.buckets import Crop
 from pack.training.dataset.order import Batches
@@ -204,7 +204,7 @@ def toy_parts(
         text=text,
         data=toy_data(captions, concepts, batch_size=batch_size, seed=seed),
         concepts=concepts,
-        vectors=initial_vectors(concepts, text, seed),
+        vectors=initial_vectors(with_negatives(concepts), text, seed),
         adapters=build_adapters(lora, denoiser.layers(), seed) if lora else {},
         text_adapters=text_adapters(lora, text, seed) if lora and lora.text_encoder else {},
         prior_data=prior,
