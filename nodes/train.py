@@ -12,10 +12,8 @@ from ..training.optimizers import EMBEDDING_OPTIMIZER, OptimizerConfig
 from ..training.schedule import Schedule
 from . import sockets
 from .host.bundling import apply_bundle
-from .host.request import Request
+from .host.request import Checkpointing, Request
 from .host.runs import Trained, run_training
-
-CHECKPOINTING = ["on", "off"]
 
 
 class TrainConcepts(io.ComfyNode):
@@ -98,10 +96,11 @@ class TrainConcepts(io.ComfyNode):
                 ),
                 io.Combo.Input(
                     "checkpointing",
-                    options=CHECKPOINTING,
-                    default="on",
+                    options=Checkpointing,
+                    default=Checkpointing.AUTO,
                     tooltip="on computes the blocks a second time in the backward pass: less "
-                    "memory, more time.",
+                    "memory, more time, the same result. auto measures a step and does so as "
+                    "far as the free memory asks for it; it also parts a batch that is too large.",
                 ),
                 io.String.Input(
                     "run_name",
@@ -259,7 +258,7 @@ class TrainConcepts(io.ComfyNode):
             adapter=adapter,
             class_dataset=class_dataset,
             resolution=resolution,
-            checkpointing=checkpointing == "on",
+            checkpointing=Checkpointing(checkpointing),
             run_name=run_name,
             checkpoint_every=checkpoint_every,
             keep_checkpoints=keep_checkpoints,

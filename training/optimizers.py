@@ -88,9 +88,17 @@ def make_optimizer(
     if config.precision is Precision.BF16:
         for parameter in (p for parameters in parts.values() for p in parameters):
             parameter.data = parameter.data.to(torch.bfloat16)
-    made = optimizer_class(config.algorithm)(groups, lr=rate, **settings(config))
+    fused = {"fused": True} if _can_fuse(config, parts) else {}
+    made = optimizer_class(config.algorithm)(groups, lr=rate, **settings(config), **fused)
     to_training(made)
     return made
+
+
+def _can_fuse(config: OptimizerConfig, parts: Parts) -> bool:
+    """Whether torch has one kernel for the whole update where all the parameters are."""
+    devices = {one.device.type for parameters in parts.values() for one in parameters}
+    plain = config.algorithm is Algorithm.ADAMW and config.precision is not Precision.BF16
+    return plain and len(devices) == 1 and devices <= {"cpu", "cuda", "xpu"}
 
 
 def settings(config: OptimizerConfig) -> dict[str, Any]:

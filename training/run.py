@@ -50,6 +50,8 @@ class Parts:
     """Of the text encoders' layers."""
     text_rate: float = 1.0
     """Their learning rate as a share of that of `adapters`."""
+    split: bool = False
+    """Whether batches go through sample by sample from the start, blocks being recomputed"""
 
     def every_adapter(self) -> list[Adapter]:
         """Of the denoiser, then of the text encoders."""
@@ -91,6 +93,8 @@ class Run:
         self.average = Average(parts.parameters(), config.ema_decay) if config.ema_decay else None
         if start is not None:
             self.restore(start)
+        elif parts.split:
+            self.save_memory()
         self.pivot(self.first_step)
 
     def undecided(self) -> set[str]:

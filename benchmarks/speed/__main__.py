@@ -33,15 +33,22 @@ def wanted(names: Sequence[str]) -> list[Part]:
     return [part for part in parts if not names or part.name in names]
 
 
-def measured(part: Part, folder: Path, again: bool) -> list[dict[str, Any]]:
-    """A part's rows: as an earlier call left them in `folder`, or measured now."""
-    done = folder / f"{part.name.replace(' ', '_')}.json"
+def measure(part: Part, folder: Path, again: bool) -> None:
+    """Measure a part unless an earlier call has left it in `folder`."""
+    done = file_of(part, folder)
     if again or not done.exists():
-        rows = play(part, folder / "contenders.log", say)
-        temporary = done.with_suffix(".part")
-        temporary.write_text(json.dumps(rows), encoding="utf-8")
-        temporary.replace(done)
-    return json.loads(done.read_text(encoding="utf-8"))
+        play(part, folder / "contenders.log", say, lambda rows: store(done, rows))
+
+
+def store(path: Path, rows: Any) -> None:
+    """Write JSON in place of the file at `path`, atomically."""
+    temporary = path.with_suffix(".part")
+    temporary.write_text(json.dumps(rows), encoding="utf-8")
+    temporary.replace(path)
+
+
+def file_of(part: Part, folder: Path) -> Path:
+    return folder / f"{part.name.replace(' ', '_')}.json"
 
 
 def main() -> None:
@@ -55,9 +62,8 @@ def main() -> None:
     arguments.work.mkdir(parents=True, exist_ok=True)
     for part in wanted(arguments.parts):
         part = replace(part, rounds=arguments.rounds or part.rounds)
-        measured(part, arguments.work, arguments.again)
-    every = {part.name: part for part in cpu_parts() + cuda_parts()}
-    files = {name: arguments.work / f"{name.replace(' ', '_')}.json" for name in every}
+        measure(part, arguments.work, arguments.again)
+    files = {part.name: file_of(part, arguments.work) for part in cpu_parts() + cuda_parts()}
     found = {
         name: json.loads(path.read_text(encoding="utf-8"))
         for name, path in files.items()

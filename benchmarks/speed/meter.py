@@ -66,7 +66,7 @@ class Meter:
         self._encoders: list[nn.Module] = []
         self._counting = ExitStack()
         self._counts: dict[str, int] = {}
-        self._step, self._base, self._started = 0, 0, 0.0
+        self._step, self._base, self._started, self._worked = 0, 0, 0.0, 0.0
 
     def ready(self, models: Sequence[nn.Module], encoders: Sequence[nn.Module] = ()) -> None:
         """The resident models are loaded: all memory and time from here on is the trainer's."""
@@ -84,8 +84,9 @@ class Meter:
         if self._device == "cuda":
             torch.cuda.synchronize()
         seconds = time.perf_counter() - self._started
+        worked = time.process_time() - self._worked
         self._counting.close()
-        report = {"step": self._step, "seconds": seconds}
+        report = {"step": self._step, "seconds": seconds, "cpu_seconds": worked}
         report["peak"] = self._memory.peak() - self._base
         self._tell(report | self._counts)
         self._next()
@@ -98,7 +99,7 @@ class Meter:
         if self._step == COUNTED_STEP:
             self._counting.enter_context(self._counted())
         self._memory.restart()
-        self._started = time.perf_counter()
+        self._started, self._worked = time.perf_counter(), time.process_time()
 
     @contextmanager
     def _counted(self) -> Iterator[None]:

@@ -120,8 +120,7 @@ def run(setup: Setup, meter: Meter) -> None:
                 meter.done()
 
 
-def adapter_of(setup: Setup) -> Any:
-    """LoRA on the attention layers, or on all that the pack can adapt."""
-    if setup.contender == "ours":
-        return LoraConfig(rank=setup.rank, alpha=setup.rank)
-    return LoraConfig(rank=setup.rank, alpha=setup.rank, targets=Targets.CONVOLUTIONS)
+def adapter_of(setup: Setup) -> LoraConfig:
+    """LoRA on the attention layers, or on all Linears and convolutions."""
+    targets = Targets.ATTENTION if setup.contender == "ours" else Targets.CONVOLUTIONS
+    return LoraConfig(rank=setup.rank, alpha=setup.rank, targets=targets)

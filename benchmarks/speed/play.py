@@ -17,6 +17,7 @@ from .parts import Part
 from .setup import Setup
 
 WORKER = Path(__file__).with_name("worker.py")
+FEWEST_ROUNDS = 6
 WARM_STEPS = 2
 """The first is slow, the second counts."""
 
@@ -90,6 +91,7 @@ class Contender:
         return shared | {
             "seconds_per_step": statistics.median(timed),
             "seconds": timed,
+            "cpu_seconds": [report["cpu_seconds"] for report in self.reports[WARM_STEPS:]],
             "first_step_seconds": self.reports[0]["seconds"],
             "peak_bytes_above_model": max(calm),
             "peak_bytes_later": max(calm[1:]),
@@ -100,10 +102,16 @@ class Contender:
         }
 
 
-def play(part: Part, log: Path, say: Callable[[str], None]) -> list[dict[str, Any]]:
-    """The rows of a part, in the order of its setups."""
+Rows = list[dict[str, Any]]
+
+
+def play(part: Part, log: Path, say: Callable[[str], None], keep: Callable[[Rows], None]) -> None:
+    """Measure a part; `keep` is given its rows after every round from the sixth on.
+
+    So a call that is cut short leaves what it has, with its count of pairs.
+    """
     with ExitStack() as stack:
-        contenders = []
+        contenders: list[Contender] = []
         for number, setup in enumerate(part.setups):
             base = stack.enter_context(tempfile.TemporaryDirectory())
             one = Contender(setup, Path(base), log)
@@ -113,8 +121,10 @@ def play(part: Part, log: Path, say: Callable[[str], None]) -> list[dict[str, An
             one.step()
             contenders.append(one)
             say(f"{part.name}: {number + 1} of {len(part.setups)} loaded, {setup.name}")
-        for count in range(WARM_STEPS - 1 + part.rounds):
+        for count in range(1, WARM_STEPS + part.rounds):
             # Every other round backwards, so that nobody always comes after the same one.
             for one in contenders if count % 2 else reversed(contenders):
                 one.step()
-        return [one.row() for one in contenders]
+            timed = count + 1 - WARM_STEPS
+            if timed >= min(FEWEST_ROUNDS, part.rounds):
+                keep([one.row() for one in contenders])

@@ -21,7 +21,8 @@ HEAD = """# Speed and memory of a training step
 own; those of one part make their steps in turns. Ratios are medians over interleaved pairs with an
 interval of at least 95 % from order statistics. Memory is the peak above the process with its
 models loaded, the first step included; "kept" is what autograd keeps for backward beside resident
-weights; "first" is the time from loaded models to the end of the first step.
+weights; "first" is the time from loaded models to the end of the first step. CPU time is what a
+contender's threads worked, which other programs on the machine disturb less.
 
 Contenders: `ours`, LoRA on the attention layers by this pack's loop; `ours_all`, on all its
 layers; `floor`, the bare frozen UNet of ComfyUI forward and backward to its inputs with torch's
@@ -115,13 +116,15 @@ def _ratios(rows: Sequence[Row]) -> Iterator[str]:
     if "failed" in first or not good:
         return
     yield ""
-    yield f"| {first['name']} to | time | 95 % | pairs | memory | kept |"
-    yield "|---|---|---|---|---|---|"
+    yield f"| {first['name']} to | time | 95 % | CPU time | 95 % | pairs | memory | kept |"
+    yield "|---|---|---|---|---|---|---|---|"
     for row in good:
         ratio = ratio_interval(first["seconds"], row["seconds"])
+        worked = ratio_interval(first["cpu_seconds"], row["cpu_seconds"])
         memory = first["peak_bytes_above_model"] / max(row["peak_bytes_above_model"], 1)
         kept = first["saved_bytes"] / max(row["saved_bytes"], 1)
         yield (
             f"| {row['name']} | {ratio.median:.3f} | {ratio.low:.3f} to {ratio.high:.3f} | "
+            f"{worked.median:.3f} | {worked.low:.3f} to {worked.high:.3f} | "
             f"{ratio.count} | {memory:.2f} | {kept:.2f} |"
         )

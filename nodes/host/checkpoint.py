@@ -10,8 +10,11 @@ import torch
 from torch import Tensor, nn
 from torch.autograd import Function
 
-IN_PLACE_BLOCKS = frozenset({"CLIPLayer", "T5Block", "DoubleStreamBlock", "SingleStreamBlock"})
+IN_PLACE_BLOCKS = frozenset({"T5Block", "DoubleStreamBlock", "SingleStreamBlock"})
 """Blocks that plain autograd cannot record at all."""
+
+ADDING_BLOCKS = frozenset({"CLIPLayer"})
+"""Blocks that change their input in place, but only after norms that can do without it."""
 
 UNET_BLOCKS = frozenset({"ResBlock", "BasicTransformerBlock"})
 """Blocks of UNets that are worth recomputing to save their activations."""
@@ -76,6 +79,53 @@ def _copied(tensors: Sequence[Tensor]) -> list[Tensor]:
         one.clone() if not place or (one.ndim == 3 and one.is_floating_point()) else one
         for place, one in enumerate(tensors)
     ]
+
+
+class _Gate(Function):
+    """The identity, where all gradients of one block's input are summed before others join."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        return x.view_as(x)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> Tensor:
+        return grads[0]
+
+
+def gathered_forward(forward: Callable[..., Any]) -> Callable[..., Any]:
+    """A forward of a block that is not recomputed, with the sums of one that is.
+
+    A recomputed block hands on the sum of its gradients for an input that others read too;
+    summed in the same order without recomputation, the result is the same bit for bit.
+    """
+
+    def gate(value: Any) -> Any:
+        return _Gate.apply(value) if isinstance(value, Tensor) and value.requires_grad else value
+
+    return lambda *args, **kwargs: forward(
+        *(gate(value) for value in args), **{name: gate(value) for name, value in kwargs.items()}
+    )
+
+
+def counted_forward(forward: Callable[..., Any], note: Callable[[int], None]) -> Callable[..., Any]:
+    """A forward that tells `note` the bytes of every tensor that autograd keeps in it.
+
+    Copies are kept, so that a block may change what it has kept, as under recomputation.
+    """
+
+    def pack(tensor: Tensor) -> Tensor:
+        if not isinstance(tensor, nn.Parameter):
+            note(tensor.untyped_storage().nbytes())
+        return tensor.clone()
+
+    def counted(*args: Any, **kwargs: Any) -> Any:
+        if not torch.is_grad_enabled():
+            return forward(*args, **kwargs)
+        with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+            return forward(*args, **kwargs)
+
+    return counted
 
 
 def checkpointed_forward(forward: Callable[..., Output], *, adapted: bool) -> Callable[..., Output]:

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from comfy.ldm.modules.attention import attention_pytorch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_map
@@ -38,3 +39,8 @@ def recordable(forward: Callable[..., Tensor]) -> Callable[..., Tensor]:
             return forward(*args, **kwargs)
 
     return run
+
+
+def differentiable_attention(_: Any, *args: Any, **kwargs: Any) -> Tensor:
+    """torch's own attention: some that the host can be started with have no gradient."""
+    return attention_pytorch(*args, **kwargs)

@@ -58,6 +58,52 @@ def _convolution_input_grad(grad: Tensor, shape: torch.Size, weight: Tensor, mod
     )[0]
 
 
+class _LowRank(Function):
+    """A frozen Linear with a low-rank path beside it, y = W x + b + up (down x), in one record.
+
+    Both paths add into one output and one input gradient, so nothing of the layer's size is
+    made twice; backward keeps x and the narrow inner product, and where x asks for no gradient,
+    as with constant text, the weight is not fetched again.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, down: Tensor, up: Tensor, module: nn.Module, forward: Forward
+    ) -> Tensor:
+        inner = x.flatten(0, -2) @ down.t()
+        y = forward(x)
+        y.view(-1, y.shape[-1]).addmm_(inner, up.t())
+        ctx.module = module
+        ctx.save_for_backward(x, inner, down, up)
+        return y
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, Tensor, Tensor, None, None]:
+        x, inner, down, up = ctx.saved_tensors
+        grad = grads[0].reshape(-1, grads[0].shape[-1])
+        narrow = grad @ up
+        to_input = None
+        if ctx.needs_input_grad[0]:
+            with lend_weight(ctx.module, grad) as (weight, _):
+                to_input = (grad @ weight).addmm_(narrow, down).view(x.shape)
+        return to_input, narrow.t() @ x.flatten(0, -2), grad.t() @ inner, None, None
+
+
+def low_rank_forward(
+    module: nn.Module, forward: Forward, factors: Callable[[], tuple[Tensor, Tensor]]
+) -> Forward:
+    """The forward of a frozen Linear plus up @ down @ x; `factors` gives (down, up).
+
+    `forward` is the module's own; the factors are used in the dtype of x.
+    """
+
+    def adapted(x: Tensor) -> Tensor:
+        down, up = (factor.to(x.dtype) for factor in factors())
+        return _LowRank.apply(x, down, up, module, forward)
+
+    return adapted
+
+
 class _LayerNorm(Function):
     """A layer norm that keeps its input and two statistics a row."""
 
@@ -80,6 +126,34 @@ class _LayerNorm(Function):
                 [True, False, False],
             )[0]  # fmt: skip
         return grad, None
+
+
+class _LayerNormAhead(Function):
+    """A layer norm whose input may change afterwards: it keeps the normalized values instead.
+
+    With z = (x - mean) / deviation the gradient is that of a norm of z divided by the deviation
+    (Ba et al. 2016, arXiv 1607.06450), so a residual stream may be added to in place.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, module: nn.LayerNorm) -> Tensor:
+        z, _, rstd = torch.native_layer_norm(x, module.normalized_shape, None, None, module.eps)
+        with lend_weight(module, x) as (weight, bias):
+            y = z * weight if bias is None else torch.addcmul(bias, z, weight)
+        ctx.module = module
+        ctx.save_for_backward(z, rstd)
+        return y
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
+        z, rstd = ctx.saved_tensors
+        mean, one = torch.zeros_like(rstd), torch.ones_like(rstd)
+        with lend_weight(ctx.module, z) as (weight, bias):
+            grad = torch.ops.aten.native_layer_norm_backward(
+                grads[0], z, ctx.module.normalized_shape, mean, one, weight, bias,
+                [True, False, False],
+            )[0]  # fmt: skip
+        return grad * rstd, None
 
 
 class _GroupNorm(Function):
@@ -133,10 +207,13 @@ def _group_sizes(x: Tensor, module: nn.GroupNorm) -> tuple[int, int, int, int]:
     return x.shape[0], x.shape[1], x[0, 0].numel(), module.num_groups
 
 
-def frozen_forward(module: nn.Module, forward: Forward) -> Forward | None:
+def frozen_forward(
+    module: nn.Module, forward: Forward, *, input_changes: bool = False
+) -> Forward | None:
     """A forward that records the module without its weight, or None for a module that needs none.
 
     `forward` is the module's own, which casts, dequantizes and offloads as the host wants it.
+    `input_changes` says that what goes into a norm is added to in place later.
     """
     if not isinstance(module, comfy.ops.CastWeightBiasOp):
         return None
@@ -147,7 +224,8 @@ def frozen_forward(module: nn.Module, forward: Forward) -> Forward | None:
             else forward(x, *rest)
         )
     if isinstance(module, nn.LayerNorm) and module.elementwise_affine:
-        return lambda x: _LayerNorm.apply(x, module) if _recorded(x) else forward(x)
+        norm = _LayerNormAhead if input_changes else _LayerNorm
+        return lambda x: norm.apply(x, module) if _recorded(x) else forward(x)
     if isinstance(module, nn.RMSNorm) and module.weight is not None:
         return lambda x: _RMSNorm.apply(x, module, forward) if _recorded(x) else forward(x)
     if isinstance(module, nn.GroupNorm) and module.affine:

@@ -14,9 +14,9 @@ from comfy.patcher_extension import PatcherInjection
 from torch import Tensor, nn
 
 from ...training.adapters.base import Adapter
-from .checkpoint import checkpointed_forward
+from .checkpoint import ADDING_BLOCKS, checkpointed_forward, counted_forward, gathered_forward
 from .foreign import recordable
-from .frozen import frozen_forward
+from .frozen import frozen_forward, low_rank_forward
 
 KEY = "pivotal_training"
 
@@ -28,10 +28,19 @@ class TrainingInjection:
     root: nn.Module
     adapters: Mapping[str, Adapter] = field(default_factory=dict)
     blocks: frozenset[str] = frozenset()
-    """Class names of the blocks to recompute in backward."""
+    """Class names of the blocks that have to be recomputed in backward."""
+    large: frozenset[str] = frozenset()
+    """Class names of the blocks that are recomputed unless they are in `kept`."""
+    kept: frozenset[str] | None = None
+    """Names of the large blocks that keep what backward needs; None for all."""
+    counts: dict[str, int] | None = None
+    """Filled with the bytes that each large block keeps, when they are to be counted."""
     adapted: bool = True
     """Whether the adapters act at present."""
     _undo: list[Callable[[], None]] = field(default_factory=list)
+    _bare: dict[nn.Module, Callable[..., Tensor]] = field(default_factory=dict)
+    """The host's own forward of each frozen layer."""
+    _theirs: dict[str, list[PatcherInjection]] = field(default_factory=dict)
     _frozen: int = 0
     """How many of the replacements are frozen layers."""
 
@@ -59,17 +68,27 @@ class TrainingInjection:
 
         # A clone of a model in use is marked as injected, though it has put nothing in itself.
         patcher.is_injected = False
-        patcher.injections = {}
+        self._theirs, patcher.injections = patcher.injections, {}
         patcher.set_injections(KEY, [PatcherInjection(inject=inject, eject=eject)])
+
+    def uninstall(self, patcher: ModelPatcher) -> None:
+        """Give the clone back with the injections that were its user's, fit for another use."""
+        give_back(patcher)
+        patcher.injections = self._theirs
 
     def _forwards(self) -> dict[nn.Module, Any]:
         """What stands in the place of each module's own forward."""
         return {module: module.__dict__.get("forward") for module in self.root.modules()}
 
     def _freeze(self) -> None:
+        blocks = [m for m in self.root.modules() if type(m).__name__ in ADDING_BLOCKS]
+        adding = {module for block in blocks for module in block.modules()}
+        self._bare = {}
         for module in self.root.modules():
-            frozen = frozen_forward(module, module.forward)
+            changes = module in adding
+            frozen = frozen_forward(module, module.forward, input_changes=changes)
             if frozen is not None:
+                self._bare[module] = module.forward
                 self._replace(module, frozen)
             if not isinstance(module, comfy.ops.CastWeightBiasOp):
                 self._make_recordable(module)
@@ -98,15 +117,43 @@ class TrainingInjection:
         names = {module: name for name, module in self.root.named_modules()}
         for module, name in names.items():
             if name in self.adapters:
-                self._replace(module, self._with_adapter(module.forward, self.adapters[name]))
+                bare = self._bare.get(module) if module.forward is below[module] else None
+                self._replace(module, self._with_adapter(module, self.adapters[name], bare))
         for module, name in names.items():
-            if type(module).__name__ in self.blocks:
-                inside = any(key.startswith(f"{name}.") for key in self.adapters)
-                self._replace(module, checkpointed_forward(module.forward, adapted=inside))
+            self._wrap_block(module, name)
+
+    def _wrap_block(self, module: nn.Module, name: str) -> None:
+        kind = type(module).__name__
+        if kind not in self.large | self.blocks:
+            return
+        if self.counts is not None:
+            self._replace(module, counted_forward(module.forward, self._counter(name)))
+        if kind not in self.blocks and (self.kept is None or name in self.kept):
+            self._replace(module, gathered_forward(module.forward))
+            return
+        inside = any(key.startswith(f"{name}.") for key in self.adapters)
+        self._replace(module, checkpointed_forward(module.forward, adapted=inside))
+
+    def _counter(self, name: str) -> Callable[[int], None]:
+        counts = self.counts
+        assert counts is not None
+        counts.setdefault(name, 0)
+
+        def note(size: int) -> None:
+            counts[name] += size
+
+        return note
 
     def _with_adapter(
-        self, forward: Callable[..., Tensor], adapter: Adapter
+        self, module: nn.Module, adapter: Adapter, bare: Callable[..., Tensor] | None
     ) -> Callable[..., Tensor]:
+        """The module's forward with an adapter; `bare` is the host's, when nothing is between."""
+        forward = module.forward
+        factors = adapter.factors if isinstance(module, nn.Linear) and bare is not None else None
+        if factors is not None and factors() is not None:
+            whole = low_rank_forward(module, bare, factors)
+            return lambda x: whole(x) if self.adapted else forward(x)
+
         def adapted(x: Tensor, *rest: Any) -> Tensor:
             if not self.adapted:
                 return forward(x, *rest)

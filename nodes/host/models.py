@@ -11,14 +11,16 @@ import comfy.model_management as management
 import comfy.model_sampling
 import comfy.patcher_extension
 import torch
-from comfy.ldm.modules.attention import attention_pytorch
 from comfy.model_patcher import ModelPatcher
 from torch import Tensor, nn
 
 from ...training.dataset.buckets import Crop
+from ...training.planning import Plan
 from ...training.ports import Conditioning, Layer, Noised
 from .checkpoint import IN_PLACE_BLOCKS, large_blocks
-from .injection import TrainingInjection, give_back
+from .foreign import differentiable_attention
+from .injection import TrainingInjection
+from .inputs import first, groups, sent
 from .layers import adaptable_layers
 
 BYTES_PER_PARAMETER = 16
@@ -37,12 +39,13 @@ class HostDenoiser:
         companions: Callable[[], list[ModelPatcher]] = list,
     ):
         self._patcher = model.clone()
-        self._large = IN_PLACE_BLOCKS | large_blocks(self._patcher.model.diffusion_model)
-        self._blocks = self._large if checkpointing else IN_PLACE_BLOCKS
+        self._kept, self._required = frozenset[str]() if checkpointing else None, 0
+        self._large = large_blocks(self._patcher.model.diffusion_model)
         self._companions = companions
         # Without one the host says what its family is usually told.
         self._told = {"guidance": guidance} if guidance else {}
         self._injection: TrainingInjection | None = None
+        self._counts: dict[str, int] | None = None
         self._loaded = False
         # A copy on the CPU: targets are exact in fp64 and no sigma waits for the GPU.
         self._sampling: Any = copy.deepcopy(model.get_model_object("model_sampling")).cpu()
@@ -67,6 +70,19 @@ class HostDenoiser:
             management.load_models_gpu([self._patcher])
             self._loaded = True
 
+    def follow(self, plan: Plan, required: int) -> None:
+        """Recompute what a plan says, and ask the host for the room that a step was measured at."""
+        self._kept, self._required = plan.kept, required
+
+    @contextmanager
+    def counting(self) -> Iterator[dict[str, int]]:
+        """Recompute every large block and count what each would keep; for `attach` inside."""
+        before, self._kept, self._counts = self._kept, frozenset(), {}
+        try:
+            yield self._counts
+        finally:
+            self._kept, self._counts = before, None
+
     @contextmanager
     def attach(self, adapters: Mapping[str, nn.Module]) -> Iterator[None]:
         """Borrow: load the clone with the adapters injected and its raw output exposed."""
@@ -76,7 +92,12 @@ class HostDenoiser:
         for adapter in adapters.values():
             adapter.to(device)
         self._injection = TrainingInjection(
-            root=model.diffusion_model, adapters=adapters, blocks=self._blocks
+            root=model.diffusion_model,
+            adapters=adapters,
+            blocks=IN_PLACE_BLOCKS,
+            large=self._large,
+            kept=self._kept,
+            counts=self._counts,
         )
         self._injection.install(self._patcher)
         self._patcher.add_object_patch("model_sampling", raw_output(self._patcher))
@@ -87,17 +108,17 @@ class HostDenoiser:
             yield
         finally:
             management.in_training = before
-            give_back(self._patcher)
+            self._injection.uninstall(self._patcher)
             self._injection = None
 
     def save_memory(self) -> bool:
         """Recompute every block in backward from now on; False when that is done already."""
         management.soft_empty_cache()
-        if self._injection is None or self._injection.blocks == self._large:
+        if self._injection is None or self._injection.kept == frozenset():
             return False
         # The next pass loads the clone again, which injects it anew.
         self._patcher.eject_model()
-        self._injection.blocks = self._large
+        self._injection.kept = frozenset()
         return True
 
     @contextmanager
@@ -133,7 +154,7 @@ class HostDenoiser:
             "snr": (signal / spread).square(),
             "gain": first(gain),
         }
-        return Noised(**{name: part.float().to(device) for name, part in parts.items()})
+        return Noised(**{name: sent(part.float(), device) for name, part in parts.items()})
 
     def _sigma(self, positions: Tensor) -> Tensor:
         """Schedule positions in [0, 1) as the host's noise levels, (batch,).
@@ -165,8 +186,8 @@ class HostDenoiser:
         try:
             parts = [self._output(noised, places, given) for places, given in inputs]
         finally:
+            # The host's cleanup waits for the end: it would inject everything anew each step.
             self._injection.adapted = True
-            self._patcher.cleanup()
         order = [place for places, _ in inputs for place in places]
         output = torch.cat(parts) if len(parts) > 1 else parts[0]
         return output if order == sorted(order) else output[torch.tensor(order).argsort()]
@@ -191,7 +212,8 @@ class HostDenoiser:
         parameters = sum(
             p.numel() for a in self._injection.adapters.values() for p in a.parameters()
         )
-        required = BYTES_PER_PARAMETER * parameters + step_memory(self._patcher, noisy)
+        estimate = BYTES_PER_PARAMETER * parameters + step_memory(self._patcher, noisy)
+        required = self._required or estimate
         management.load_models_gpu([*self._companions(), self._patcher], memory_required=required)
 
     def _options(self, sigma: Tensor) -> dict[str, Any]:
@@ -230,7 +252,7 @@ class HostDenoiser:
     ) -> dict[str, Any]:
         joined = {n: value.concat([one[n] for one in each[1:]]) for n, value in each[0].items()}
         return {
-            name: value.to(device, dtype if torch.is_floating_point(value) else None)
+            name: sent(value, device).to(dtype if value.is_floating_point() else value.dtype)
             if isinstance(value, Tensor)
             else value
             for name, value in joined.items()
@@ -256,22 +278,6 @@ class HostDenoiser:
         return {name: one.process_cond(batch_size=1, area=None) for name, one in made.items()}
 
 
-def groups(each: Sequence[Mapping[str, Any]]) -> list[list[int]]:
-    """Samples whose inputs the host can put side by side, in the order of their first ones."""
-    found: list[list[int]] = []
-    for place, inputs in enumerate(each):
-        for group in found:
-            first_one = each[group[0]]
-            if first_one.keys() == inputs.keys() and all(
-                first_one[name].can_concat(value) for name, value in inputs.items()
-            ):
-                group.append(place)
-                break
-        else:
-            found.append([place])
-    return found
-
-
 def raw_output(model: ModelPatcher) -> Any:
     """The model's sampling object, except that denoising gives the network's output while `raw`."""
     sampling = copy.copy(model.get_model_object("model_sampling"))
@@ -284,11 +290,6 @@ def raw_output(model: ModelPatcher) -> Any:
     return sampling
 
 
-def differentiable_attention(_: Any, *args: Any, **kwargs: Any) -> Tensor:
-    """torch's own attention: some that the host can be started with have no gradient."""
-    return attention_pytorch(*args, **kwargs)
-
-
 def step_memory(model: ModelPatcher, noisy: Tensor) -> float:
     """Bytes that a training step needs beside weights and optimizer.
 
@@ -296,8 +297,3 @@ def step_memory(model: ModelPatcher, noisy: Tensor) -> float:
     these batches; a recorded pass and its backward keep about three times one pass.
     """
     return 1.5 * model.memory_required([2 * noisy.shape[0], *noisy.shape[1:]])
-
-
-def first(tensor: Tensor) -> Tensor:
-    """The first number of each sample, (batch,)."""
-    return tensor.flatten(1)[:, 0]

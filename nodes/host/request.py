@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
+from enum import Enum
 from typing import Any
 
 import torch
@@ -44,6 +45,14 @@ class Validation:
     """Pictures taken out of the training dataset when there is no other"""
 
 
+class Checkpointing(str, Enum):
+    """Whether blocks are computed a second time in the backward pass, to save memory."""
+
+    ON = "on"
+    OFF = "off"
+    AUTO = "auto"
+
+
 @dataclass(frozen=True, kw_only=True)
 class Request:
     """What a graph asks to be trained."""
@@ -54,7 +63,7 @@ class Request:
     adapter: AdapterConfig | None = None
     class_dataset: Dataset | None = None
     resolution: int = 512
-    checkpointing: bool = True
+    checkpointing: Checkpointing = Checkpointing.AUTO
     run_name: str = "concept"
     checkpoint_every: int = 250
     """Steps between checkpoints; 0 keeps one at the end and on Cancel alone."""

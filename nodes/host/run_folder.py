@@ -26,6 +26,7 @@ from .folders import RUNS, checked_run_name
 LOG = logging.getLogger(__name__)
 IDENTITY, PROGRESS, JOURNAL = "run.json", "progress.json", "report.jsonl"
 STEP_FILE = re.compile(r"step_(\d{8})\.safetensors")
+PLAN = "plan.json"
 SAMPLED_NUMBERS = 64
 
 
@@ -53,6 +54,11 @@ class RunFolder:
     def report(self) -> Path:
         """What the run did, as text."""
         return self.path / "report.txt"
+
+    @property
+    def plan(self) -> Path:
+        """How the run's steps are cut to fit the memory."""
+        return self.path / PLAN
 
     @property
     def journal(self) -> Path:

@@ -24,17 +24,19 @@ from ...training.adapters import MODEL, TEXT
 from ...training.adapters.census import census
 from ...training.commands import Command
 from ...training.loop import Parts, StepReport, train
+from ...training.planning import Plan
 from ...training.plot import loss_plot
 from ...training.state import RunState, restore_parameters
 from .families import check_clip, check_guidance, check_trainable, check_vae, family_of
 from .keeper import Keeper
 from .latents import HostLatentCodec
 from .live import LiveRun, going_live
+from .measuring import plan_run
 from .models import HostDenoiser
 from .parts import make_parts
 from .previews import Previewer
 from .reporter import Reporter
-from .request import Request
+from .request import Checkpointing, Request
 from .run_folder import RunFolder, find_run_folder, model_digest
 from .text import HostTextEncoder
 from .watch import Watch
@@ -116,13 +118,16 @@ def _train(
     text = HostTextEncoder(clip)
     denoiser = HostDenoiser(
         model,
-        checkpointing=request.checkpointing,
+        checkpointing=request.checkpointing is Checkpointing.ON,
         guidance=request.config.objective.guidance,
         companions=text.companions,
     )
     start = _start(folder, request)
     parts = make_parts(request, denoiser, text, HostLatentCodec(vae))
     folder.create()
+    plan = None
+    if request.checkpointing is Checkpointing.AUTO:
+        plan = plan_run(parts, denoiser, request.config.batch_size, folder.plan)
     folder.note_progress({"steps": request.config.steps, "finished": None})
     keeper = Keeper(folder, request, parts, (family_of(model), model_digest(model)), start)
     reporter = Reporter(folder, live, keeper.course, parts, text)
@@ -137,7 +142,7 @@ def _train(
         _drive(train(parts, request.config, start), request, watch)
     begun = start.step if start else 0
     result, losses = keeper.result(), keeper.course.losses
-    report = _report(request, parts, losses, time.monotonic() - began, begun, folder)
+    report = _report(request, parts, losses, time.monotonic() - began, begun, folder, plan)
     progress = {"steps": request.config.steps, "finished": len(losses)}
     if losses:
         report += folder.leave_peft(keeper.peft)
@@ -218,6 +223,7 @@ def _report(
     seconds: float,
     begun: int,
     folder: RunFolder,
+    plan: Plan | None,
 ) -> str:
     """What was trained, on what and for how long, as text."""
     done = max(len(losses) - begun, 1)
@@ -242,6 +248,8 @@ def _report(
                 f"for the negative prompt: embedding:{concept.negative.final_name}, trained for "
                 f"cfg {request.config.objective.negative_guidance:g} by a second prediction a step"
             )
+    if plan is not None:
+        lines.append(f"memory: {plan.reason}")
     lines += [*request.dataset.notes, *request.dataset.skipped]
     lines.append(f"run folder: {folder.path}")
     if folder.disk.trouble:

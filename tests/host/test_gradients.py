@@ -22,9 +22,11 @@ from host.measure import (
     weights_among,
     weights_of,
 )
+from torch import nn
 
 from harness.runner import Loaded
 from pack.nodes.host import injection, text
+from pack.nodes.host.frozen import Forward
 
 STEP = 3e-2
 """Of a finite difference, as a share of the parameters' root mean square."""
@@ -85,18 +87,16 @@ def test_gradients_of_lora_factors_agree_with_finite_differences(
     assert error < CLOSE
 
 
-@pytest.mark.parametrize(("loaded", "bound"), [("sd15", 0), ("sdxl", 1e-5)], indirect=["loaded"])
-def test_checkpointing_changes_no_gradient(loaded: Loaded, bound: float):
-    """Exact where a tensor feeds one block; what feeds several is summed in another order."""
+@pytest.mark.parametrize("loaded", ["sd15", "sdxl"], indirect=True)
+def test_checkpointing_changes_no_gradient(loaded: Loaded):
+    """Bit for bit: what feeds several blocks is summed in one and the same order."""
     batch = make_batch([SHORT, LONG])
     with borrowed(loaded, rank=4) as ports:
         kept = ports.gradients(batch)
     with borrowed(loaded, rank=4, checkpointing=True) as ports:
         recomputed = ports.gradients(batch)
     assert all(grad.abs().max() > 0 for grad in kept)
-    assert max(relative([a], [b]) for a, b in zip(recomputed, kept, strict=True)) <= bound
-    last = recomputed[-2:]
-    assert all(torch.equal(a, b) for a, b in zip(last, kept[-2:], strict=True))
+    assert all(torch.equal(a, b) for a, b in zip(recomputed, kept, strict=True))
 
 
 def test_checkpointing_keeps_less(loaded: Loaded):
@@ -112,8 +112,14 @@ def test_checkpointing_keeps_less(loaded: Loaded):
 
 
 def record_plainly(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let autograd record the host's own operators."""
-    monkeypatch.setattr(injection, "frozen_forward", lambda module, forward: None)
+    """Let autograd record the host's own operators, but for norms that nothing else gets past."""
+    frozen = injection.frozen_forward
+
+    def plainly(module: nn.Module, forward: Forward, *, input_changes: bool) -> Forward | None:
+        norm = isinstance(module, nn.LayerNorm) and input_changes
+        return frozen(module, forward, input_changes=True) if norm else None
+
+    monkeypatch.setattr(injection, "frozen_forward", plainly)
 
 
 def load_unet(loaded: Loaded, dtype: torch.dtype) -> object:

@@ -24,6 +24,13 @@ class Adapter(nn.Module):
         """The adapted output for x; `base` is the frozen layer."""
         return base(x) + self(x)
 
+    def factors(self) -> tuple[Tensor, Tensor] | None:
+        """(down, up) where all it does to a Linear is to add up @ down @ x; None otherwise.
+
+        Two matrices can be applied without forming an output of their own.
+        """
+        return None
+
     def penalty(self) -> Tensor | None:
         """A term of its own in the loss, a scalar; None for none."""
         return None

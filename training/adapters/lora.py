@@ -33,6 +33,12 @@ class Lora(Adapter):
             inner = inner * self._kept(inner)
         return widen(inner, self.scale * self.up.to(x.dtype), self.conv)
 
+    def factors(self) -> tuple[Tensor, Tensor] | None:
+        """down and the scaled up, of a Linear without dropout."""
+        if self.conv is not None or self.dropout:
+            return None
+        return self.down, self.up if self.scale == 1 else self.scale * self.up
+
     def begin(self, micro_step: int | None) -> None:
         """Another draw of what is dropped; the same when a block is computed again."""
         self._micro_step = micro_step

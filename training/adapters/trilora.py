@@ -58,6 +58,11 @@ class TriLora(Adapter):
         up, down = self._factors()
         return apply_low_rank(x, down.to(x.dtype), up.to(x.dtype), self.conv)
 
+    def factors(self) -> tuple[Tensor, Tensor] | None:
+        """s C A and B, of a Linear."""
+        up, down = self._factors()
+        return None if self.conv is not None else (down, up)
+
     def _factors(self) -> tuple[Tensor, Tensor]:
         """B and s C A, of which a diagonal C is no more than a number a row."""
         if self.c.ndim == 2:

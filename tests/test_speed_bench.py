@@ -1,0 +1,75 @@
+"""The speed benchmark's arithmetic, and a contender that really steps."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.append(str(ROOT / "benchmarks"))
+
+from speed.parts import Part, cpu_parts, cuda_parts  # noqa: E402
+from speed.play import play  # noqa: E402
+from speed.report import page  # noqa: E402
+from speed.setup import Setup, parse  # noqa: E402
+from speed.statistics import median_interval, ratio_interval  # noqa: E402
+
+
+def test_the_interval_holds_the_true_median_as_often_as_it_says():
+    draw = random.Random(0)
+    hits = 0
+    for _ in range(1000):
+        found = median_interval([draw.expovariate(1.0) for _ in range(12)])
+        hits += found.low <= 0.6931 <= found.high
+    assert 940 <= hits <= 990
+
+
+def test_the_interval_is_that_of_the_binomial_table():
+    """For 12 values the third from each end, for 6 the range (David and Nagaraja, table 7.1)."""
+    twelve = median_interval(range(1, 13))
+    assert (twelve.low, twelve.median, twelve.high) == (3, 6.5, 10)
+    six = median_interval(range(1, 7))
+    assert (six.low, six.high) == (1, 6)
+
+
+def test_a_ratio_is_taken_pair_by_pair():
+    """Drift that both share drops out."""
+    found = ratio_interval([1.0, 2.0, 30.0], [2.0, 4.0, 60.0])
+    assert (found.median, found.low, found.high) == (0.5, 0.5, 0.5)
+
+
+def test_a_setup_survives_its_command_line():
+    setups = [one for part in cpu_parts() + cuda_parts() for one in part.setups]
+    assert all(parse(one.words()) == one for one in setups)
+
+
+def test_parts_have_names_of_their_own():
+    names = [part.name for part in cpu_parts() + cuda_parts()]
+    assert len(names) == len(set(names))
+
+
+def test_a_contender_without_memory_gets_its_row():
+    row = {"name": "native", "failed": "out of memory", "device": "cpu"}
+    made = {"torch": "1", "diffusers": "1", "peft": "1", "transformers": "1", "ComfyUI": "1"}
+    made |= {"gpu": "", "processor": "p", "cores": 2, "system": "s"}
+    text = page(made, {"a part": [row]})
+    assert "| native | out of memory |" in text
+    assert "there was no GPU" in text
+
+
+@pytest.mark.skipif(not os.environ.get("PIVOTAL_COMFYUI"), reason="needs ComfyUI")
+def test_a_contender_steps_on_command_and_counts(tmp_path: Path):
+    part = Part(name="one", setups=(Setup(contender="ours", latent=8),), rounds=2)
+    kept: list[list[dict[str, object]]] = []
+    play(part, tmp_path / "log", lambda _: None, kept.append)
+    (row,) = kept[-1]
+    assert "failed" not in row, (tmp_path / "log").read_text(encoding="utf-8")[-2000:]
+    assert len(row["seconds"]) == 2 and min(row["seconds"]) > 0
+    assert row["saved_bytes"] > 0
+    assert row["encoder_calls"] == 0
+    json.dumps(row)
