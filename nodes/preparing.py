@@ -64,6 +64,7 @@ class CheckDataset(io.ComfyNode):
                     "images of Dataset to Lists in their original size.",
                 ),
             ],
+            is_input_list=True,
             outputs=[
                 sockets.Dataset.Output(display_name="dataset"),
                 io.String.Output(display_name="report"),

@@ -111,14 +111,14 @@ def test_a_lora_without_a_layer_of_the_model_is_refused(run_graph):
 def test_names_for_an_encoder_that_the_clip_lacks_are_refused(host, run_graph):
     made = replace(bundle(host, "sdxl", "sd15", "names"), family="")
     sentence = refusal(run_graph, "sd15", made)
-    assert '"cat" has vectors for clip_l, clip_g and this CLIP has clip_l' in sentence
+    assert '"cat" has vectors for clip_g, clip_l and this CLIP has clip_l' in sentence
     assert "another model family" in sentence
 
 
 def test_a_clip_of_another_family_beside_the_right_model_is_refused(host, run_graph):
     made = bundle(host, "sdxl", "sdxl", "both")
     sentence = refusal(run_graph, "sdxl", made, clip_of="sd15")
-    assert '"cat" has vectors for clip_l, clip_g and this CLIP has clip_l' in sentence
+    assert '"cat" has vectors for clip_g, clip_l and this CLIP has clip_l' in sentence
 
 
 def test_an_encoder_without_vectors_is_reported(host, run_graph):

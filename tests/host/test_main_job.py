@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from harness.graphs import defaults
 from harness.runner import Host, Loaded, Outputs
 
 
@@ -43,7 +44,7 @@ def training_prompt(dataset: str, **settings: object) -> dict:
     data = {
         "folder": dataset, "caption_extension": ".txt", "default_caption": "", "repeats": 1,
     }  # fmt: skip
-    return {
+    prompt = {
         "base": {"class_type": "Harness_Checkpoint", "inputs": {"family": "sd15"}},
         "data": {"class_type": "Pivotal_LoadDataset", "inputs": data},
         "concept": {"class_type": "Pivotal_Concept", "inputs": concept},
@@ -66,6 +67,9 @@ def training_prompt(dataset: str, **settings: object) -> dict:
         "keep": {"class_type": "Harness_Keep", "inputs": {"value": ["load", 2]}},
         "keep_report": {"class_type": "Harness_Keep", "inputs": {"value": ["train", 5]}},
     }  # fmt: skip
+    for node in prompt.values():
+        node["inputs"] = {**defaults(node["class_type"]), **node["inputs"]}
+    return prompt
 
 
 def test_a_concept_is_trained_saved_and_loaded_in_one_graph(
