@@ -78,6 +78,12 @@ def weights(loaded: Loaded) -> dict[str, Tensor]:
     }
 
 
+@pytest.fixture(autouse=True)
+def nothing_encoded() -> None:
+    """Latents that are kept from another run would spare the VAE its moments."""
+    shutil.rmtree(user_folder("latents"), ignore_errors=True)
+
+
 class Press:
     """Presses Cancel once, and counts the passes of the denoiser that begin after that."""
 
@@ -164,8 +170,6 @@ def test_cancel_gives_the_models_back_at_once(sd15, run_graph, moment, checkpoin
 
 def test_without_cancel_every_one_of_these_moments_passes(sd15, run_graph):
     """The moments above are real, and a run after all those that were stopped ends well."""
-    # Latents that are kept would spare the VAE its moment.
-    shutil.rmtree(user_folder("latents"), ignore_errors=True)
     presses = {install: Press(1000) for install, _ in MOMENTS.values()}
     with ExitStack() as stack:
         for install, press in presses.items():
