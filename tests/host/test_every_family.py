@@ -28,7 +28,7 @@ from pack.nodes.host.families import (
 from pack.nodes.host.models import HostDenoiser
 from pack.nodes.host.runs import gradients
 from pack.nodes.host.text import HostTextEncoder
-from pack.training.adapters.lora import Lora
+from pack.training.adapters.lora import LoraConfig
 from pack.training.concepts import Concept
 from pack.training.data import TrainingData, draw_batch
 from pack.training.dataset.order import Batches
@@ -75,7 +75,7 @@ def ports_of(loaded: Loaded, *, checkpointing: bool) -> Ports:
     denoiser = HostDenoiser(loaded.model, checkpointing=checkpointing, companions=text.companions)
     concept = Concept(placeholder="TOK", initial="dog", vectors=2)
     layers = [one for one in denoiser.layers() if len(one.shape) == 2 and min(one.shape) > 2]
-    adapters = {layer.name: Lora(layer, 2, 2.0, draw(3)) for layer in layers}
+    adapters = {layer.name: LoraConfig(rank=2, alpha=2.0).build(layer, draw(3)) for layer in layers}
     for adapter in adapters.values():
         nn.init.normal_(adapter.up, std=0.02, generator=draw(4))
     vectors = initial_vectors([concept], text, seed=0)
