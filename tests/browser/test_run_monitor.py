@@ -55,6 +55,7 @@ def wait_for_text(path: Path, text: str, seconds: float = 120.0) -> None:
         time.sleep(0.1)
 
 
+@pytest.mark.xfail(strict=False, reason="Nodes 2.0 has not passed yet: issue 9")
 def test_a_run_is_watched_recovered_by_a_reload_and_asked(editor: Editor):
     """One run for all of it, since each takes a while to come up on a small machine."""
     name = start(editor, "watched")
@@ -84,6 +85,7 @@ def test_a_run_is_watched_recovered_by_a_reload_and_asked(editor: Editor):
     editor.shot("finished")
 
 
+@pytest.mark.xfail(strict=False, reason="Nodes 2.0 has not passed yet: issue 9")
 def test_the_view_follows_a_trainer_inside_a_subgraph(editor: Editor):
     editor.load_prompt(training(f"inside {editor.renderer}"))
     editor.page.evaluate(

