@@ -86,13 +86,18 @@ def test_checkpointing_does_not_change_the_run(first, run_graph):
         torch.testing.assert_close(tensors(made)[key], tensor, rtol=1e-2, atol=1e-4)
 
 
+def contents(folder: Path) -> dict[str, bytes]:
+    files = (path for path in folder.rglob("*") if path.is_file())
+    return {str(path.relative_to(folder)): path.read_bytes() for path in files}
+
+
 def test_another_run_of_the_same_name_gets_a_folder_of_its_own(sd15, run_graph):
     root = Path(folder_paths.get_output_directory(), "pivotal")
     _, _, report = train(run_graph, run_name="again", steps=1, seed=1)
     assert report.endswith(f"run folder: {root / 'again'}")
-    before = {path.name: path.read_bytes() for path in (root / "again").iterdir()}
+    before = contents(root / "again")
     assert before.keys() >= {"report.jsonl", "report.txt", "loss.png"}
     _, _, report = train(run_graph, run_name="again", steps=1, seed=2)
     assert report.endswith(f"run folder: {root / 'again_2'}")
-    assert {path.name: path.read_bytes() for path in (root / "again").iterdir()} == before
+    assert contents(root / "again") == before
     assert (root / "again_2" / "report.txt").read_bytes() != before["report.txt"]
