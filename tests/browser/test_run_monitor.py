@@ -85,7 +85,6 @@ def test_a_run_is_watched_recovered_by_a_reload_and_asked(editor: Editor):
     editor.shot("finished")
 
 
-@pytest.mark.xfail(strict=False, reason="Nodes 2.0 has not passed yet: issue 9")
 def test_the_view_follows_a_trainer_inside_a_subgraph(editor: Editor):
     editor.load_prompt(training(f"inside {editor.renderer}"))
     editor.page.evaluate(
