@@ -7,9 +7,7 @@ on the machine disturbs little, and in seconds of the clock.
 from __future__ import annotations
 
 import argparse
-import importlib.util
 import json
-import os
 import sys
 import tempfile
 import time
@@ -18,6 +16,8 @@ from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+
+from learning.__main__ import prepare
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
@@ -32,22 +32,6 @@ SDXL_SHAPES = (
 )
 SAMPLED = 3
 """Layers of each SDXL shape that are timed; the others are taken to be like them."""
-
-
-def prepare(base: Path) -> None:
-    """Make the host, the pack (as `pack`) and the tests' checkpoints importable."""
-    sys.path[:] = [entry for entry in sys.path if Path(entry) != ROOT]
-    sys.path[:0] = [str(ROOT / "tests"), str(ROOT / "benchmarks"), os.environ["PIVOTAL_COMFYUI"]]
-    import comfy.options  # noqa: F401
-    from comfy.cli_args import args
-
-    args.cpu, args.base_directory = True, str(base)
-    spec = importlib.util.spec_from_file_location(
-        "pack", ROOT / "__init__.py", submodule_search_locations=[str(ROOT)]
-    )
-    assert spec is not None and spec.loader is not None
-    sys.modules["pack"] = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(sys.modules["pack"])
 
 
 def contenders() -> dict[str, Any]:

@@ -25,7 +25,7 @@ from world.sampling import SETTINGS, Models, sample
 
 from .bases import SECOND
 from .methods import BATCH, METHODS
-from .scores import base_right, count, fidelity
+from .scores import base_right, count, fidelity, thinned, transferred
 from .subjects import SUBJECTS, Asked, prompts_for
 
 STRIP = 8
@@ -76,11 +76,6 @@ class Bench:
     work: Path
     samples: int
     """Of each kind: with the concept, and of the base's own prompts"""
-
-    @property
-    def transferred(self) -> int:
-        """Samples of each of the transfers."""
-        return max(1, self.samples * 2 // 5)
 
 
 def run_cell(cell: Cell, bench: Bench) -> tuple[Row, Tensor]:
@@ -147,7 +142,7 @@ def applied(models: Models, bundle: Bundle, *, lora: float = 1.0) -> Models:
 
 def transfer(bundle: Bundle, bench: Bench, prompts: Sequence[Asked]) -> dict[str, float | None]:
     """Fidelity on the second base: of the whole bundle, and of its embeddings alone."""
-    some = prompts[:: max(1, round(len(prompts) / bench.transferred))]
+    some = thinned(prompts, transferred(bench.samples))
     alone = None
     if bundle.embeddings:
         alone = {

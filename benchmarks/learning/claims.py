@@ -13,13 +13,15 @@ NEAR = 0.05
 def claims(rows: Rows) -> list[str]:
     """A sentence for every claim that the rows can tell of."""
     mean = Means([row for row in rows if row["subject"] == "character" and row["budget"] == 1])
+    preserved = beats(mean, "pivotal_prior", "pivotal", "base_kept")
+    started = beats(mean, "pivotal", "pivotal_noise", "fidelity")
     return [
         f"- {text}: {sentence}"
         for text, sentence in (
             ("Pivotal tuning damages the base less than LoRA alone", damage(mean)),
-            ("Prior preservation keeps more of the base", prior(mean)),
+            ("Prior preservation keeps more of the base", preserved),
             ("An embedding transfers to another base better than weights", carried(mean)),
-            ("Starting from a word beats starting from noise", start(mean)),
+            ("Starting from a word beats starting from noise", started),
         )
         if sentence
     ]
@@ -50,11 +52,13 @@ def damage(mean: Means) -> str:
     return f"{verdict(ours - theirs)} ({numbers})."
 
 
-def prior(mean: Means) -> str:
-    if not mean.has("pivotal_prior", "pivotal"):
+def beats(mean: Means, ours: str, theirs: str, column: str) -> str:
+    """Whether a method has more of a column than another."""
+    if not mean.has(ours, theirs):
         return ""
-    ours, theirs = mean.of("pivotal_prior", "base_kept"), mean.of("pivotal", "base_kept")
-    return f"{verdict(ours - theirs)} (base kept {ours:.2f} against {theirs:.2f})."
+    more, less = mean.of(ours, column), mean.of(theirs, column)
+    label = column.replace("_", " ")
+    return f"{verdict(more - less)} ({label} {more:.2f} against {less:.2f})."
 
 
 def carried(mean: Means) -> str:
@@ -73,13 +77,6 @@ def carried(mean: Means) -> str:
         kept.append(mean.of(method, column) / home)
     numbers = f"{kept[0]:.2f} of its fidelity kept against {kept[1]:.2f}"
     return f"{verdict(kept[0] - kept[1])} ({numbers})."
-
-
-def start(mean: Means) -> str:
-    if not mean.has("pivotal", "pivotal_noise"):
-        return ""
-    ours, theirs = mean.of("pivotal", "fidelity"), mean.of("pivotal_noise", "fidelity")
-    return f"{verdict(ours - theirs)} (fidelity {ours:.2f} against {theirs:.2f})."
 
 
 def verdict(difference: float) -> str:

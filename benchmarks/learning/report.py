@@ -12,6 +12,7 @@ from PIL import Image, ImageDraw, ImageFont
 from world.sampling import SETTINGS
 
 from .claims import claims
+from .scores import transferred
 
 COLUMNS = (
     "fidelity",
@@ -50,7 +51,7 @@ dearer, not how fast a step is.
 def write_report(rows: Rows, methods: Mapping[str, object], samples: int, folder: Path) -> None:
     """Write learning.md and learning.png from the rows and the strips of pictures."""
     settings = INTRODUCTION.format(
-        settings=SETTINGS, samples=samples, transferred=max(1, samples * 2 // 5)
+        settings=SETTINGS, samples=samples, transferred=transferred(samples)
     )
     lines = [settings]
     for subject in dict.fromkeys(row["subject"] for row in rows):

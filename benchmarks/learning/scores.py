@@ -82,3 +82,14 @@ def share(hits: Iterable[bool]) -> float:
     """Hits over all; 0 of nothing is 0."""
     counted = list(hits)
     return sum(counted) / max(len(counted), 1)
+
+
+def transferred(samples: int) -> int:
+    """Samples of each of the transfers, of which a cell has three."""
+    return max(1, samples * 2 // 5)
+
+
+def thinned(asked: Sequence[Asked], number: int) -> list[Asked]:
+    """`number` of the prompts, or all, evenly: on backgrounds that were trained and others."""
+    kept = min(number, len(asked))
+    return [asked[i * len(asked) // kept] for i in range(kept)]

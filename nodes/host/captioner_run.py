@@ -82,10 +82,6 @@ def run_captioner(
     return dataset.with_records(lambda record: made[record.name]), "\n".join(reports)
 
 
-def _label(record: Record) -> tuple[str, str]:
-    return record.concept, record.class_word
-
-
 def chosen(captioner: Captioner | None, clip: CLIP | None) -> Captioner:
     """The one that is connected; ValueError for none or both, or a CLIP that cannot see."""
     if (captioner is None) == (clip is None):
