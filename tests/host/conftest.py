@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -12,6 +13,7 @@ import torch
 
 from harness.checkpoints import cached_checkpoint
 from harness.runner import Host, Loaded, Outputs, start_host
+from pack.nodes.host.folders import user_folder
 from world import checkpoints
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -27,6 +29,12 @@ def host() -> Host:
 def run_graph(host: Host) -> Callable[..., Outputs]:
     """`run_graph(prompt)` through the host's executor; `Harness_Keep` makes a value an output."""
     return host.run
+
+
+@pytest.fixture(autouse=True)
+def nothing_encoded() -> None:
+    """Each test finds no latents kept from another's run on the same pictures."""
+    shutil.rmtree(user_folder("latents"), ignore_errors=True)
 
 
 @pytest.fixture(autouse=True)

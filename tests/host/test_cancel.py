@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gc
 import json
-import shutil
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -21,7 +20,6 @@ from torch import Tensor, nn
 from harness.graphs import Graph, Node, write_pictures
 from harness.runner import GraphInterrupted, Loaded
 from harness.server import Server, failure
-from pack.nodes.host.folders import user_folder
 
 STEPS = 4
 
@@ -76,12 +74,6 @@ def weights(loaded: Loaded) -> dict[str, Tensor]:
         for place, root in enumerate(roots(loaded))
         for key, tensor in root.state_dict().items()
     }
-
-
-@pytest.fixture(autouse=True)
-def nothing_encoded() -> None:
-    """Latents that are kept from another run would spare the VAE its moments."""
-    shutil.rmtree(user_folder("latents"), ignore_errors=True)
 
 
 class Press:
