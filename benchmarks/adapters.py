@@ -170,28 +170,33 @@ def page(rows: list[dict[str, Any]], spectra: dict[str, Any]) -> str:
     return "\n".join([*lines, ""])
 
 
+def store(path: Path, result: dict[str, Any]) -> None:
+    """Write the results and their page."""
+    path.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    text = page(result["rows"], result["spectra"])
+    path.with_suffix(".md").write_text(text, encoding="utf-8")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--pairs", type=int, default=PAIRS)
     parser.add_argument("--only", nargs="*", default=[], help="these adapters alone")
     parser.add_argument("--results", type=Path, default=RESULTS)
     arguments = parser.parse_args()
+    path = arguments.results / "adapters.json"
+    kept = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {"rows": []}
+    rows = {row["adapter"]: row for row in kept["rows"]}
     with tempfile.TemporaryDirectory() as base:
         prepare(Path(base))
         every = contenders()
         lora = every.pop("LoRA")
-        names = arguments.only or list(every)
-        path = arguments.results / "adapters.json"
-        kept = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {"rows": []}
-        rows = {row["adapter"]: row for row in kept["rows"]}
-        for name in names:
+        spectra = singular_values()
+        for name in arguments.only or list(every):
             rows[name] = in_turns(name, every[name], replace(lora), arguments.pairs)
+            # After each, so that a call that is cut short leaves what it has.
+            store(path, {"rows": [rows[key] for key in every if key in rows], "spectra": spectra})
             sys.stdout.write(f"{rows[name]}\n")
             sys.stdout.flush()
-        result = {"rows": list(rows.values()), "spectra": singular_values()}
-        path.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
-        text = page(result["rows"], result["spectra"])
-        path.with_suffix(".md").write_text(text, encoding="utf-8")
 
 
 if __name__ == "__main__":
