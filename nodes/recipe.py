@@ -162,7 +162,7 @@ class Objective(io.ComfyNode):
                     options=Prior,
                     default=Prior.NONE,
                     tooltip="Keeps what the model knows of the class: from class pictures, or from "
-                    "the untrained model's own prediction, which needs no pictures.",
+                    "the untrained model's own prediction, which needs no pictures but likes some.",
                 ),
                 io.Float.Input(
                     "prior_weight",

@@ -158,7 +158,7 @@ class TrainConcepts(io.ComfyNode):
                 sockets.Dataset.Input(
                     "class_dataset",
                     optional=True,
-                    tooltip="Class pictures, for an objective with that prior.",
+                    tooltip="What the model must not forget, for an objective with a prior.",
                 ),
                 sockets.Previews.Input(
                     "previews", optional=True, tooltip="Pictures to draw while it trains."

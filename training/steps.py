@@ -48,8 +48,7 @@ def batch_errors(
     from them (Dong et al. 2022, arXiv 2211.11337), at the price of a second prediction.
     """
     objective, denoiser = run.config.objective, run.parts.denoiser
-    noise = offset_noise(batch.noise, batch.offset, objective.noise_offset)
-    noised = denoiser.noised(batch.latents, noise, batch.positions)
+    noised = noised_of(run, batch)
     output = denoiser.predict(noised, conditions.of(batch.captions), batch.crops)
     if negative:
         away = denoiser.predict(noised, conditions.of(negative), batch.crops)
@@ -58,16 +57,25 @@ def batch_errors(
     return sample_errors(output, noised.target, weights, batch.mask, objective.huber), noised
 
 
+def noised_of(run: Run, batch: Batch) -> Noised:
+    """The batch's latents under its noise."""
+    noise = offset_noise(batch.noise, batch.offset, run.config.objective.noise_offset)
+    return run.parts.denoiser.noised(batch.latents, noise, batch.positions)
+
+
 def prior_loss(run: Run, prior: Batch, noised: Noised, conditions: StepConditions) -> Tensor:
     """What the model must not forget: class pictures, or its own untrained prediction of the class.
 
     Class pictures are DreamBooth's prior preservation (Ruiz et al. 2022, arXiv 2208.12242,
-    eq. 2); without pictures the frozen base itself says what the class looks like under the
-    same noise.
+    eq. 2). The base's own prediction is learning without forgetting (Li and Hoiem 2016, arXiv
+    1606.09282, eq. 2): on class pictures where there are some, else on the batch itself under the
+    names of its classes. It asks for no noise, so it is 0 as long as nothing has changed.
     """
     parts = run.parts
-    if parts.prior_data is not None:
+    if run.config.objective.prior is Prior.PICTURES:
         return batch_errors(run, prior, conditions)[0].mean()
+    if parts.prior_data is not None:
+        noised = noised_of(run, prior)
     with torch.no_grad():
         base = run.conditions.of_base(prior.captions, conditions)
         target = parts.denoiser.predict(noised, base, prior.crops, adapted=False)

@@ -42,7 +42,8 @@ def make_parts(
     adapters = make_adapters(request.adapter, denoiser, text, seed)
     vectors = initial_vectors(with_negatives(request.concepts), text, seed)
     held = request.validation.dataset if request.validation else None
-    wants_pictures = request.config.objective.prior is Prior.PICTURES
+    if request.config.objective.prior is Prior.NONE:
+        prior = None
     return Parts(
         denoiser=denoiser,
         text=text,
@@ -52,7 +53,7 @@ def make_parts(
         text_adapters=adapters[TEXT],
         text_rate=request.adapter.text_rate if request.adapter else 1.0,
         data=make_data(request, request.dataset, codec, seed),
-        prior_data=make_data(request, prior, codec, seed + 1) if prior and wants_pictures else None,
+        prior_data=make_data(request, prior, codec, seed + 1) if prior else None,
         held_out=make_data(request, held, codec, seed) if held else None,
     )
 

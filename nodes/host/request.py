@@ -96,7 +96,7 @@ class Request:
                 "The objective asks for class pictures: connect them to class_dataset, or choose "
                 'the prior "base model".'
             )
-        if self.config.objective.prior is Prior.BASE:
+        if self.config.objective.prior is Prior.BASE and self.class_dataset is None:
             check_class_words(self.concepts)
         self._check_packages()
         return replace(self._held_out(), concepts=self._lasting_concepts())

@@ -102,6 +102,20 @@ def test_class_pictures_come_with_their_own_captions_batches_and_noise():
         assert not torch.equal(ours.noised.target, prior.noised.target[:2])
 
 
+def test_the_base_models_own_word_is_asked_of_class_pictures_where_there_are_some():
+    data = toy_data(("a dog", "two dogs"), batch_size=2, key="class")
+    parts = toy_parts(TOK, prior=data)
+    calls = predictions(parts, Prior.BASE, steps=6)
+    assert [call.adapted for call in calls] == [True, False, True] * 6
+    for learned, base, adapted in zip(calls[::3], calls[1::3], calls[2::3], strict=True):
+        assert base.noised is adapted.noised is not learned.noised
+        sigma = base.noised.sigma[:, None, None, None]
+        for latent in base.noised.noisy - sigma * base.noised.target:
+            assert any(torch.allclose(latent, one, atol=1e-5) for one in data.latents)
+    gaps = [loss_of(calls[i + 2], calls[i + 1].output) for i in range(0, len(calls), 3)]
+    assert gaps[0] == 0.0 and all(gap > 0 for gap in gaps[1:])
+
+
 def test_class_pictures_keep_their_captions_when_captions_are_dropped():
     data = toy_data(("a dog",), batch_size=1, key="class")
     parts = toy_parts(TOK, prior=data)
