@@ -28,6 +28,7 @@ def target_inputs() -> list[io.Input]:
             default=Targets.ATTENTION,
             tooltip="The layers that are adapted. cross-attention keys and values is the low-rank "
             "form of Custom Diffusion. The report of the training counts them.",
+            optional=True,
         ),
         io.String.Input(
             "patterns",
@@ -36,11 +37,13 @@ def target_inputs() -> list[io.Input]:
             tooltip="One line a rule on top of targets: a regular expression that is searched in "
             "the names of layers, then = rank : alpha if you like, such as attn2 = 32 : 16. "
             "A line that begins with - leaves layers out. The first line that fits decides.",
+            optional=True,
         ),
         io.Boolean.Input(
             "text_encoder",
             default=False,
             tooltip="Adapt the text encoders too. Every caption is then encoded in every step.",
+            optional=True,
         ),
         io.Float.Input(
             "text_rate",
@@ -50,5 +53,6 @@ def target_inputs() -> list[io.Input]:
             step=0.05,
             tooltip="Learning rate of the text encoders as a share of that of the adapter.",
             advanced=True,
+            optional=True,
         ),
     ]

@@ -38,6 +38,7 @@ class Lora(io.ComfyNode):
                     tooltip="rsLoRA: scale by alpha / the root of the rank, so that large ranks "
                     "learn as fast as small ones.",
                     advanced=True,
+                    optional=True,
                 ),
                 io.Float.Input(
                     "dropout",
@@ -48,6 +49,7 @@ class Lora(io.ComfyNode):
                     tooltip="Share of the numbers between the two factors that is dropped in each "
                     "batch. 0.1 is usual against overfitting.",
                     advanced=True,
+                    optional=True,
                 ),
             ],
             outputs=[sockets.Adapter.Output(display_name="adapter")],
@@ -58,12 +60,12 @@ class Lora(io.ComfyNode):
         cls,
         rank: int,
         alpha: float,
-        targets: str,
-        patterns: str,
-        text_encoder: bool,
-        text_rate: float,
-        rank_stabilized: bool,
-        dropout: float,
+        targets: str = Targets.ATTENTION,
+        patterns: str = "",
+        text_encoder: bool = False,
+        text_rate: float = 0.5,
+        rank_stabilized: bool = False,
+        dropout: float = 0.0,
     ) -> io.NodeOutput:
         config = LoraConfig(
             rank=rank,
@@ -147,10 +149,10 @@ class TriLora(io.ComfyNode):
         core: str,
         sigma: str,
         orthogonality: float,
-        targets: str,
-        patterns: str,
-        text_encoder: bool,
-        text_rate: float,
+        targets: str = Targets.ATTENTION,
+        patterns: str = "",
+        text_encoder: bool = False,
+        text_rate: float = 0.5,
     ) -> io.NodeOutput:
         config = TriLoraConfig(
             rank=rank,
@@ -200,10 +202,10 @@ class Dora(io.ComfyNode):
         rank: int,
         alpha: float,
         axis: str,
-        targets: str,
-        patterns: str,
-        text_encoder: bool,
-        text_rate: float,
+        targets: str = Targets.ATTENTION,
+        patterns: str = "",
+        text_encoder: bool = False,
+        text_rate: float = 0.5,
     ) -> io.NodeOutput:
         config = DoraConfig(
             rank=rank,

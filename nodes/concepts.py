@@ -74,6 +74,7 @@ class Concept(io.ComfyNode):
                     "trains on the prediction under guidance, so steps take twice as long until "
                     "the pivot. 0 is none.",
                     advanced=True,
+                    optional=True,
                 ),
                 sockets.Concepts.Input(
                     "concepts", optional=True, tooltip="Concepts to learn in the same run."

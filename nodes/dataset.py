@@ -58,6 +58,7 @@ class LoadDataset(io.ComfyNode):
                     default="",
                     tooltip="Absolute path of a folder elsewhere, in place of the folder above. "
                     "Pictures there are read and never written beside.",
+                    optional=True,
                 ),
                 io.Combo.Input(
                     "subfolders",
@@ -65,6 +66,7 @@ class LoadDataset(io.ComfyNode):
                     default=Subfolders.CONCEPTS,
                     tooltip="Which folders inside the folder are read, too: those with names such "
                     "as 10_dog, which give repeats and words, none, or all.",
+                    optional=True,
                 ),
                 io.Combo.Input(
                     "transparency",
@@ -72,6 +74,7 @@ class LoadDataset(io.ComfyNode):
                     default=Transparency.WHITE,
                     tooltip="What transparent places become. mask makes them white and the loss "
                     "count less there.",
+                    optional=True,
                 ),
                 io.Combo.Input(
                     "masks",
@@ -79,6 +82,7 @@ class LoadDataset(io.ComfyNode):
                     default=MASKS[0],
                     tooltip="Masks are cat_01-masklabel.png, cat_01_mask.png or a folder masks. "
                     "The loss counts where they are white.",
+                    optional=True,
                 ),
             ],
             outputs=[

@@ -74,6 +74,7 @@ class Optimizer(io.ComfyNode):
                     tooltip="Prodigy only: the most by which the step size grows in a step, such "
                     "as 1.02. 0 sets no limit.",
                     advanced=True,
+                    optional=True,
                 ),
                 io.Combo.Input(
                     "precision",
@@ -82,6 +83,7 @@ class Optimizer(io.ComfyNode):
                     tooltip="What the trained parameters are kept in. bf16 halves them and their "
                     "gradients; stochastic rounding keeps small updates.",
                     advanced=True,
+                    optional=True,
                 ),
             ],
             outputs=[sockets.Optimizer.Output(display_name="optimizer")],
@@ -178,6 +180,7 @@ class Objective(io.ComfyNode):
                     default=Weighting.MIN_SNR,
                     tooltip="How noise levels weigh against each other in noise- and v-prediction "
                     "models. Flow models weigh them alike.",
+                    optional=True,
                 ),
                 io.Float.Input(
                     "huber",
@@ -187,6 +190,7 @@ class Objective(io.ComfyNode):
                     step=0.01,
                     tooltip="Errors above this count linearly, which forgives odd pictures: 0.1 is "
                     "usual. 0 is the mean squared error.",
+                    optional=True,
                 ),
                 io.Combo.Input(
                     "density",
@@ -194,6 +198,7 @@ class Objective(io.ComfyNode):
                     default=Density.UNIFORM,
                     tooltip="Which noise levels are trained more often. Logit-normal prefers the "
                     "middle, as flow models were made.",
+                    optional=True,
                 ),
                 io.Float.Input(
                     "logit_mean",
@@ -203,6 +208,7 @@ class Objective(io.ComfyNode):
                     step=0.05,
                     tooltip="Logit-normal only: above 0 is noisier, below 0 cleaner.",
                     advanced=True,
+                    optional=True,
                 ),
                 io.Float.Input(
                     "logit_std",
@@ -212,6 +218,7 @@ class Objective(io.ComfyNode):
                     step=0.05,
                     tooltip="Logit-normal only: how wide it is.",
                     advanced=True,
+                    optional=True,
                 ),
                 io.Float.Input(
                     "mode_scale",
@@ -221,6 +228,7 @@ class Objective(io.ComfyNode):
                     step=0.01,
                     tooltip="Mode only: above 0 prefers the middle, below 0 the ends.",
                     advanced=True,
+                    optional=True,
                 ),
                 io.Float.Input(
                     "shift",
@@ -230,6 +238,7 @@ class Objective(io.ComfyNode):
                     step=0.05,
                     tooltip="Moves the density towards noise (above 1), on top of the model's own "
                     "shift. Larger pictures want more.",
+                    optional=True,
                 ),
                 io.Float.Input(
                     "guidance",
@@ -240,6 +249,7 @@ class Objective(io.ComfyNode):
                     tooltip="For models with built-in guidance, such as Flux dev: the value they "
                     "train under. 0 takes what ComfyUI takes, 3.5 for Flux.",
                     advanced=True,
+                    optional=True,
                 ),
                 io.Float.Input(
                     "negative_guidance",
@@ -249,6 +259,7 @@ class Objective(io.ComfyNode):
                     step=0.5,
                     tooltip="For concepts with negative vectors: the cfg that they train for.",
                     advanced=True,
+                    optional=True,
                 ),
             ],
             outputs=[sockets.Objective.Output(display_name="objective")],

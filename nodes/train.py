@@ -133,6 +133,7 @@ class TrainConcepts(io.ComfyNode):
                     tooltip="Steps between checkpoints; one is kept on Cancel in any case. Queue "
                     "the same graph again to go on from there.",
                     advanced=True,
+                    optional=True,
                 ),
                 sockets.Concepts.Input(
                     "concepts", optional=True, tooltip="What to learn as new words."
@@ -225,7 +226,7 @@ class TrainConcepts(io.ComfyNode):
         run_name: str,
         max_grad_norm: float,
         norm_pull: float,
-        checkpoint_every: int,
+        checkpoint_every: int = 250,
         concepts: Any = (),
         adapter: Any = None,
         optimizer: OptimizerConfig | None = None,

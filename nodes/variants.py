@@ -37,10 +37,10 @@ class LoHa(io.ComfyNode):
         cls,
         rank: int,
         alpha: float,
-        targets: str,
-        patterns: str,
-        text_encoder: bool,
-        text_rate: float,
+        targets: str = Targets.ATTENTION,
+        patterns: str = "",
+        text_encoder: bool = False,
+        text_rate: float = 0.5,
     ) -> io.NodeOutput:
         config = LoHaConfig(
             rank=rank,
@@ -92,10 +92,10 @@ class LoKr(io.ComfyNode):
         factor: int,
         rank: int,
         alpha: float,
-        targets: str,
-        patterns: str,
-        text_encoder: bool,
-        text_rate: float,
+        targets: str = Targets.ATTENTION,
+        patterns: str = "",
+        text_encoder: bool = False,
+        text_rate: float = 0.5,
     ) -> io.NodeOutput:
         config = LoKrConfig(
             factor=factor,
@@ -138,10 +138,10 @@ class Oft(io.ComfyNode):
         cls,
         rank: int,
         alpha: float,
-        targets: str,
-        patterns: str,
-        text_encoder: bool,
-        text_rate: float,
+        targets: str = Targets.ATTENTION,
+        patterns: str = "",
+        text_encoder: bool = False,
+        text_rate: float = 0.5,
     ) -> io.NodeOutput:
         config = OftConfig(
             rank=rank,

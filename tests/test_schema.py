@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import inspect
 import json
 import os
 import re
@@ -31,6 +32,7 @@ from pack.training.optimizers import OptimizerConfig  # noqa: E402
 from pack.training.validation import ValidationConfig  # noqa: E402
 
 SNAPSHOT = Path(__file__).with_name("schemas.json")
+FIRST = Path(__file__).with_name("first_inputs.json")
 DOCS = Path(__file__).parents[1] / "web" / "docs"
 KEYS = ("input", "input_order", "output", "output_name", "output_is_list")
 CATEGORIES = {f"pivotal/{name}" for name in ("dataset", "training", "bundles", "evaluate")}
@@ -121,6 +123,30 @@ def test_schemas_are_those_of_the_snapshot():
     assert sorted(now) == sorted(known)
     for name, schema in now.items():
         assert schema == known[name], name
+
+
+def test_only_what_a_node_had_from_the_first_is_required():
+    """The host refuses a prompt without a required input: what came later is optional."""
+    required = {
+        node.GET_SCHEMA().node_id: list(described(node)["input"].get("required", {}))
+        for node in NODES
+    }
+    first = json.loads(FIRST.read_text(encoding="utf-8"))
+    if os.environ.get("UPDATE_SCHEMAS"):
+        first = required | first
+        FIRST.write_text(json.dumps(first, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+    assert sorted(first) == sorted(required)
+    for name, inputs in required.items():
+        assert inputs == first[name], name
+
+
+@every_node
+def test_a_prompt_without_an_optional_widget_gets_what_the_editor_shows(node):
+    parameters = inspect.signature(node.execute).parameters
+    for name, spec in described(node)["input"].get("optional", {}).items():
+        options = spec[1] if len(spec) > 1 else {}
+        if "default" in options and spec[0] != "BOUNDING_BOX":
+            assert parameters[name].default == options["default"], name
 
 
 def test_what_varies_is_a_list_of_a_node():
