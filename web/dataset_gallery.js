@@ -25,7 +25,7 @@ export function nodeCreated(node) {
   const options = { serialize: false, hideOnZoom: true, getMinHeight: () => 420 };
   const widget = node.addDOMWidget("gallery", "pivotal_gallery", gallery.root, options);
   widget.serialize = false;
-  if (gallery.widget) gallery.widget.hidden = true;
+  hide(gallery.widget);
   galleries.set(node, gallery);
   node.setSize?.([Math.max(node.size[0], 620), Math.max(node.size[1], 560)]);
   const executed = node.onExecuted;
@@ -40,6 +40,13 @@ export function nodeCreated(node) {
     gallery.observer.disconnect();
     return removed?.apply(this, arguments);
   };
+}
+
+/** The classic renderer asks the widget, Nodes 2.0 its options. */
+function hide(widget) {
+  if (!widget) return;
+  widget.hidden = true;
+  widget.options = { ...widget.options, hidden: true };
 }
 
 /** After a reload the widget still says which dataset was shown. */

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from comfyui_version import __version__
 
-from families.trial import METHODS
+from harness.trial import METHODS
 
 HEAD = """# Families
 

@@ -15,7 +15,7 @@ from pack.training.adapters.trilora import Sigma, TriLoraConfig
 from pack.training.objective import Prior
 
 from .cells import Cell
-from .methods import METHODS, Method
+from .methods import LORA, METHODS, Method
 
 RATES = (3e-4, 1e-3, 3e-3, 1e-2)
 RANK, RANKS = 16, (4, 64)
@@ -33,8 +33,8 @@ Rows = Sequence[Mapping[str, Any]]
 def config_of(kind: str, rank: int) -> AdapterConfig:
     """LoRA or one of the starts of TriLoRA."""
     if kind == "lora":
-        return LoraConfig(rank=rank, alpha=rank)
-    return TriLoraConfig(rank=rank, sigma=STARTS[kind])
+        return LoraConfig(rank=rank, alpha=rank, targets=LORA.targets)
+    return TriLoraConfig(rank=rank, sigma=STARTS[kind], targets=LORA.targets)
 
 
 def method_name(kind: str, rank: int, rate: float) -> str:

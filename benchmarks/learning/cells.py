@@ -20,11 +20,13 @@ from pack.nodes.host.bundling import apply_bundle
 from pack.nodes.host.request import Request
 from pack.nodes.host.runs import run_training
 from pack.training.dataset.folder import read_folder
+from pack.training.objective import Prior
 from world.concepts import write_folder
 from world.sampling import SETTINGS, Models, sample
 
 from .bases import SECOND
 from .methods import BATCH, METHODS
+from .remembered import PICTURES, base_pictures
 from .scores import base_right, count, fidelity, thinned, transferred
 from .subjects import SUBJECTS, Asked, prompts_for
 
@@ -55,7 +57,7 @@ class Cell:
     def definition(self, samples: int) -> str:
         """A digest of all that the row depends on by choice; another one makes the row anew."""
         chosen = [settled(self), settled(METHODS[self.method]), self.steps]
-        parts = [*chosen, BATCH, samples, SETTINGS, SECOND]
+        parts = [*chosen, BATCH, samples, SETTINGS, SECOND, PICTURES]
         return hashlib.sha256(repr(parts).encode()).hexdigest()[:12]
 
 
@@ -116,8 +118,10 @@ def train(cell: Cell, bench: Bench) -> tuple[Bundle, float]:
     method, subject = METHODS[cell.method], SUBJECTS[cell.subject]
     pictures = bench.work / f"{cell.subject}_{cell.seed}_{int(method.embeddings)}_pictures"
     write_folder(subject.pictures(method.words(subject), cell.seed), pictures)
+    remembered = None if method.prior is Prior.NONE else base_pictures(bench.base, bench.work)
     request = Request(
         dataset=read_folder(pictures),
+        class_dataset=remembered,
         config=method.config(cell.steps, cell.seed),
         concepts=method.concepts(subject),
         adapter=method.adapter,

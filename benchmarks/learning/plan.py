@@ -24,7 +24,7 @@ def plan(rows: Sequence[Row]) -> list[Cell]:
     Rows of earlier cells choose the rates of later ones.
     """
     first = [Cell(subject="character", method=method, seed=0) for method in COMPARED]
-    sets = [Cell(subject="crew", method="pivotal_prior", seed=0)]
+    sets = [Cell(subject="crew", method=method, seed=0) for method in ("pivotal", "pivotal_prior")]
     others = [
         Cell(subject=subject, method=method, seed=0)
         for subject in ("shape", "style")

@@ -71,6 +71,12 @@ class Editor:
             "window.app?.extensionManager?.setting && window.app.isGraphReady"
         )
         self.page.wait_for_function("window.app.extensions.some(e => e.name === 'pivotal.editor')")
+        # What the server says to a page that is not connected yet is lost to it.
+        self.page.wait_for_function(
+            "window.app.api.clientId && window.app.api.socket.readyState === 1"
+        )
+        # Last of all the editor opens the workflow that it had, in place of whatever is there.
+        self.page.wait_for_function("window.app.extensionManager.workflow.activeWorkflow")
 
     def load(self, workflow: Mapping[str, Any]) -> None:
         """Open a workflow in place of the one on the screen."""

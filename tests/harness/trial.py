@@ -52,12 +52,13 @@ class Trial:
         """The word pass, or the sentence that a user is told, or what is not as it should be."""
         if method == TEXT and "text_encoder" not in inputs_of("Pivotal_Lora"):
             return "not run"
+        # The host patches weights in place and takes the patches off when it unloads.
+        management.unload_all_models()
         before = digest(*self._modules)
         try:
             samples = self.trained_samples(method)
         except GraphFailed as failed:
             return str(failed).splitlines()[0]
-        # The host patches weights in place and takes the patches off when it unloads.
         management.unload_all_models()
         kept = digest(*self._modules) == before
         return self.judged(samples, method) or ("pass" if kept else "The base's weights changed.")
@@ -125,6 +126,7 @@ class Trial:
         return parts
 
 
-def inputs_of(kind: str) -> dict[str, Any]:
-    """Names of a node's widgets."""
-    return nodes.NODE_CLASS_MAPPINGS[kind].INPUT_TYPES()["required"]
+def inputs_of(kind: str) -> set[str]:
+    """Names of a node's inputs."""
+    parts: dict[str, Any] = nodes.NODE_CLASS_MAPPINGS[kind].INPUT_TYPES()
+    return {name for part in ("required", "optional") for name in parts.get(part, {})}
