@@ -1,11 +1,12 @@
 /** The pack's routes and events. */
 import { api } from "../../scripts/api.js";
+import { say } from "./words.js";
 
 /** Ask a route under /pivotal; the error of a refusal is the server's sentence. */
 async function ask(path, options) {
   const response = await api.fetchApi(`/pivotal/${path}`, options);
   const answer = await response.json().catch(() => null);
-  if (!response.ok) throw new Error(answer?.error ?? `The server answered ${response.status}.`);
+  if (!response.ok) throw new Error(answer?.error ?? say("The server answered {status}.", response));
   return answer;
 }
 

@@ -1,6 +1,7 @@
 /** The small view of a chosen bundle on its node: thumbnail, names, and buttons that copy them. */
 import { make, setText } from "./dom.js";
 import { fileWidget, glance } from "./bundles.js";
+import { say } from "./words.js";
 
 const COPIED_MS = 1200;
 /** @type {Map<object, {root: HTMLElement, file: string|undefined}>} */
@@ -13,7 +14,7 @@ export function graphLoaded() {
 export function nodeCreated(node) {
   const widget = fileWidget(node);
   if (!widget) return;
-  const root = make("div.pivotal-bundle", {}, "No file.");
+  const root = make("div.pivotal-bundle", {}, say("No file."));
   const options = { serialize: false, hideOnZoom: true, getMinHeight: () => 96 };
   const view = node.addDOMWidget("bundle_view", "pivotal_bundle_view", root, options);
   // The option keeps it out of the prompt, and this out of the saved widget values.
@@ -48,13 +49,14 @@ async function show(node, fresh = false) {
 }
 
 function draw(root, found) {
-  if (!found) return root.replaceChildren("The connected bundle.");
+  if (!found) return root.replaceChildren(say("The connected bundle."));
   const names = found.names.map((one) => chip(one));
-  const said = names.length ? [] : ["No names in this file."];
+  const said = names.length ? [] : [say("No names in this file.")];
   const all = found.names.map((one) => one.trigger).join(", ");
-  if (found.names.length > 1) names.push(copyButton("copy all", all, "Copy all triggers"));
+  if (found.names.length > 1) names.push(copyButton(say("copy all"), all, say("Copy all triggers")));
   const list = make("div.pivotal-names", {}, ...said, ...names);
-  const about = [found.family, found.lora ? `${found.lora} LoRA tensors` : "no LoRA"];
+  const lora = found.lora ? say("{count} LoRA tensors", { count: found.lora }) : say("no LoRA");
+  const about = [found.family, lora];
   const line = make("div.pivotal-about", {}, about.filter(Boolean).join(", "));
   const notes = found.notes.map((note) => make("div.pivotal-about", {}, note));
   const text = make("div.pivotal-text", {}, line, list, ...notes);
@@ -62,8 +64,11 @@ function draw(root, found) {
 }
 
 function chip({ name, trigger, initial, placeholder, thumbnail }) {
-  const from = [initial && `started from "${initial}"`, placeholder && `captions: ${placeholder}`];
-  const title = [`Copy ${trigger}`, ...from.filter(Boolean)].join(", ");
+  const from = [
+    initial && say('started from "{initial}"', { initial }),
+    placeholder && say("captions: {placeholder}", { placeholder }),
+  ];
+  const title = [say("Copy {trigger}", { trigger }), ...from.filter(Boolean)].join(", ");
   const button = copyButton(name, trigger, title);
   button.prepend(...picture(thumbnail, name));
   return button;
@@ -74,7 +79,7 @@ function copyButton(label, text, title) {
   const on = {
     click: async () => {
       await copy(text);
-      setText(shown, "copied");
+      setText(shown, say("copied"));
       setTimeout(() => setText(shown, label), COPIED_MS);
     },
   };

@@ -1,4 +1,5 @@
 /** Lines over the steps of a run, drawn on a canvas. */
+import { say } from "./words.js";
 
 const COLORS = ["#4c8dff", "#f2a33a", "#53c27b", "#d76fd0", "#e35d5d", "#49c3c9", "#b3a15a"];
 const MARGIN = { left: 52, right: 8, top: 6, bottom: 18 };
@@ -8,8 +9,8 @@ export function colorOf(index) {
   return COLORS[index % COLORS.length];
 }
 
-/** Exponential mean of values without the pull of its start. */
-export function smooth(values, keep = 0.95) {
+/** Exponential mean of values without the pull of its start; `keep` is the share of its past. */
+export function smooth(values, keep) {
   let mean = 0;
   let weight = 0;
   return values.map((value) => {
@@ -94,7 +95,7 @@ function drawAxes(pen, place, width, height, color) {
     pen.fillText(short(value), MARGIN.left - 4, place.y(value) + 4);
   }
   pen.textAlign = "left";
-  pen.fillText(`step ${left}`, MARGIN.left, height - 4);
+  pen.fillText(say("step {step}", { step: left }), MARGIN.left, height - 4);
   pen.textAlign = "right";
   pen.fillText(`${right}`, width - MARGIN.right, height - 4);
   pen.globalAlpha = 1;

@@ -3,11 +3,14 @@ import { app } from "../../scripts/app.js";
 import { get, on, pictureAddress, post } from "./api.js";
 import { card } from "./gallery_card.js";
 import { make, setText } from "./dom.js";
+import { say } from "./words.js";
 
 const NODE = "Pivotal_ReviewDataset";
 const ROW = 236;
 const CARD = 176;
 const PAGE = 200;
+const COUNTED = "{count} captions would change";
+const REPLACED = "{count} captions changed";
 /** @type {Map<object, Gallery>} */
 const galleries = new Map();
 
@@ -76,13 +79,13 @@ class Gallery {
   build() {
     const typing = { keydown: (event) => event.stopPropagation() };
     const changed = { ...typing, input: () => this.refresh() };
-    this.text = make("input", { type: "search", placeholder: "caption contains", on: changed });
+    this.text = make("input", { type: "search", placeholder: say("caption contains"), on: changed });
     this.flag = make("select", { on: { change: () => this.refresh() } });
-    this.status = make("span.pivotal-gallery-status", {}, "Queue the graph to see its pictures.");
-    this.find = make("input", { placeholder: "find words", on: typing });
-    this.new = make("input", { placeholder: "replace by", on: typing });
+    this.status = make("span.pivotal-gallery-status", {}, say("Queue the graph to see its pictures."));
+    this.find = make("input", { placeholder: say("find words"), on: typing });
+    this.new = make("input", { placeholder: say("replace by"), on: typing });
     const button = (label, title, click) =>
-      make("button", { type: "button", title, on: { click } }, label);
+      make("button", { type: "button", title: say(title), on: { click } }, say(label));
     this.preview = make("div.pivotal-gallery-preview", { hidden: true });
     this.apply = button("Apply", "Replace in all captions", () => this.replace(false));
     this.apply.disabled = true;
@@ -148,12 +151,12 @@ class Gallery {
     if (flags.join() !== this.flags) {
       this.flags = flags.join();
       const chosen = this.flag.value;
-      const named = { "": "all pictures", off: "switched off", edited: "edited" };
+      const named = { "": say("all pictures"), off: say("switched off"), edited: say("edited") };
       this.flag.replaceChildren(...flags.map((value) =>
         make("option", { value }, named[value] ?? value.replace(/_/g, " "))));
       this.flag.value = chosen;
     }
-    setText(this.status, `${answer.total} of ${answer.all} pictures, revision ${answer.revision}`);
+    setText(this.status, say("{total} of {all} pictures, revision {revision}", answer));
     this.draw();
   }
 
@@ -167,7 +170,7 @@ class Gallery {
     const same = !approved && now === revision && this.widget.value.startsWith(this.dataset);
     if (same) return;
     this.widget.value = `${this.dataset}@${approved ? now + revision : revision}`;
-    if (approved) setText(this.status, "Approved: queue the graph again.");
+    if (approved) setText(this.status, say("Approved: queue the graph again."));
     app.graph?.setDirtyCanvas?.(true, true);
   }
 
@@ -233,7 +236,7 @@ class Gallery {
     const { undone } = await post(`datasets/${this.dataset}/undo`);
     this.preview.hidden = true;
     await this.refresh();
-    if (!undone) setText(this.status, "There is nothing to undo.");
+    if (!undone) setText(this.status, say("There is nothing to undo."));
   }
 
   async replace(preview) {
@@ -244,7 +247,7 @@ class Gallery {
       this.preview.hidden = !preview;
       this.apply.disabled = !preview || !answer.count;
       this.preview.replaceChildren(
-        make("b", {}, `${answer.count} captions ${preview ? "would change" : "changed"}`),
+        make("b", {}, say(preview ? COUNTED : REPLACED, answer)),
         ...answer.changes.map(({ name, before, after }) => make("div", {},
           make("small", {}, name), make("del", {}, before), make("ins", {}, after))));
       if (!preview) await this.refresh();

@@ -2,6 +2,8 @@
 import { api } from "../../scripts/api.js";
 import { make } from "./dom.js";
 import { loadedNames } from "./bundles.js";
+import { offersNames } from "./settings.js";
+import { say } from "./words.js";
 
 const TYPED = /embedding:\s*([^\n,()\[\]]{0,60})$/i;
 const MOST = 12;
@@ -16,7 +18,8 @@ export function setup() {
 }
 
 async function offer(target) {
-  const typed = target instanceof HTMLTextAreaElement ? typedName(target) : null;
+  const wanting = offersNames() && target instanceof HTMLTextAreaElement;
+  const typed = wanting ? typedName(target) : null;
   if (typed === null) return close();
   const [ours, files] = await Promise.all([loadedNames(), api.getEmbeddings().catch(() => [])]);
   if (document.activeElement !== target || typedName(target) !== typed) return;
@@ -47,7 +50,7 @@ function show(target, names, ours) {
 
 function row(name, ours, index) {
   const on = { pointerdown: (event) => (event.preventDefault(), take(index)) };
-  const from = make("small", {}, ours ? "bundle" : "file");
+  const from = make("small", {}, say(ours ? "bundle" : "file"));
   return make("div", { role: "option", on, data: { name } }, make("span", {}, name), from);
 }
 

@@ -1,5 +1,6 @@
 /** One picture of the gallery with its caption. */
 import { make } from "./dom.js";
+import { say } from "./words.js";
 
 /** The caption's text with each placeholder marked, as whole words. */
 function marked(text, placeholders) {
@@ -17,7 +18,7 @@ export function card(item, gallery) {
   const draft = gallery.drafts.get(item.item);
   const shown = make("div.pivotal-card-marked", {}, ...marked(item.caption, gallery.placeholders));
   const caption = make("textarea", { value: draft ?? item.caption, spellcheck: false });
-  const tokens = make("small", {}, `${item.tokens} tokens`);
+  const tokens = make("small", {}, say("{tokens} tokens", item));
   const save = () => {
     if (caption.value !== item.caption) gallery.edit(item, { caption: caption.value });
   };
@@ -32,13 +33,13 @@ export function card(item, gallery) {
     }
   });
   caption.addEventListener("change", save);
-  const enabled = make("input", { type: "checkbox", checked: item.enabled, title: "Use it",
+  const enabled = make("input", { type: "checkbox", checked: item.enabled, title: say("Use it"),
     on: { change: () => gallery.edit(item, { enabled: enabled.checked }) } });
   const flags = item.flags.map((flag) => make("span.pivotal-flag", {}, flag.replace(/_/g, " ")));
   const keep = (label, text) => make("button", { type: "button",
-    on: { click: () => gallery.edit(item, { caption: text() }) } }, label);
+    on: { click: () => gallery.edit(item, { caption: text() }) } }, say(label));
   const notes = item.file === null ? [] : [
-    make("div.pivotal-card-conflict", { title: item.file }, `File changed: ${item.file}`),
+    make("div.pivotal-card-conflict", { title: item.file }, say("File changed: {file}", item)),
     make("div.pivotal-card-line", {}, keep("Keep mine", () => caption.value),
       keep("Take file", () => item.file))];
   const image = make("img", { src: gallery.thumb(item), loading: "lazy", alt: item.name,

@@ -6,6 +6,8 @@ import * as datasetGallery from "./dataset_gallery.js";
 import * as embeddingNames from "./embedding_names.js";
 import * as runMonitor from "./run_monitor.js";
 import * as runView from "./run_view.js";
+import { settings } from "./settings.js";
+import { loadWords } from "./words.js";
 
 /**
  * A feature exports any of: `bottomPanelTabs`, `aboutPageBadges`, `nodeCreated(node)`,
@@ -24,7 +26,9 @@ function loadStyle() {
 app.registerExtension({
   name: "pivotal.editor",
   bottomPanelTabs: FEATURES.flatMap((feature) => feature.bottomPanelTabs ?? []),
+  settings,
   aboutPageBadges: FEATURES.flatMap((feature) => feature.aboutPageBadges ?? []),
+  init: loadWords,
   setup() {
     loadStyle();
     for (const feature of FEATURES) feature.setup?.();

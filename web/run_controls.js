@@ -2,6 +2,7 @@
 import { app } from "../../scripts/app.js";
 import { post } from "./api.js";
 import { make } from "./dom.js";
+import { say, word } from "./words.js";
 
 const ASKS = [
   ["finish", "Finish now", "End after this step and go on with what there is"],
@@ -12,14 +13,14 @@ const ASKS = [
 async function ask(run, what, concept) {
   try {
     await post(`runs/${encodeURIComponent(run)}/ask`, { ask: what, concept });
-    tell("info", `${run}: ${what} after this step.`);
+    tell("info", say("{run}: {what} after this step.", { run, what: word(what) }));
   } catch (error) {
     tell("error", error.message);
   }
 }
 
 function tell(severity, detail) {
-  app.extensionManager?.toast?.add({ severity, summary: "Training", detail, life: 4000 });
+  app.extensionManager?.toast?.add({ severity, summary: say("Training"), detail, life: 4000 });
 }
 
 function button(run, what, label, title, concept) {
@@ -34,9 +35,9 @@ export function showControls(place, { run, state, concepts = [] }) {
   place.dataset.signature = signature;
   place.replaceChildren();
   if (state !== "running") return;
-  place.append(...ASKS.map(([what, label, title]) => button(run, what, label, title)));
+  place.append(...ASKS.map(([what, label, title]) => button(run, what, say(label), say(title))));
   for (const name of concepts) {
-    const title = `Freeze the vectors of ${name} after this step, for good`;
-    place.append(button(run, "pivot", `Pivot ${name} now`, title, name));
+    const title = say("Freeze the vectors of {name} after this step, for good", { name });
+    place.append(button(run, "pivot", say("Pivot {name} now", { name }), title, name));
   }
 }

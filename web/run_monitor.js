@@ -1,10 +1,14 @@
 /** The bottom panel that lists the runs and shows how one goes. */
+import { app } from "../../scripts/app.js";
+import { on } from "./api.js";
 import { colorOf, drawLines, short } from "./chart.js";
 import { make, setText } from "./dom.js";
 import { showControls } from "./run_controls.js";
 import { showPreviews } from "./run_previews.js";
 import * as series from "./run_series.js";
 import { listen, refreshRun, runNames, runOf, watch } from "./runs.js";
+import { opensPanel } from "./settings.js";
+import { say, word } from "./words.js";
 
 const CHARTS = [
   ["loss", "loss"],
@@ -16,15 +20,37 @@ const CHARTS = [
   ["movement", "way of the vectors"],
 ];
 
+const TAB = "pivotal.runs";
+
 /** What is on the page while the panel is open. */
 let panel = null;
 
 export const bottomPanelTabs = [
-  { id: "pivotal.runs", title: "Training", type: "custom", render: open, destroy: close },
+  {
+    id: TAB,
+    get title() {
+      return say("Training");
+    },
+    type: "custom",
+    render: open,
+    destroy: close,
+  },
 ];
+
+/** The run whose start has been seen. */
+let started = null;
 
 export function setup() {
   listen();
+  on("report", ({ run }) => {
+    if (run !== started && opensPanel() && !panel) {
+      app.extensionManager.command.execute(`Workspace.ToggleBottomPanelTab.${TAB}`);
+    }
+    started = run;
+  });
+  on("ended", () => {
+    started = null;
+  });
 }
 
 function open(container) {
@@ -50,7 +76,8 @@ function open(container) {
   showList();
 }
 
-function chart([kind, title]) {
+function chart([kind, english]) {
+  const title = say(english);
   const legend = make("div.pivotal-legend", {}, title);
   const canvas = make("canvas.pivotal-chart", { data: { chart: kind } });
   return make("div.pivotal-plot", { data: { kind, title } }, legend, canvas);
@@ -67,7 +94,7 @@ function showList() {
   if (!panel) return;
   const names = runNames();
   panel.list.replaceChildren(...names.map(listed));
-  if (!names.length) panel.list.append("No run yet: queue a graph with Train Concepts.");
+  if (!names.length) panel.list.append(say("No run yet: queue a graph with Train Concepts."));
   follow();
 }
 
@@ -82,7 +109,7 @@ function follow() {
 
 function stateOf(name) {
   const { state, step, steps } = runOf(name).summary;
-  return `${state} ${step}/${steps}`;
+  return `${word(state)} ${step}/${steps}`;
 }
 
 function markState(name) {
@@ -138,13 +165,20 @@ function facts(reports) {
   const loss = series.latest(reports, "loss");
   const memory = series.latest(reports, "memory");
   const trouble = series.latest(reports, "trouble");
-  if (typeof loss === "number") found.push(`loss ${short(loss)}`);
-  if (memory) found.push(`memory ${(memory / 2 ** 30).toFixed(1)} GiB`);
-  for (const [name, words] of series.nearestWords(reports)) found.push(`${name} is near: ${words}`);
+  if (typeof loss === "number") found.push(say("loss {loss}", { loss: short(loss) }));
+  if (memory) found.push(say("memory {size} GiB", { size: (memory / 2 ** 30).toFixed(1) }));
+  for (const [name, words] of series.nearestWords(reports)) {
+    found.push(say("{name} is near: {words}", { name, words }));
+  }
   for (const { event, step, concept } of reports.filter((report) => report.event)) {
-    found.push(`${event}${concept ? ` of ${concept}` : ""} after step ${step}`);
+    found.push(happened(event, step, concept));
   }
   return trouble ? [...found, trouble] : found;
+}
+
+function happened(event, step, concept) {
+  const said = { event: word(event), step, concept };
+  return say(concept ? "{event} of {concept} after step {step}" : "{event} after step {step}", said);
 }
 
 function showChart(plot, reports, marks) {

@@ -1,6 +1,7 @@
 /** A run's previews side by side: a row a prompt and seed, a column a step. */
 import { pictureAddress } from "./api.js";
 import { make } from "./dom.js";
+import { say } from "./words.js";
 
 const COLUMNS = 12;
 
@@ -22,11 +23,13 @@ function evenly(steps, limit) {
 }
 
 function line(run, { prompt, seed, without, pictures }, steps) {
-  const label = `${prompt}, seed ${seed}${without ? `, without ${without}` : ""}`;
+  const parts = [prompt, say("seed {seed}", { seed })];
+  if (without) parts.push(say("without {word}", { word: without }));
+  const label = parts.join(", ");
   const cells = steps.filter((step) => pictures.has(step)).map((step) => {
     const file = pictures.get(step);
     const path = `runs/${encodeURIComponent(run)}/previews/${encodeURIComponent(file)}`;
-    const title = `${label}, step ${step}`;
+    const title = `${label}, ${say("step {step}", { step })}`;
     const image = make("img", { src: pictureAddress(path), alt: title, title, loading: "lazy" });
     return make("figure", {}, image, make("figcaption", {}, String(step)));
   });

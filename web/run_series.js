@@ -1,5 +1,7 @@
 /** A run's reports as lines to draw and facts to tell. */
 import { smooth } from "./chart.js";
+import { smoothing } from "./settings.js";
+import { say, word } from "./words.js";
 
 /** The loss of every step as [step, loss]. */
 export function lossPoints(reports) {
@@ -10,7 +12,7 @@ export function lossPoints(reports) {
 
 /** Points with their exponential mean in place of their values. */
 export function smoothed(points) {
-  const means = smooth(points.map(([, y]) => y));
+  const means = smooth(points.map(([, y]) => y), smoothing());
   return points.map(([x], index) => [x, means[index]]);
 }
 
@@ -60,19 +62,33 @@ export function previewRows(reports) {
 }
 
 /** Hours, minutes and seconds. */
-export function duration(seconds) {
+function duration(seconds) {
   const whole = Math.round(seconds);
   const [hours, minutes] = [Math.floor(whole / 3600), Math.floor((whole % 3600) / 60)];
-  if (hours) return `${hours} h ${minutes} min`;
-  return minutes ? `${minutes} min ${whole % 60} s` : `${whole} s`;
+  if (hours) return say("{hours} h {minutes} min", { hours, minutes });
+  const rest = whole % 60;
+  if (minutes) return say("{minutes} min {rest} s", { minutes, rest });
+  return say("{rest} s", { rest });
+}
+
+/** How long it takes until the end. */
+export function timeLeft(seconds) {
+  return say("{time} left", { time: duration(seconds) });
+}
+
+/** How far a run is. */
+export function standing({ run, state, step, steps }) {
+  const said = { run, state: word(state), step, steps };
+  return say("{run}: {state}, step {step} of {steps}", said);
 }
 
 /** One line about where a run stands. */
 export function statusLine({ run, state, step, steps }, reports) {
   const last = reports.findLast((report) => report.loss !== undefined);
-  const parts = [`${run}: ${state}, step ${step} of ${steps}`];
+  const parts = [standing({ run, state, step, steps })];
   if (last?.pace && state === "running") {
-    parts.push(`${last.pace.toFixed(2)} s a step, ${duration(last.pace * (steps - step))} left`);
+    parts.push(say("{pace} s a step", { pace: last.pace.toFixed(2) }));
+    parts.push(timeLeft(last.pace * (steps - step)));
   }
   return parts.join(", ");
 }

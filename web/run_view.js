@@ -2,8 +2,10 @@
 import { app } from "../../scripts/app.js";
 import { colorOf, drawLines, short } from "./chart.js";
 import { make, setText } from "./dom.js";
-import { duration, lossPoints, smoothed } from "./run_series.js";
+import { lossPoints, smoothed, standing, timeLeft } from "./run_series.js";
 import { refreshRun, runNames, runOf, watch } from "./runs.js";
+import { drawsOnNode } from "./settings.js";
+import { say } from "./words.js";
 
 const NODE = "Pivotal_TrainConcepts";
 /** @type {Map<object, {line: HTMLElement, chart: HTMLCanvasElement, run: string|null}>} */
@@ -20,7 +22,7 @@ export function graphLoaded() {
 export function nodeCreated(node) {
   if (node.comfyClass !== NODE) return;
   const chart = make("canvas.pivotal-spark");
-  const line = make("div.pivotal-line", {}, "No run yet.");
+  const line = make("div.pivotal-line", {}, say("No run yet."));
   const root = make("div.pivotal-view", {}, line, chart);
   const options = { serialize: false, hideOnZoom: true, getMinHeight: () => 84 };
   const widget = node.addDOMWidget("run_view", "pivotal_run_view", root, options);
@@ -71,11 +73,12 @@ function drawRun(name) {
 function draw({ line, chart }, { summary, reports }) {
   const { state, step, steps } = summary;
   const points = smoothed(lossPoints(reports));
-  const parts = [`${summary.run}: ${state}, step ${step} of ${steps}`];
-  if (points.length) parts.push(`loss ${short(points.at(-1)[1])}`);
+  const parts = [standing(summary)];
+  if (points.length) parts.push(say("loss {loss}", { loss: short(points.at(-1)[1]) }));
   const pace = reports.findLast((report) => report.pace)?.pace;
-  if (state === "running" && pace) parts.push(`${duration(pace * (steps - step))} left`);
+  if (state === "running" && pace) parts.push(timeLeft(pace * (steps - step)));
   setText(line, parts.join(", "));
   chart.dataset.points = String(points.length);
+  chart.hidden = !drawsOnNode();
   drawLines(chart, [{ points, color: colorOf(0), width: 1.5 }], { bare: true });
 }
