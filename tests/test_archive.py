@@ -27,9 +27,9 @@ def test_the_archive_holds_only_what_users_need(shipped):
 
 def test_the_archive_holds_the_whole_pack(shipped):
     tops = {name.split("/")[0] for name in shipped}
-    assert tops >= registry.SHIPPED - {"locales"}
-    code = {p.relative_to(ROOT).as_posix() for f in ("nodes", "training", "bundles", "web")
-            for p in (ROOT / f).rglob("*") if p.suffix in (".py", ".js", ".md")}  # fmt: skip
+    assert tops >= registry.SHIPPED
+    code = {p.relative_to(ROOT).as_posix() for f in ("nodes", "training", "bundles", "web", "locales")
+            for p in (ROOT / f).rglob("*") if p.suffix in (".py", ".js", ".md", ".json", ".webp")}  # fmt: skip
     assert code <= set(shipped) | set(registry.git(ROOT, "ls-files", "-o").splitlines())
 
 

@@ -23,7 +23,8 @@ AUTHOR = ("-c", "user.name=dev", "-c", "user.email=dev@example.invalid")
 SHIPPED = {"__init__.py", "CHANGELOG.md", "LICENSE", "README.md", "pyproject.toml"}
 SHIPPED |= {"requirements.txt", "bundles", "example_workflows", "locales", "nodes", "training"}
 SHIPPED |= {"web"}
-SUFFIXES = {".py", ".md", ".js", ".css", ".json", ".jpg", ".png", ".svg", ".toml", ".txt", ""}
+SUFFIXES = {".py", ".md", ".js", ".css", ".json", ".jpg", ".png", ".svg", ".webp", ".toml"}
+SUFFIXES |= {".txt", ""}
 FLAGGED = {
     "eval": r"(?<![\w.])eval\s*\(",
     "exec": r"(?<![\w.])exec\s*\(",
