@@ -90,7 +90,7 @@ def demo(python: Path, host: Path, arguments: Sequence[str]) -> int:
 
 
 def bench(python: Path, host: Path, arguments: Sequence[str]) -> int:
-    """Measurements: `startup`, `learning`, `speed`, `bundles`, `fuzz`, `adapters`, `families`."""
+    """Measurements: `startup`, `learning`, `speed`, `runs`, `bundles`, `fuzz` and more."""
     if arguments[0] == "startup":
         return run("bench startup", [python, ROOT / "benchmarks" / "startup.py", host])
     what, *rest = arguments
@@ -132,7 +132,7 @@ def parse(words: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
         sub = commands.add_parser(name, help=(function.__doc__ or "").split("\n")[0], **options)
         if name == "bench":
             what = ["startup", "learning", "speed", "dataset", "bundles", "fuzz", "adapters"]
-            sub.add_argument("what", choices=[*what, "families"])
+            sub.add_argument("what", choices=[*what, "families", "runs"])
     known, rest = parser.parse_known_args(words)
     if rest and (
         known.command in ("demo", "manager", "registry") or getattr(known, "what", "") == "startup"

@@ -92,16 +92,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope="session")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """A real server with the pack linked and `sd15.safetensors` among its checkpoints."""
-    from harness.checkpoints import cached_checkpoint, place
-    from harness.environment import PACK, link
+    """A real server with the pack, a checkpoint, a caption model and a node of the tests."""
+    from harness.cancelling import furnish
     from harness.server import Server
-    from world import checkpoints
 
     base = tmp_path_factory.mktemp("server")
-    checkpoint = cached_checkpoint("sd15", checkpoints.build_sd15)
-    place(checkpoint, base / "models" / "checkpoints" / "sd15.safetensors")
-    link(ROOT, base / "custom_nodes" / PACK)
+    furnish(base)
     with Server(Path(sys.executable), Path(str(HOST)), base, ["--cpu"]) as running:
         yield running
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import shutil
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -41,6 +42,17 @@ class Disk:
             return False
         self.trouble = None
         return True
+
+
+def discard(path: Path) -> None:
+    """Delete what is of no use any more; where that fails it stays, with a line in the log."""
+    try:
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
+    except OSError as error:
+        LOG.warning("%s could not be deleted (%s): delete it, nothing needs it.", path, error)
 
 
 def replace_text(path: Path, text: str) -> None:

@@ -77,7 +77,6 @@ class Keeper:
     def save(self) -> bool:
         """Keep the last step; whether it could be written."""
         assert self._last is not None
-        self._saved = True
         self.course.look(wait=True)
         state, run = self._last.state(), self._last.run
         now = {c.concept: state.step for c in self._commands if isinstance(c, Pivot)}
@@ -93,6 +92,7 @@ class Keeper:
             kept = self.folder.save(state, self.bundle())
         pinned = {event["step"] for event in self.events if event["what"] == KEPT}
         self.folder.retain(self._request.keep_checkpoints, pinned)
+        self._saved = kept
         return kept
 
     def stop(self, run: Run, *, exploded: bool) -> None:

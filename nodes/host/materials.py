@@ -30,7 +30,7 @@ def make_data(
     plans = plan_crops(dataset.records, default)
     owners = [item for item, crops in enumerate(plans) for _ in crops]
     crops = [crop for each in plans for crop in each]
-    latents = _latents(request, dataset, codec, crops, owners)
+    latents = _latents(dataset, codec, crops, owners)
     masks = [
         latent_mask(record, crop, latents[i].shape[-2:], (record.framing or default).mask_floor)
         for i, (crop, record) in enumerate(
@@ -56,17 +56,23 @@ def make_data(
 
 
 def _latents(
-    request: Request, dataset: Dataset, codec: HostLatentCodec, crops: list, owners: list[int]
+    dataset: Dataset, codec: HostLatentCodec, crops: list, owners: list[int]
 ) -> list[Tensor]:
     cache = LatentCache(user_folder("latents"), codec.digest(), file_facts())
     made: dict[int, Tensor] = {}
-    with torch.no_grad():
-        for index, latent in encode_latents(
-            dataset, crops, codec, request.config.batch_size, owners=owners, cache=cache
-        ):
-            management.throw_exception_if_processing_interrupted()
-            made[index] = latent
-    cache.store.close()
+    encoded = encode_latents(dataset, crops, codec, owners=owners, cache=cache)
+    try:
+        with torch.no_grad():
+            for index, latent in encoded:
+                management.throw_exception_if_processing_interrupted()
+                made[index] = latent
+    except FileNotFoundError as error:
+        raise FileNotFoundError(
+            f"{error.filename} is gone since its folder was read: put it back, or queue the graph "
+            "again to train without it."
+        ) from error
+    finally:
+        cache.store.close()
     return [made[index] for index in range(len(crops))]
 
 

@@ -16,11 +16,11 @@ from ...training.dataset.order import Batches
 from ...training.planning import Cost, Plan, choose
 from ...training.run import Parts
 from .checkpoint import IN_PLACE_BLOCKS
+from .disk import Disk, replace_text
 from .models import BYTES_PER_PARAMETER, HostDenoiser
-from .run_folder import replace_text
 
 
-def plan_run(parts: Parts, denoiser: HostDenoiser, batch: int, path: Path) -> Plan:
+def plan_run(parts: Parts, denoiser: HostDenoiser, batch: int, path: Path, disk: Disk) -> Plan:
     """The plan of a run that leaves the choice to us; one that goes on keeps what it began with.
 
     Batches of another size have other last bits, so what is free at the moment must not decide
@@ -36,7 +36,8 @@ def plan_run(parts: Parts, denoiser: HostDenoiser, batch: int, path: Path) -> Pl
         )
     else:
         plan = choose(cost, batch, free_memory(denoiser))
-        replace_text(path, json.dumps(plan.saved, indent=1))
+        text = json.dumps(plan.saved, indent=1)
+        disk.attempt("The plan of the memory", path, lambda: replace_text(path, text))
     parts.split = plan.split
     denoiser.follow(plan, cost.bytes_for(plan.kept, 1 if plan.split else batch))
     return plan

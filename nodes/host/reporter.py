@@ -87,6 +87,9 @@ class Reporter:
         place = self._folder.journal
         if self._folder.disk.attempt("The journal", place, self._append):
             self._unwritten = ""
+        elif not self._unwritten.startswith("\n"):
+            # A part of it may be there, which is no line then.
+            self._unwritten = "\n" + self._unwritten
         where = {"run": self._live.name, "node": self._live.node, "index": self._written}
         send_event("report", {**where, "report": line})
         self._written += 1

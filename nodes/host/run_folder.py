@@ -20,12 +20,13 @@ from torch import Tensor
 from ...bundles.files import replace_safetensors
 from ...bundles.manifest import Bundle
 from ...training.state import RunState, load_state, save_state
-from .disk import Disk, replace_bundle, replace_text
+from .disk import Disk, discard, replace_bundle, replace_text
 from .folders import RUNS, checked_run_name
 
 LOG = logging.getLogger(__name__)
 IDENTITY, PROGRESS, JOURNAL = "run.json", "progress.json", "report.jsonl"
 STEP_FILE = re.compile(r"step_(\d{8})\.safetensors")
+DRAFT = re.compile(r"\.pivotal-.*|.*\.part")
 PLAN = "plan.json"
 SAMPLED_NUMBERS = 64
 
@@ -110,7 +111,14 @@ class RunFolder:
         for folder in ("checkpoints", "bundles"):
             for step in step_files(self.path / folder)[:-newest]:
                 if step not in pinned:
-                    (self.path / folder / f"step_{step:08}.safetensors").unlink(missing_ok=True)
+                    discard(self.path / folder / f"step_{step:08}.safetensors")
+
+    def sweep(self) -> None:
+        """Delete the drafts of a run that was killed while it wrote."""
+        for folder in (self.path, self.path / "checkpoints", self.path / "bundles"):
+            for path in folder.iterdir() if folder.is_dir() else ():
+                if DRAFT.fullmatch(path.name):
+                    discard(path)
 
     @property
     def peft(self) -> Path:
@@ -156,10 +164,10 @@ class RunFolder:
 
     def rewind(self, step: int) -> int:
         """Take reports of later steps out of the journal; how many lines are left."""
-        lines = read_lines(self.journal)
-        kept = [line for line in lines if line.get("step", 0) <= step]
-        if kept != lines:
-            text = "".join(json.dumps(line) + "\n" for line in kept)
+        kept = [line for line in read_lines(self.journal) if line.get("step", 0) <= step]
+        text = "".join(json.dumps(line) + "\n" for line in kept)
+        # Also to take away a line that was cut off, which the next one would be added to.
+        if self.journal.exists() and text != self.journal.read_text(encoding="utf-8"):
             self.disk.attempt("The journal", self.journal, lambda: replace_text(self.journal, text))
         return len(kept)
 
@@ -217,9 +225,14 @@ def find_run_folder(name: str, identity: Mapping[str, Any]) -> RunFolder:
     base, text = checked_run_name(name), json.dumps(identity, indent=1, sort_keys=True)
     for number in itertools.count(1):
         path = runs_root() / (base if number == 1 else f"{base}_{number}")
-        if not path.exists() or _identity(path) == text:
+        if not path.exists() or _identity(path) == text or _unborn(path):
             return RunFolder(path, text)
     raise AssertionError("unreachable")
+
+
+def _unborn(path: Path) -> bool:
+    """Whether a run was killed here before it could write what it is, which comes first."""
+    return path.is_dir() and all(DRAFT.fullmatch(one.name) for one in path.iterdir())
 
 
 def _identity(path: Path) -> str:

@@ -125,9 +125,10 @@ def _train(
     start = _start(folder, request)
     parts = make_parts(request, denoiser, text, HostLatentCodec(vae))
     folder.create()
+    folder.sweep()
     plan = None
     if request.checkpointing is Checkpointing.AUTO:
-        plan = plan_run(parts, denoiser, request.config.batch_size, folder.plan)
+        plan = plan_run(parts, denoiser, request.config.batch_size, folder.plan, folder.disk)
     folder.note_progress({"steps": request.config.steps, "finished": None})
     keeper = Keeper(folder, request, parts, (family_of(model), model_digest(model)), start)
     reporter = Reporter(folder, live, keeper.course, parts, text)

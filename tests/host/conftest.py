@@ -10,6 +10,7 @@ from pathlib import Path
 import comfy.model_management
 import pytest
 import torch
+from host.measure import left_behind
 
 from harness.checkpoints import cached_checkpoint
 from harness.runner import Host, Loaded, Outputs, start_host
@@ -38,10 +39,17 @@ def nothing_encoded() -> None:
 
 
 @pytest.fixture(autouse=True)
-def unloaded() -> Iterator[None]:
-    """Each test finds the shared models bare: the clone that was loaded last leaves its patches."""
+def unloaded(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Each test finds the shared models bare: the clone that was loaded last leaves its patches.
+
+    A test after which a forward of another than the host stays on one of them fails.
+    """
     yield
     comfy.model_management.unload_all_models()
+    if "host" in request.fixturenames:
+        models = request.getfixturevalue("host").loaded.values()
+        roots = [root for one in models for root in (one.model.model, one.clip.cond_stage_model)]
+        assert left_behind(*roots) == []
 
 
 def load(path: Path) -> Loaded:

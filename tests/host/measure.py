@@ -229,6 +229,19 @@ def size_of(tensors: Iterable[Tensor]) -> int:
     return sum({address(one): one.untyped_storage().nbytes() for one in tensors}.values())
 
 
+def left_behind(*roots: nn.Module) -> list[str]:
+    """Modules whose forward is not that of their class.
+
+    The host's own bypass LoRA leaves that very method on the instance, which is the same.
+    """
+    named = (pair for root in roots for pair in root.named_modules())
+    return [
+        name
+        for name, module in named
+        if getattr(module.forward, "__func__", None) is not type(module).forward
+    ]
+
+
 def address(tensor: Tensor) -> int:
     return tensor.untyped_storage().data_ptr()
 

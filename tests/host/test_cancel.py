@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import json
+import random
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -14,9 +15,11 @@ import comfy.model_management as management
 import numpy
 import pytest
 import torch
+from host.measure import left_behind
 from PIL import Image
 from torch import Tensor, nn
 
+from harness.cancelling import Cancelling, Moment
 from harness.graphs import Graph, Node, write_pictures
 from harness.runner import GraphInterrupted, Loaded
 from harness.server import Server, failure
@@ -53,19 +56,6 @@ def base_sample(run_graph: Any) -> Tensor:
 
 def roots(loaded: Loaded) -> list[nn.Module]:
     return [loaded.model.model, loaded.clip.cond_stage_model]
-
-
-def left_behind(loaded: Loaded) -> list[str]:
-    """Modules whose forward is not that of their class.
-
-    The host's own bypass LoRA, which other tests use, leaves that very method on the instance.
-    """
-    named = (pair for root in roots(loaded) for pair in root.named_modules())
-    return [
-        name
-        for name, module in named
-        if getattr(module.forward, "__func__", None) is not type(module).forward
-    ]
 
 
 def weights(loaded: Loaded) -> dict[str, Tensor]:
@@ -152,7 +142,7 @@ def test_cancel_gives_the_models_back_at_once(sd15, run_graph, moment, checkpoin
         run_graph(training(checkpointing))
     assert press.pressed and press.later == 0
     assert stopped.value.node.startswith("TrainConcepts")
-    assert left_behind(sd15) == [] and management.in_training is False
+    assert left_behind(*roots(sd15)) == [] and management.in_training is False
     after = weights(sd15)
     assert all(torch.equal(after[key], tensor) for key, tensor in before.items())
     assert torch.equal(base_sample(run_graph), sample)
@@ -237,6 +227,14 @@ def test_the_server_stops_a_run_and_goes_on_with_the_queue(host, server):
     after = server.wait(waiting, timeout=120)
     assert failure(after) is None
     assert numpy.array_equal(pixels(server, after, saved), before)
+
+
+def test_cancel_at_random_moments_of_captioning_and_training_loses_nothing(server):
+    """`dev.py bench runs` presses it twenty times."""
+    cancelling, draw = Cancelling(server), random.Random(4)
+    seconds = cancelling.calibrate()
+    rows = [cancelling.press(Moment(n, draw.uniform(0.2, 1.0)), seconds) for n in range(3)]
+    assert any(row["steps"] for row in rows), "no run was stopped in its training"
 
 
 def test_the_server_trains_and_its_lora_loader_lists_the_file(host, server):

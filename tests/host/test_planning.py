@@ -7,6 +7,7 @@ from host.measure import SHORT, borrowed, kept_for_backward, make_batch, size_of
 
 from harness.runner import Loaded
 from pack.nodes.host import measuring
+from pack.nodes.host.disk import Disk
 from pack.nodes.host.measuring import measure, plan_run
 from pack.nodes.host.models import HostDenoiser
 from pack.nodes.host.runs import gradients
@@ -44,7 +45,7 @@ def trained(loaded: Loaded, folder, monkeypatch, free: int) -> tuple[list[torch.
     monkeypatch.setattr(measuring, "free_memory", lambda _: free)
     with gradients():
         parts, denoiser = parts_of(loaded)
-        plan = plan_run(parts, denoiser, 2, folder / "plan.json")
+        plan = plan_run(parts, denoiser, 2, folder / "plan.json", Disk())
         for _ in train(parts, TrainConfig(steps=2, batch_size=2)):
             pass
     return [p.detach().clone() for p in parts.parameters().values()], plan.reason

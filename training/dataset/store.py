@@ -6,10 +6,12 @@ import hashlib
 import json
 import logging
 import sqlite3
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 LOG = logging.getLogger(__name__)
+NOT_KEPT = "%s cannot be written (%s): make room or access there. Files are read anew until then."
 TABLE = (
     "CREATE TABLE IF NOT EXISTS facts (kind TEXT, path TEXT, stamp TEXT, value TEXT, "
     "PRIMARY KEY (kind, path)) WITHOUT ROWID"
@@ -37,18 +39,29 @@ class Store:
 
     def put(self, kind: str, path: Path, value: Any) -> None:
         """Keep a fact about the file as it is now."""
-        self._base.execute(
-            "INSERT OR REPLACE INTO facts VALUES (?, ?, ?, ?)",
-            (kind, _text(path), _stamp(path), json.dumps(value)),
-        )
+        row = kind, _text(path), _stamp(path), json.dumps(value)
+        try:
+            self._base.execute("INSERT OR REPLACE INTO facts VALUES (?, ?, ?, ?)", row)
+        except sqlite3.OperationalError as error:
+            self._go_on_in_memory(error)
         self._pending += 1
         if self._pending >= 64:
             self.flush()
 
     def flush(self) -> None:
         """Bring what was put to the disk."""
-        self._base.commit()
+        try:
+            self._base.commit()
+        except sqlite3.OperationalError as error:
+            self._go_on_in_memory(error)
         self._pending = 0
+
+    def _go_on_in_memory(self, error: sqlite3.Error) -> None:
+        """A disk that takes nothing more costs what was found out, never the work that asked."""
+        LOG.warning(NOT_KEPT, self._path, error)
+        with suppress(sqlite3.Error):
+            self._base.close()
+        self._base = _connect(":memory:")
 
     def close(self) -> None:
         """End the connection, with everything on the disk."""
@@ -76,9 +89,12 @@ def content_digest(path: Path) -> str:
 def _open(path: Path | None) -> sqlite3.Connection:
     if path is None:
         return _connect(":memory:")
-    path.parent.mkdir(parents=True, exist_ok=True)
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         return _connect(str(path))
+    except (OSError, sqlite3.OperationalError) as error:
+        LOG.warning(NOT_KEPT, path, error)
+        return _connect(":memory:")
     except sqlite3.DatabaseError as error:
         broken = path.with_name(f"{path.name}.broken")
         LOG.warning("%s is damaged (%s) and was moved to %s.", path, error, broken.name)

@@ -1,7 +1,8 @@
-"""Latents come one for each picture, from batches of one bucket."""
+"""Latents come one for each picture, bucket by bucket, the same whatever is kept already."""
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,8 @@ from torch import Tensor
 
 from pack.training.dataset.buckets import choose_crop, load_pixels
 from pack.training.dataset.folder import read_folder
-from pack.training.dataset.latents import encode_latents
+from pack.training.dataset.latents import LatentCache, encode_latents
+from pack.training.dataset.store import Store, content_digest
 
 SIZES = [(64, 64), (64, 128)]
 
@@ -35,13 +37,13 @@ def dataset(tmp_path: Path):
     return read_folder(tmp_path)
 
 
-def test_each_picture_gets_its_own_latent_from_batches_of_one_bucket(dataset):
+def test_each_picture_gets_its_own_latent_bucket_by_bucket(dataset):
     crops = [choose_crop(record.width, record.height, SIZES) for record in dataset.records]
     codec = Average()
 
-    latents = list(encode_latents(dataset, crops, codec, batch_size=2))
+    latents = list(encode_latents(dataset, crops, codec))
 
-    assert codec.shapes == [(2, 64, 64, 3), (1, 64, 64, 3), (2, 128, 64, 3)]
+    assert codec.shapes == 3 * [(1, 64, 64, 3)] + 2 * [(1, 128, 64, 3)]
     assert [index for index, _ in latents] == [0, 2, 4, 1, 3]
     for index, latent in latents:
         alone = Average().encode(load_pixels(dataset.records[index], crops[index])[None])[0]
@@ -57,7 +59,7 @@ def test_a_latent_is_an_ordinary_tensor_of_its_own(dataset):
                 return super().encode(pixels).float().contiguous()
 
     crops = [choose_crop(record.width, record.height, SIZES) for record in dataset.records]
-    for _, latent in encode_latents(dataset, crops, Host(), batch_size=3):
+    for _, latent in encode_latents(dataset, crops, Host()):
         assert not latent.requires_grad and not latent.is_inference()
         assert latent.untyped_storage().nbytes() == latent.numel() * 4
 
@@ -65,7 +67,7 @@ def test_a_latent_is_an_ordinary_tensor_of_its_own(dataset):
 def test_pictures_are_read_only_when_their_turn_comes(dataset):
     crops = [choose_crop(record.width, record.height, SIZES) for record in dataset.records]
     dataset.records[3].path.write_bytes(b"gone")
-    stream = encode_latents(dataset, crops, Average(), batch_size=1)
+    stream = encode_latents(dataset, crops, Average())
     assert [next(stream)[0] for _ in range(4)] == [0, 2, 4, 1]
     with pytest.raises(ValueError, match=r"3\.png cannot be read as a picture"):
         next(stream)
@@ -73,4 +75,40 @@ def test_pictures_are_read_only_when_their_turn_comes(dataset):
 
 def test_a_crop_is_needed_for_each_picture(dataset):
     with pytest.raises(ValueError, match="0 crops for 5 pictures"):
-        next(encode_latents(dataset, [], Average(), batch_size=1))
+        next(encode_latents(dataset, [], Average()))
+
+
+class Neighborly(Average):
+    """Latents that depend on the whole batch in their last bits, as those of large models do."""
+
+    def encode(self, pixels: Tensor) -> Tensor:
+        return super().encode(pixels).float() + 1e-3 * len(pixels)
+
+
+def test_a_latent_is_the_same_whatever_is_kept_of_the_others(dataset, tmp_path: Path):
+    crops = [choose_crop(record.width, record.height, SIZES) for record in dataset.records]
+    cache = LatentCache(tmp_path / "latents", "codec", Store())
+    first = dict(encode_latents(dataset, crops, Neighborly(), cache=cache))
+    cache.path(dataset.records[2], crops[2]).unlink()
+    again = dict(encode_latents(dataset, crops, Neighborly(), cache=cache))
+    assert all(torch.equal(again[index], latent) for index, latent in first.items())
+
+
+@pytest.mark.skipif(os.name == "nt", reason="needs a folder that cannot be made")
+def test_latents_that_cannot_be_kept_are_told_of_once_and_made_all_the_same(
+    dataset, tmp_path: Path, caplog
+):
+    (tmp_path / "taken").write_text("a file where the folder would be")
+    crops = [choose_crop(record.width, record.height, SIZES) for record in dataset.records]
+    cache = LatentCache(tmp_path / "taken" / "latents", "codec", Store())
+    assert len(list(encode_latents(dataset, crops, Average(), cache=cache))) == len(crops)
+    assert caplog.text.count("No latents can be kept") == 1
+    assert "make room or access there" in caplog.text
+
+
+def test_facts_that_cannot_be_kept_are_told_of_and_found_out_again(tmp_path: Path, caplog):
+    (tmp_path / "taken").write_text("a file where the folder would be")
+    store = Store(tmp_path / "taken" / "facts.sqlite")
+    assert store.content(tmp_path / "taken") == content_digest(tmp_path / "taken")
+    store.close()
+    assert "cannot be written" in caplog.text and "make room or access there" in caplog.text
