@@ -22,25 +22,33 @@ sys.path[:0] = [str(ROOT / "tests"), str(ROOT / "benchmarks")]
 
 
 class Kept:
-    """The trials that are done, by kind and number, in a file of the work folder."""
+    """The trials that are done, by kind and number, in a file a kind in the work folder."""
 
     def __init__(self, work: Path, results: Path) -> None:
-        self._path, self._results = work / "trials.json", results
-        text = self._path.read_text(encoding="utf-8") if self._path.exists() else "{}"
-        self.rows: dict[str, Any] = json.loads(text)
+        self._work, self._results = work, results
+
+    @property
+    def rows(self) -> dict[str, Any]:
+        """All of them, those of other kinds that another call of this makes meanwhile as well."""
+        files = sorted(self._work.glob("*.json"))
+        parts = [json.loads(file.read_text(encoding="utf-8")) for file in files]
+        return {name: row for part in parts for name, row in part.items()}
 
     def once(self, name: str, trial: Callable[[], Any]) -> None:
         """Do a trial unless it is done; what it finds broken is a result as well."""
         if name in self.rows:
             return
         try:
-            self.rows[name] = trial()
+            row = trial()
         except AssertionError as error:
-            self.rows[name] = {"broken": str(error)[-600:]}
-        draft = self._path.with_suffix(".part")
-        draft.write_text(json.dumps(self.rows), encoding="utf-8")
-        draft.replace(self._path)
-        sys.stdout.write(f"{name}: {json.dumps(self.rows[name])[:200]}\n")
+            row = {"broken": str(error)[-600:]}
+        kind = name.partition(" ")[0]
+        path = self._work / f"{kind}.json"
+        kept = {n: r for n, r in self.rows.items() if n.partition(" ")[0] == kind}
+        draft = path.with_suffix(".part")
+        draft.write_text(json.dumps({**kept, name: row}), encoding="utf-8")
+        draft.replace(path)
+        sys.stdout.write(f"{name}: {json.dumps(row)[:200]}\n")
         sys.stdout.flush()
         self.publish()
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import re
+from contextlib import suppress
 from pathlib import Path
 
 import folder_paths
@@ -50,9 +51,13 @@ def input_folder(name: str) -> Path:
 
 
 def user_folder(name: str = "") -> Path:
-    """The pack's folder, or one in it, inside ComfyUI's user folder: caches and journals."""
+    """The pack's folder, or one in it, inside ComfyUI's user folder: caches and journals.
+
+    One that cannot be made is told of by whoever writes into it, who may do without.
+    """
     path = Path(folder_paths.get_user_directory(), RUNS, name)
-    path.mkdir(parents=True, exist_ok=True)
+    with suppress(OSError):
+        path.mkdir(parents=True, exist_ok=True)
     return path
 
 

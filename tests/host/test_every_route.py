@@ -98,7 +98,7 @@ def read(server: Server, path: str) -> tuple[int, bytes]:
 
 @pytest.mark.parametrize("route", POSTS, ids=named)
 def test_a_get_of_what_changes_something_is_no_route(server, known, route):
-    assert read(server, address(route, known))[0] == 405
+    assert read(server, address(route, known))[0] in (404, 405)
 
 
 @pytest.mark.parametrize("route", GETS, ids=named)
