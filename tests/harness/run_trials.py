@@ -9,6 +9,7 @@ import json
 import os
 import random
 import re
+import shutil
 import signal
 import sqlite3
 from collections.abc import Callable, Iterator
@@ -43,6 +44,12 @@ class Trials:
         captions = ["a picture of TOK", "TOK on grass", "a hill", "TOK at night"]
         write_pictures(warm.host.base / "input" / "long", captions)
         write_pictures(warm.host.base / "input" / "short", captions[:2])
+
+    def _fresh(self, name: str) -> Path:
+        """A folder without what a trial left that was stopped itself."""
+        folder = self._work / name
+        shutil.rmtree(folder, ignore_errors=True)
+        return folder
 
     def long_run(self) -> Any:
         """Everything that has a state: two optimizers, dropout, averages, validation, previews."""
@@ -79,7 +86,7 @@ class Trials:
 
     def reference(self, run: Callable[[], Any]) -> dict[str, Any]:
         """What the run comes to when nothing happens, with its time and its steps on the disk."""
-        folder = self._work / f"reference_{run.__name__}"
+        folder = self._fresh(f"reference_{run.__name__}")
         self._warm.child(folder / "warm", run).whole()
 
         def counted() -> Any:
@@ -93,7 +100,7 @@ class Trials:
 
     def kill(self, name: str, kill: Kill, wanted: dict[str, Any]) -> dict[str, Any]:
         """Kill a run, look at what is left, continue it; AssertionError when something is lost."""
-        folder = self._work / name
+        folder = self._fresh(name)
 
         def doomed() -> Any:
             if kill.kind == DISK:
@@ -115,7 +122,7 @@ class Trials:
 
     def fail(self, name: str, fault: Fault, wanted: dict[str, Any]) -> dict[str, Any]:
         """Let steps on the disk fail in a short run, and queue it again on a disk that works."""
-        folder, run = self._work / name, self.short_run
+        folder, run = self._fresh(name), self.short_run
 
         def hurt() -> Any:
             DiskEvents(roots_of(folder), fault)
@@ -137,7 +144,8 @@ class Trials:
         assert answer["losses"] == wanted["losses"] and answer["result"] == wanted["result"], (
             "the run went on to another result"
         )
-        said = [line for line in log.splitlines() if os.strerror(fault.code) in line]
+        signs = (os.strerror(fault.code), "disk is full", "readonly database")
+        said = [line for line in log.splitlines() if any(sign in line for sign in signs)]
         return row | {"said": [clipped(line) for line in said][:1]}
 
 
@@ -234,7 +242,8 @@ def told(outputs: Any, run: Node) -> dict[str, Any]:
 
 def left(folder: Path) -> dict[str, Any]:
     """The finished files of a run's folder, and its name."""
-    (run,) = (folder / "output" / "pivotal").iterdir()
+    run, *others = sorted((folder / "output" / "pivotal").iterdir())
+    assert not others, f"the run went on in {others[0].name}"
     last = max((run / "checkpoints").glob("step_*.safetensors"))
     return {
         "name": run.name,
@@ -275,4 +284,4 @@ def same_end(found: dict[str, Any], wanted: dict[str, Any]) -> None:
 
 def clipped(line: str) -> str:
     """A log line without what differs from run to run."""
-    return re.sub(r"/\S*/(output|user)/", r"\1/", line)[:300]
+    return re.sub(r"/\S*/(output|user)/", r"\1/", line.rpartition("WARNING:")[2])[:400]

@@ -141,3 +141,42 @@ def test_a_disk_that_refuses_checkpoints_does_not_stop_the_run(run_graph, monkey
     graph, node = training("full", checkpoint_every=3)
     assert len(run_graph(graph)[node, 4]["loss"]) == STEPS
     assert "The checkpoint of step 3 could not be written" in caplog.text
+
+
+def test_where_a_run_was_killed_before_it_was_anything_it_begins_again(host, run_graph):
+    place = files(host, "unborn")
+    place.mkdir(parents=True)
+    (place / "run.json.part").write_text("{")
+    run_graph(training("unborn")[0])
+    assert (place / "bundle.safetensors").exists() and not (place / "run.json.part").exists()
+    assert not files(host, "unborn_2").exists()
+
+
+def test_a_folder_that_somebody_made_for_something_else_is_left_alone(host, run_graph):
+    place = files(host, "mine")
+    place.mkdir(parents=True)
+    (place / "notes.txt").write_text("mine")
+    run_graph(training("mine")[0])
+    assert [path.name for path in place.iterdir()] == ["notes.txt"]
+    assert (files(host, "mine_2") / "bundle.safetensors").exists()
+
+
+def test_what_a_kill_left_half_written_is_taken_away_when_the_run_goes_on(
+    host, run_graph, monkeypatch
+):
+    cancel_after(monkeypatch, 3)
+    with pytest.raises(GraphInterrupted):
+        run_graph(training("torn")[0])
+    place = files(host, "torn")
+    drafts = [place / "checkpoints" / ".pivotal-1f.tmp", place / "progress.json.part"]
+    for draft in drafts:
+        draft.write_bytes(b"half")
+    (place / "bundles" / ".pivotal-folder").mkdir()
+    journal = place / "report.jsonl"
+    whole = journal.read_text()
+    journal.write_text(whole + '{"step": 3, "los')
+    run_graph(training("torn")[0])
+    assert not any(draft.exists() for draft in (*drafts, place / "bundles" / ".pivotal-folder"))
+    lines = journal.read_text().splitlines()
+    assert lines[: whole.count("\n")] == whole.splitlines()
+    assert all(json.loads(line) for line in lines)
