@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import closing
+
 import comfy.model_management as management
 import torch
 from torch import Tensor
@@ -61,18 +63,10 @@ def _latents(
     cache = LatentCache(user_folder("latents"), codec.digest(), file_facts())
     made: dict[int, Tensor] = {}
     encoded = encode_latents(dataset, crops, codec, owners=owners, cache=cache)
-    try:
-        with torch.no_grad():
-            for index, latent in encoded:
-                management.throw_exception_if_processing_interrupted()
-                made[index] = latent
-    except FileNotFoundError as error:
-        raise FileNotFoundError(
-            f"{error.filename} is gone since its folder was read: put it back, or queue the graph "
-            "again to train without it."
-        ) from error
-    finally:
-        cache.store.close()
+    with closing(cache.store), torch.no_grad():
+        for index, latent in encoded:
+            management.throw_exception_if_processing_interrupted()
+            made[index] = latent
     return [made[index] for index in range(len(crops))]
 
 

@@ -139,9 +139,7 @@ class Cancelling:
                 "1": node("CheckpointLoaderSimple", ckpt_name="sd15.safetensors"),
                 "2": node("Pivotal_LoadCaptioner", model=CAPTIONER),
                 "3": node("Pivotal_LoadDataset", folder=FOLDER),
-                "4": node(
-                    "Pivotal_CaptionDataset", seed=seed, max_tokens=16, batch_size=1, **asked
-                ),
+                "4": node("Pivotal_CaptionDataset", **asked),
                 "5": node("Pivotal_Concept", placeholder="TOK", name="tok", initial="dog"),
                 "6": node("Pivotal_Lora", rank=2),
                 "7": node("Pivotal_Previews", **drawn, steps=2, width=64, height=64),

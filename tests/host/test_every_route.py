@@ -35,8 +35,9 @@ def known(host, server: Server) -> dict[str, str]:
     write_pictures(server.base / "input" / "routes", ["a TOK", "TOK on grass"])
     graph, base = server_graph()
     drawn = graph.add(
-        "Pivotal_Previews", prompts="a TOK", every=1, time_share=1.0, steps=1, width=64, height=64
-    )
+        "Pivotal_Previews", prompts="a TOK", every=1, time_share=1.0, seeds="1", steps=1, width=64,
+        height=64,
+    )  # fmt: skip
     run = graph.train(
         base, "routes", concepts=graph.concept(), adapter=graph.add("Pivotal_Lora", rank=2).out(),
         steps=1, run_name=RUN, previews=drawn.out(),

@@ -78,7 +78,7 @@ def test_no_memory_for_a_step_at_all_ends_with_what_would_fit_and_keeps_the_run(
     run_graph, host, monkeypatch
 ):
     graph, node = training("none")
-    wanted = run_graph(graph)[node, 0]
+    wanted = run_graph(graph)[node, 4]["loss"]
     out_of_memory_at(monkeypatch, {3, 4})
     with pytest.raises(GraphFailed, match="Not enough memory for a step, .* lower resolution"):
         run_graph(training("no room")[0])
@@ -86,7 +86,9 @@ def test_no_memory_for_a_step_at_all_ends_with_what_would_fit_and_keeps_the_run(
     monkeypatch.undo()
     graph, node = training("no room")
     found = run_graph(graph)
-    assert "4 of the steps now" in found[node, 5] and same(found[node, 0], wanted)
+    assert "4 of the steps now" in found[node, 5]
+    # Picture by picture from there on, as it has been told.
+    assert found[node, 4]["loss"] == pytest.approx(wanted, rel=1e-3)
 
 
 def test_pictures_that_are_deleted_in_mid_run_are_not_missed(run_graph, host, monkeypatch):
@@ -104,7 +106,7 @@ def test_a_picture_that_goes_before_it_is_read_is_named(run_graph, host, monkeyp
     place = host.base / "input" / "runs" / "2.png"
     parts = runs.make_parts
     monkeypatch.setattr(runs, "make_parts", lambda *given: (place.unlink(), parts(*given))[1])
-    with pytest.raises(GraphFailed, match=r"2\.png is gone .*: put it back"):
+    with pytest.raises(GraphFailed, match=r"2\.png is gone since .*: put it back"):
         run_graph(training("gone before")[0])
     monkeypatch.undo()
     graph, node = training("gone before")
@@ -125,10 +127,18 @@ def test_two_recipes_in_turns_under_one_name_both_come_to_their_end(run_graph, h
     assert not same(other, wanted) and folder(host, "shared_2").bundle.exists()
 
 
+def numbers(bundle) -> list[bytes]:
+    """All that a bundle holds, without names, of which one from a file has others."""
+    rows = [rows for parts in bundle.embeddings.values() for rows in parts.values()]
+    tensors = [*bundle.lora.values(), *rows]
+    return sorted(tensor.float().contiguous().numpy().tobytes() for tensor in tensors)
+
+
 def test_the_same_run_queued_twice_is_trained_once(run_graph, host):
     graph, node = training("twice")
     first = run_graph(graph)[node, 0]
     graph, node = training("twice")
     second = run_graph(graph)
-    assert "finished before" in second[node, 5] and same(second[node, 0], first)
+    assert "finished before" in second[node, 5]
+    assert numbers(second[node, 0]) == numbers(first)
     assert not folder(host, "twice_2").path.exists()

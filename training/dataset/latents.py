@@ -47,8 +47,8 @@ class LatentCache:
 
     def save(self, record: Record, crop: Crop, latent: Tensor) -> None:
         """Keep a latent, whole or not at all; a disk that refuses is told of once."""
-        path = self.path(record, crop)
         try:
+            path = self.path(record, crop)
             path.parent.mkdir(parents=True, exist_ok=True)
             replace_safetensors(path, {"latent": latent}, {})
         except (OSError, SafetensorError) as error:

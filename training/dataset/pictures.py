@@ -152,6 +152,11 @@ def _decode(
             if draft:
                 image.draft(None, (draft, draft))  # pyright: ignore[reportArgumentType]
             picture = convert(upright(image))
+    except FileNotFoundError as error:
+        raise ValueError(
+            f"{record.path.name} is gone since its folder was read: put it back, or read the "
+            "folder again to do without it."
+        ) from error
     except UNREADABLE as error:
         raise unreadable(record.path, error) from error
     if size != (record.width, record.height):
