@@ -16,8 +16,9 @@ from speed.statistics import ratio_interval
 Rows = Mapping[str, Mapping[str, Any]]
 HEAD = """# Runs that are killed, cancelled and refused the disk
 
-{machine}. The tiny SD1.5 checkpoint on a real ComfyUI. `python3 dev.py bench runs` writes this
-page, trial by trial. "Broken" counts trials after which anything was lost or different.
+{machine}.
+The tiny SD1.5 checkpoint on a real ComfyUI. `python3 dev.py bench runs` writes this page, trial by
+trial. "Broken" counts trials after which anything was lost or different.
 """
 KILLS = """## Kill -9
 

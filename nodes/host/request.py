@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from enum import Enum
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -125,6 +126,11 @@ class Request:
 
     def recipe(self) -> dict[str, Any]:
         """How the run is made, as JSON: the same recipe on the same models is the same run."""
+        return dict(self._recipe)
+
+    @cached_property
+    def _recipe(self) -> dict[str, Any]:
+        """Looked up once, since pictures may change or go while the run trains."""
         made = {
             "train": asdict(self.config),
             "concepts": [asdict(concept) for concept in self.concepts],
