@@ -22,7 +22,7 @@ trial. "Broken" counts trials after which anything was lost or different.
 """
 KILLS = """## Kill -9
 
-A run of 10 steps with LoRA with dropout, vectors under Prodigy, moving averages, validation,
+A run of 8 steps with LoRA with dropout, vectors under Prodigy, moving averages, validation,
 previews and a checkpoint every second step, in a process of its own. It is killed at a random
 time, at a random step on the disk, or within the writing of a tensor file, of which then a random
 part is there. The same graph is queued again: the bundle and the last checkpoint have to be those

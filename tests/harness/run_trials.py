@@ -21,7 +21,7 @@ from harness.disk_events import DiskEvents
 from harness.graphs import Graph, Node, write_pictures
 from harness.warm import WarmHost
 
-RUN, STEPS, SHORT_STEPS = "trial", 10, 2
+RUN, STEPS, SHORT_STEPS = "trial", 8, 2
 TIME, DISK, TORN = "at a time", "at a step on the disk", "within a tensor file"
 DRAFT = re.compile(r"\.pivotal-|\.part$|\.tmp$")
 
@@ -43,6 +43,7 @@ class Trials:
         self._warm, self._work = warm, work
         captions = ["a picture of TOK", "TOK on grass", "a hill", "TOK at night"]
         write_pictures(warm.host.base / "input" / "long", captions)
+        write_pictures(warm.host.base / "input" / "held", captions[:1])
         write_pictures(warm.host.base / "input" / "short", captions[:2])
 
     def _fresh(self, name: str) -> Path:
@@ -58,7 +59,7 @@ class Trials:
             "Pivotal_Previews", prompts="a photo of TOK", every=4, time_share=1.0, seeds="5",
             steps=1, width=64, height=64,
         )  # fmt: skip
-        held = graph.add("Pivotal_LoadDataset", folder="long").out()
+        held = graph.add("Pivotal_LoadDataset", folder="held").out()
         judged = graph.add("Pivotal_Validation", every=3, draws=1, dataset=held)
         prodigy = graph.add("Pivotal_Optimizer", algorithm="Prodigy").out()
         more = {"previews": drawn.out(), "validation": judged.out(), "ema_decay": 0.9}

@@ -6,6 +6,7 @@ is computed here, only in children: threads that torch has started do not live o
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import signal
@@ -18,6 +19,8 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[2]
+LATER = ("diffusers.optimization", "diffusers.training_utils", "prodigyopt")
+"""What a run imports when it gets there, which each child would do anew"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +53,8 @@ class WarmHost:
         import torch
 
         torch.set_num_threads(1)
+        for name in LATER:
+            importlib.import_module(name)
         from harness.checkpoints import cached_checkpoint
         from harness.runner import Loaded, start_host
         from world import checkpoints
