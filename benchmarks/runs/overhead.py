@@ -56,6 +56,8 @@ def _weighed(warm: WarmHost, pairs: int, length: int) -> dict[str, Any]:
     return {
         "watched": [block.mean() for block in by_kind[True]],
         "bare": [block.mean() for block in by_kind[False]],
+        "watched_work": [block.mean("worked") for block in by_kind[True]],
+        "bare_work": [block.mean("worked") for block in by_kind[False]],
         "steps_a_block": length,
         "previews": len(drawing),
         "share_of_previews": round(sum(drawing) / sum(times), 4),

@@ -63,6 +63,8 @@ of the median ratio is of at least 95 %, from order statistics.
 | watched, s a step | {watched:.4f} |
 | watched / bare, median of {pairs} pairs | {ratio:.4f} |
 | 95 % | {low:.4f} to {high:.4f} |
+| the same of CPU time | {worked:.4f} |
+| 95 % | {worked_low:.4f} to {worked_high:.4f} |
 | previews drawn | {previews} |
 | share of the whole time that they took | {took:.3f} |"""
 
@@ -157,6 +159,7 @@ def _sentences(rows: list[Mapping[str, Any]]) -> Iterator[str]:
 
 def _overhead(row: Mapping[str, Any]) -> str:
     ratio = ratio_interval(row["watched"], row["bare"])
+    worked = ratio_interval(row["watched_work"], row["bare_work"])
     return OVERHEAD.format(
         share=row["allowed_share"],
         pairs=ratio.count,
@@ -167,6 +170,9 @@ def _overhead(row: Mapping[str, Any]) -> str:
         ratio=ratio.median,
         low=ratio.low,
         high=ratio.high,
+        worked=worked.median,
+        worked_low=worked.low,
+        worked_high=worked.high,
         previews=row["previews"],
         took=row["share_of_previews"],
     )

@@ -28,14 +28,17 @@ class Block:
 
     watched: bool
     seconds: list[float] = field(default_factory=list)
+    worked: list[float] = field(default_factory=list)
+    """Seconds that this process worked, which other programs disturb less"""
     counts: list[dict[str, int]] = field(default_factory=list)
     """Of each step"""
     drew: list[bool] = field(default_factory=list)
     """Whether a step was followed by a preview"""
 
-    def mean(self) -> float:
-        """Seconds of a step, those with a preview left out: previews have their own share."""
-        plain = [s for s, drew in zip(self.seconds, self.drew, strict=True) if not drew]
+    def mean(self, what: str = "seconds") -> float:
+        """Of a step, those with a preview left out: previews have their own share."""
+        values = zip(getattr(self, what), self.drew, strict=True)
+        plain = [value for value, drew in values if not drew]
         return sum(plain) / len(plain)
 
 
@@ -65,7 +68,7 @@ def in_turns(
 
 def _step(steps: runs.Steps, watch: Any, terminal: tqdm, bar: Any, block: Block) -> None:
     """One step as a run takes it, or bare."""
-    began = time.perf_counter()
+    began, worked = time.perf_counter(), time.process_time()
     report = runs.next_report(steps, None)
     assert report is not None, "the run was shorter than its blocks"
     drawn = watch._previewer._spent
@@ -75,6 +78,7 @@ def _step(steps: runs.Steps, watch: Any, terminal: tqdm, bar: Any, block: Block)
         bar.update_absolute(report.step + 1)
         management.throw_exception_if_processing_interrupted()
     block.seconds.append(time.perf_counter() - began)
+    block.worked.append(time.process_time() - worked)
     block.drew.append(watch._previewer._spent > drawn)
 
 
