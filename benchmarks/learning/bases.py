@@ -17,7 +17,7 @@ from world.codec import latents_of
 from world.compact import unpack
 from world.sampling import Models
 
-STEPS, RATE, SCENES = 150, 2e-4, 400
+STEPS, RATE, SCENES = 100, 2e-4, 400
 FADE = 0.25
 SECOND = f"second_{STEPS}_{RATE:g}_{FADE:g}"
 
@@ -55,7 +55,7 @@ def fine_tune(clip: object) -> dict[str, Tensor]:
     for step in range(STEPS):
         for group in optimizer.param_groups:
             group["lr"] = RATE * min(1.0, (step + 1) / 20)
-        loss = train_base.loss_of(unet, *batches.draw(), alphas, chance)
+        loss = train_base.loss_of(unet, *batches.draw(), alphas, chance, torch.float32)
         loss.backward()
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)

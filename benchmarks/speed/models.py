@@ -96,10 +96,11 @@ def load_clip(size: str, dtype: torch.dtype | None, layers: int | None = None) -
 
     names = ["clip_l", "clip_g"] if "sdxl" in size else ["clip_l"]
     options: dict[str, Any] = {} if dtype is None else {"dtype": dtype}
-    if layers is not None:
-        options |= {f"{name}_model_config": {"num_hidden_layers": layers} for name in names}
+    cut = {} if layers is None else {"num_hidden_layers": layers}
+    if cut:
+        options |= {f"{name}_model_config": cut for name in names}
     with torch.inference_mode():
-        weights = [RandomWeights().of(clip_module(name, layers)) for name in names]
+        weights = [RandomWeights().of(clip_module(name, **cut)) for name in names]
         # An embedding folder, even none that exists, makes the tokenizer read "embedding:".
         return comfy.sd.load_text_encoder_state_dicts(
             weights, embedding_directory=["none"], model_options=options
