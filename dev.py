@@ -1,4 +1,4 @@
-"""Everything a developer runs: `demo`, `test`, `serve`, `bench`, `hosts`, `manager`, `registry`.
+"""Everything a developer runs: `demo`, `test`, `serve`, `bench`, `pictures` and the installers.
 
 Each makes its environment (a virtual environment and ComfyUI, in the user's cache folder) when it
 is not there yet. Standard library only: it runs before anything is installed.
@@ -101,6 +101,13 @@ def bench(python: Path, host: Path, arguments: Sequence[str]) -> int:
     return run(f"bench {what}", command, PIVOTAL_COMFYUI=str(host), OMP_WAIT_POLICY="PASSIVE")
 
 
+def pictures(python: Path, host: Path, arguments: Sequence[str]) -> int:
+    """Pictures of the help pages and, unless nodes are named, the thumbnails of the templates."""
+    ensure_browser(say)
+    words = [python, "-m", "harness.pictures", host, workspace("pictures"), *arguments]
+    return run("pictures", words, PYTHONPATH=str(ROOT / "tests"), HF_HUB_OFFLINE="1")
+
+
 def hosts(python: Path, host: Path, arguments: Sequence[str]) -> int:
     """The pack on older versions of ComfyUI, or on those that are named, one after the other."""
     return run_matrix(python, cache_folder() / "hosts", arguments)
@@ -117,7 +124,7 @@ def registry(python: Path, host: Path, arguments: Sequence[str]) -> int:
 
 
 COMMANDS = {"demo": demo, "test": test, "serve": serve, "bench": bench, "hosts": hosts}
-COMMANDS |= {"manager": manager, "registry": registry}
+COMMANDS |= {"manager": manager, "registry": registry, "pictures": pictures}
 
 
 def parse(words: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:

@@ -11,6 +11,7 @@ from harness import registry
 from harness.environment import Stop
 
 ROOT = Path(__file__).resolve().parents[1]
+USED = (".py", ".js", ".md", ".json", ".webp")
 
 
 @pytest.fixture(scope="module")
@@ -28,8 +29,9 @@ def test_the_archive_holds_only_what_users_need(shipped):
 def test_the_archive_holds_the_whole_pack(shipped):
     tops = {name.split("/")[0] for name in shipped}
     assert tops >= registry.SHIPPED
-    code = {p.relative_to(ROOT).as_posix() for f in ("nodes", "training", "bundles", "web", "locales")
-            for p in (ROOT / f).rglob("*") if p.suffix in (".py", ".js", ".md", ".json", ".webp")}  # fmt: skip
+    folders = ("nodes", "training", "bundles", "web", "locales")
+    files = [path for folder in folders for path in (ROOT / folder).rglob("*")]
+    code = {path.relative_to(ROOT).as_posix() for path in files if path.suffix in USED}
     assert code <= set(shipped) | set(registry.git(ROOT, "ls-files", "-o").splitlines())
 
 

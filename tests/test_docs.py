@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from pathlib import Path
 from typing import Any
+
+import pytest
+from PIL import Image
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / "docs" / "nodes.md"
@@ -42,6 +46,48 @@ def default(group: str, options: list[dict[str, Any]]) -> str:
     if value is None:
         return "optional" if group == "optional" else ""
     return json.dumps(value)
+
+
+def papers(*patterns: str) -> set[str]:
+    """Numbers of arXiv papers that some files name."""
+    paths = [path for pattern in patterns for path in ROOT.glob(pattern)]
+    return {
+        one for path in paths for one in re.findall(r"\b\d{4}\.\d{5}\b", path.read_text("utf-8"))
+    }
+
+
+def test_the_documents_name_every_paper_that_the_code_follows():
+    code = papers("training/**/*.py", "bundles/**/*.py")
+    assert code and code - papers("docs/mathematics.md", "docs/methods.md") == set()
+
+
+LINK = re.compile(r"\]\(([^)#\s]+)\)|src=\"([^\"]+)\"")
+PAGES = [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md"), *(ROOT / "web" / "docs").glob("*.md")]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_what_a_page_links_to_is_there(page: Path):
+    found = ["".join(pair) for pair in LINK.findall(page.read_text(encoding="utf-8"))]
+    near = [link for link in found if "://" not in link]
+    assert [link for link in near if not (page.parent / link).exists()] == []
+
+
+HELP = sorted((ROOT / "web" / "docs").glob("*.md"))
+MOST_BYTES = 2_000_000
+
+
+@pytest.mark.parametrize("page", HELP, ids=lambda page: page.stem)
+def test_a_help_page_shows_its_node_in_use(page: Path):
+    assert f"](pictures/{page.stem}.webp)" in page.read_text(encoding="utf-8")
+    with Image.open(page.parent / "pictures" / f"{page.stem}.webp") as picture:
+        assert picture.width >= 300 and picture.height >= 80
+        assert picture.convert("L").getextrema() != (0, 0)
+
+
+def test_the_pictures_are_those_of_the_pages_and_small():
+    drawn = {path.stem: path.stat().st_size for path in (ROOT / "web").rglob("*.webp")}
+    assert drawn.keys() == {page.stem for page in HELP}
+    assert sum(drawn.values()) < MOST_BYTES
 
 
 def test_the_table_of_nodes_is_that_of_the_schemas():

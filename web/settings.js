@@ -6,7 +6,7 @@ const NODE_VIEW = "Pivotal.Training.NodeView";
 const OPEN_PANEL = "Pivotal.Training.OpenPanel";
 const OFFER_NAMES = "Pivotal.Prompts.OfferNames";
 
-// The editor shows a category's groups and a group's settings in reverse order.
+// The editor shows a group's settings from the last to the first.
 export const settings = [
   {
     id: OFFER_NAMES,
