@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -150,8 +151,6 @@ def captions(server: Server) -> Image.Image:
 
 def gallery_shot(editor: Editor) -> Image.Image:
     """The first four cards, cut out of the page."""
-    import io
-
     cards = editor.page.locator(".pivotal-card")
     # Where a node is small on the screen the editor hides what lies on it.
     editor.page.evaluate(
@@ -163,11 +162,21 @@ def gallery_shot(editor: Editor) -> Image.Image:
     editor.page.wait_for_timeout(2500)
     boxes = [cards.nth(number).bounding_box() for number in range(4)]
     left, top = min(b["x"] for b in boxes), min(b["y"] for b in boxes)
-    side = max(max(b["x"] + b["width"] for b in boxes) - left,
-               max(b["y"] + b["height"] for b in boxes) - top)  # fmt: skip
-    clip = {"x": left, "y": top, "width": side, "height": side}
+    width = max(b["x"] + b["width"] for b in boxes) - left
+    height = max(b["y"] + b["height"] for b in boxes) - top
+    clip = {"x": left, "y": top, "width": width, "height": height}
     with Image.open(io.BytesIO(editor.page.screenshot(clip=clip))) as shot:
-        return shot.convert("RGB").resize((SIDE, SIDE), Image.Resampling.LANCZOS)
+        return fitted(shot.convert("RGB"))
+
+
+def fitted(picture: Image.Image) -> Image.Image:
+    """A square with the whole picture in its middle."""
+    scale = SIDE / max(picture.size)
+    size = round(picture.width * scale), round(picture.height * scale)
+    whole = Image.new("RGB", (SIDE, SIDE), GROUND)
+    place = ((SIDE - size[0]) // 2, (SIDE - size[1]) // 2)
+    whole.paste(picture.resize(size, Image.Resampling.LANCZOS), place)
+    return whole
 
 
 def bundles(server: Server) -> Image.Image:
