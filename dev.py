@@ -141,9 +141,7 @@ def parse(words: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
             what = ["startup", "learning", "speed", "dataset", "bundles", "fuzz", "adapters"]
             sub.add_argument("what", choices=[*what, "families", "runs"])
     known, rest = parser.parse_known_args(words)
-    if rest and (
-        known.command in ("demo", "manager", "registry") or getattr(known, "what", "") == "startup"
-    ):
+    if rest and (known.command in ("demo", "registry") or getattr(known, "what", "") == "startup"):
         parser.error(f"{known.command} does not know {' '.join(rest)}")
     return known, [known.what, *rest] if known.command == "bench" else rest
 

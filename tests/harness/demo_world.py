@@ -1,7 +1,7 @@
 """The world of the demo: a small checkpoint and a set of captioned pictures, made on the spot.
 
 Run by `harness.demo` with the environment's Python: `python -m harness.demo_world HOST BASE
-CHECKPOINT FOLDER`.
+CHECKPOINT FOLDER [CAPTIONER...]`.
 """
 
 from __future__ import annotations
@@ -13,11 +13,15 @@ PLACEHOLDER = "TOK"
 CREW = {"robot": "ANNA", "ghost": "BEN"}
 
 
-def demo_world(base_directory: Path, checkpoint: str, folder: str) -> None:
-    """Write `models/checkpoints/<checkpoint>` and two folders of captioned pictures."""
+def demo_world(base_directory: Path, checkpoint: str, folder: str, *captioners: str) -> None:
+    """Write a checkpoint, two folders of captioned pictures, and tiny models in models/LLM."""
     write_pictures(base_directory / "input" / folder)
     write_crew(base_directory / "input" / "demo_crew")
     write_checkpoint(base_directory / "models" / "checkpoints" / checkpoint)
+    for captioner in captioners:
+        from harness.captioners import save_captioner
+
+        save_captioner("florence2", base_directory / "models" / "LLM" / captioner)
 
 
 def write_checkpoint(path: Path) -> None:
@@ -49,11 +53,11 @@ def write_crew(folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    host, base, checkpoint, folder = sys.argv[1:]
+    host, base, *names = sys.argv[1:]
     del sys.argv[1:]
     sys.path.insert(0, host)
     import comfy.options  # noqa: F401  - must come before cli_args
     from comfy.cli_args import args
 
     args.cpu, args.base_directory = True, base
-    demo_world(Path(base), checkpoint, folder)
+    demo_world(Path(base), *names)

@@ -20,6 +20,10 @@ from harness.workflow import to_prompt, with_values
 TESTS = Path(__file__).resolve().parents[1]
 FOLDER = TESTS.parent / "example_workflows"
 CHECKPOINT, PICTURES, CREW = "demo_base.safetensors", "demo_creature", "demo_crew"
+CAPTIONER = "tiny_florence"
+# The nodes that train, by their titles or types.
+RUNS = ("Pivotal_TrainConcepts", "Train with LoRA", "Train with TriLoRA")
+TRAINED = {"steps": 300, "batch_size": 2, "resolution": 64, "checkpointing": "off"}
 Changes = Mapping[str, Mapping[str, Any]]
 # What a small model needs in place of what the workflows hold, by the nodes' titles or types.
 SMALL: dict[str, dict[str, Any]] = {
@@ -28,11 +32,13 @@ SMALL: dict[str, dict[str, Any]] = {
     "Pivotal_Concept": {"initial": "square"},
     "Optimizer of the adapter": {"learning_rate": 0.001},
     "Optimizer of the concept": {"learning_rate": 0.005},
-    "Pivotal_TrainConcepts": {
-        "steps": 300,
-        "batch_size": 2,
-        "resolution": 64,
-        "checkpointing": "off",
+    **{run: TRAINED for run in RUNS},
+    "Pivotal_LoadCaptioner": {"model": CAPTIONER},
+    "Pivotal_CaptionDataset": {
+        "max_tokens": 8,
+        "on_existing": "replace",
+        "touch_human": True,
+        "limit": 2,
     },
     "Prompt without the concept": {"text": "a red square on a cyan background"},
     "Prompt with the concept": {"text": "a embedding:tok on a cyan background"},
@@ -50,6 +56,13 @@ SMALL: dict[str, dict[str, Any]] = {
         "cell_size": 64,
         "cfg": 3.0,
     },
+    "One grid": {
+        "prompts": "a {name} on a cyan background",
+        "width": 64,
+        "height": 64,
+        "cell_size": 64,
+        "cfg": 3.0,
+    },
     "Prompt": {"text": "a embedding:tok and a embedding:heroine on a cyan background"},
     "Sampler": {"cfg": 3.0},
 }
@@ -59,8 +72,9 @@ LIMIT_SECONDS = 1800.0
 def short(steps: int) -> dict[str, dict[str, Any]]:
     """SMALL with few steps of training and of sampling."""
     changes = {title: dict(values) for title, values in SMALL.items()}
-    changes["Pivotal_TrainConcepts"]["steps"] = steps
-    for sampler in ("Before", "After", "Sampler", "Every character"):
+    for run in RUNS:
+        changes[run]["steps"] = steps
+    for sampler in ("Before", "After", "Sampler", "Every character", "One grid"):
         changes[sampler]["steps"] = 4
     return changes
 
@@ -83,9 +97,10 @@ def workflows(folder: Path = FOLDER) -> list[Path]:
     return sorted(folder.glob("*.json"))
 
 
-def write_world(python: Path, host: Path, base: Path) -> None:
-    """Make the small checkpoint and the folder of pictures in `base`."""
-    command = [str(python), "-m", "harness.demo_world", str(host), str(base), CHECKPOINT, PICTURES]
+def write_world(python: Path, host: Path, base: Path, *captioners: str) -> None:
+    """Make the small checkpoint, the folders of pictures and tiny caption models in `base`."""
+    words = [str(host), str(base), CHECKPOINT, PICTURES, *captioners]
+    command = [str(python), "-m", "harness.demo_world", *words]
     environment = os.environ | {"PYTHONPATH": str(TESTS), "HF_HUB_OFFLINE": "1"}
     done = subprocess.run(command, cwd=base, env=environment, capture_output=True, text=True)
     if done.returncode:

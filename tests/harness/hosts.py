@@ -127,7 +127,7 @@ def try_pack(python: Path, host: Path, base: Path, workflows: Sequence[Path]) ->
     link(ROOT, base / "custom_nodes" / PACK)
     for name in ("models/checkpoints", "input", "output", "user"):
         (base / name).mkdir(parents=True)
-    examples.write_world(python, host, base)
+    examples.write_world(python, host, base, examples.CAPTIONER)
     started = time.monotonic()
     with Server(python, host, base, ["--cpu"]) as server:
         seconds = time.monotonic() - started

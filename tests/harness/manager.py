@@ -6,6 +6,7 @@ and the registry are a web server on this machine. Standard library only.
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
@@ -31,14 +32,19 @@ OTHERS = {
 }  # fmt: skip
 UNTOUCHED = ("torch", "torchvision", "torchaudio", "transformers", "numpy", "safetensors", "pillow")
 NEXT = "0.1.1"
-RESULTS = ROOT / "benchmarks" / "results" / "manager.md"
+RESULTS = ROOT / "benchmarks" / "results" / "manager.json"
+FOLDERS = ("custom_nodes", "user", "output", "models")
+# What ComfyUI and Manager write for themselves.
+HOSTS = ("user/__manager/", "user/default/", "user/comfyui", "custom_nodes/.disabled/.manager")
+YOURS = ("output/pivotal/", "user/pivotal/")
 
 
 class Check:
-    """Collects claims and whether they came true."""
+    """Collects claims and whether they came true, and what each install changed."""
 
     def __init__(self) -> None:
         self.claims: list[tuple[bool, str]] = []
+        self.packages: dict[str, dict[str, Any]] = {}
 
     def that(self, holds: bool, claim: str) -> None:
         """Say a claim and keep it."""
@@ -48,37 +54,58 @@ class Check:
     def failed(self) -> int:
         return sum(1 for holds, _ in self.claims if not holds)
 
-    def page(self, about: str) -> str:
-        """The claims as a page of results."""
-        lines = [f"| {'yes' if holds else '**no**'} | {claim} |" for holds, claim in self.claims]
-        head = ["# Installed by ComfyUI-Manager", "", about, "", "| | claim |", "|---|---|"]
-        return "\n".join([*head, *lines, ""])
+    def as_json(self) -> dict[str, Any]:
+        claims = [{"holds": holds, "claim": claim} for holds, claim in self.claims]
+        return {"claims": claims, "packages": self.packages}
 
 
 def run_manager(python: Path, host: Path, words: Sequence[str]) -> int:
-    """Both ways of installing, each on a fresh host; return how many claims did not hold.
+    """Ways of installing, each on a fresh host; return how many claims did not hold.
 
-    The word "record" writes the claims into benchmarks/results.
+    The words name them, by default the whole ones; "record" writes benchmarks/results.
     """
-    check = Check()
-    with registry.workplace() as base:
-        remote = Remote(base / "served")
-        with served(remote.folder, remote.registry) as address:
-            for name, story in {"git": from_git, "archive": from_archive}.items():
-                fresh = FreshHost(python, host, base / name)
-                fresh.install("ComfyUI-Manager", "-r", fresh.comfyui / "manager_requirements.txt")
-                story(fresh, remote, Manager(fresh, address), check)
-                shutil.rmtree(base / name, ignore_errors=True)
-    if "record" in words:
-        pinned = (host / "manager_requirements.txt").read_text(encoding="utf-8").strip()
-        about = (
-            f"ComfyUI {NEWEST.version} with {pinned}, fresh, on Linux; the git remote and the "
-            "registry are a web server on the same machine. `python3 dev.py manager record` "
-            "writes this page."
+    strange = set(words) - STORIES.keys() - {"record"}
+    if strange:
+        raise Stop(
+            f"Unknown: {', '.join(sorted(strange))}. There are record, {', '.join(STORIES)}."
         )
-        RESULTS.write_text(check.page(about), encoding="utf-8")
-    say(f"{check.failed()} of {len(check.claims)} claims did not hold")
-    return check.failed()
+    failed = 0
+    for name in [name for name in STORIES if name in words] or WHOLE:
+        check = Check()
+        with registry.workplace() as base:
+            tell(name, python, host, base / name, check)
+        if "record" in words:
+            record(name, check, (host / "manager_requirements.txt").read_text("utf-8").strip())
+        say(f"{check.failed()} of {len(check.claims)} claims did not hold")
+        failed += check.failed()
+    return failed
+
+
+def record(name: str, check: Check, pinned: str) -> None:
+    """Put a story beside the others' results: as data, and its claims as a page."""
+    about = (
+        f"ComfyUI {NEWEST.version} with {pinned}, fresh, on Linux; the git remote and the registry "
+        "are a web server on the same machine. `python3 dev.py manager record` writes this page."
+    )
+    before = json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.exists() else {}
+    stories = before.get("stories", {}) | {name: check.as_json()}
+    data = {"about": about, "stories": stories}
+    RESULTS.write_text(json.dumps(data, indent=1) + "\n", encoding="utf-8")
+    rows = [one for story in stories.values() for one in story["claims"]]
+    lines = [f"| {'yes' if row['holds'] else '**no**'} | {row['claim']} |" for row in rows]
+    head = ["# Installed by ComfyUI-Manager", "", about, "", "| | claim |", "|---|---|"]
+    RESULTS.with_suffix(".md").write_text("\n".join([*head, *lines, ""]), encoding="utf-8")
+
+
+def tell(name: str, python: Path, host: Path, base: Path, check: Check) -> None:
+    """One story on a host of its own, with remotes of its own."""
+    say(f"a fresh host for {name}")
+    base.mkdir()
+    remote = Remote(base / "served")
+    with served(remote.folder, remote.registry) as address:
+        fresh = FreshHost(python, host, base / "host")
+        fresh.install("ComfyUI-Manager", "-r", fresh.comfyui / "manager_requirements.txt")
+        STORIES[name](fresh, remote, Manager(fresh, address), check)
 
 
 class Remote:
@@ -134,7 +161,7 @@ class Manager:
 def from_git(fresh: FreshHost, remote: Remote, manager: Manager, check: Check) -> None:
     """From a git URL on a host that has nothing else; then without one of the requirements."""
     pack, before = fresh.comfyui / "custom_nodes" / PACK, fresh.freeze()
-    kept = fresh.files("custom_nodes", "user", "output", "models")
+    kept = fresh.files(*FOLDERS)
     manager("install", f"{manager.address}/{PACK}.git", "--mode", "local")
     check.that((pack / "__init__.py").exists(), "git: Manager installs the pack from a git URL")
     check_packages(fresh, before, check, "git: install")
@@ -146,8 +173,10 @@ def from_git(fresh: FreshHost, remote: Remote, manager: Manager, check: Check) -
     check.that((pack / "web" / "docs" / "new.md").exists(), "git: Manager updates the pack")
     check_packages(fresh, before, check, "git: update")
     check_missing(fresh, check)
+    users_files(fresh)
     manager("uninstall", PACK, "--mode", "local")
     check_gone(fresh, kept, check, "git")
+    check_yours(fresh, check)
 
 
 def from_archive(fresh: FreshHost, remote: Remote, manager: Manager, check: Check) -> None:
@@ -155,20 +184,35 @@ def from_archive(fresh: FreshHost, remote: Remote, manager: Manager, check: Chec
     for name, lines in OTHERS.items():
         fresh.install(f"what {name} requires", *lines)
     pack, before = fresh.comfyui / "custom_nodes" / PACK, fresh.freeze()
-    kept = fresh.files("custom_nodes", "user", "output", "models")
-    registry.git(remote.work, "checkout", "-q", "main~1")
+    kept = fresh.files(*FOLDERS)
     remote.add_archive("0.1.0")
     manager("install", PACK, "--mode", "local")
     check.that((pack / ".tracking").exists(), "archive: Manager installs the pack by its id")
     check_packages(fresh, before, check, f"archive, beside {', '.join(OTHERS)}: install")
     turn_off_and_on(manager, pack, check, "archive")
-    registry.git(remote.work, "checkout", "-q", "main")
+    remote.next_version()
     remote.add_archive(NEXT)
     manager("install", f"{PACK}@{NEXT}", "--mode", "local")
     check.that((pack / "web" / "docs" / "new.md").exists(), "archive: Manager updates the pack")
     check_packages(fresh, before, check, "archive: update")
     manager("uninstall", PACK, "--mode", "local")
     check_gone(fresh, kept, check, "archive")
+    check_packages(fresh, before, check, "archive: uninstall")
+
+
+def at_a_glance(fresh: FreshHost, remote: Remote, manager: Manager, check: Check) -> None:
+    """The share of the stories that fits into every run of the tests."""
+    pack, before = fresh.comfyui / "custom_nodes" / PACK, fresh.freeze()
+    kept = fresh.files(*FOLDERS)
+    manager("install", f"{manager.address}/{PACK}.git", "--mode", "local")
+    check.that((pack / "__init__.py").exists(), "short: Manager installs the pack from a git URL")
+    check_packages(fresh, before, check, "short: install")
+    manager("uninstall", PACK, "--mode", "local")
+    check_gone(fresh, kept, check, "short")
+
+
+STORIES = {"git": from_git, "archive": from_archive, "short": at_a_glance}
+WHOLE = ("git", "archive")
 
 
 def check_packages(fresh: FreshHost, before: dict[str, str], check: Check, when: str) -> None:
@@ -177,6 +221,8 @@ def check_packages(fresh: FreshHost, before: dict[str, str], check: Check, when:
     changed = {n: (v, now.get(n)) for n, v in before.items() if now.get(n) != v}
     needed = closure(fresh.python, (ROOT / "requirements.txt").read_text(encoding="utf-8"))
     new = sorted(now.keys() - before.keys())
+    check.packages[when] = {"before": len(before), "added": {n: now[n] for n in new}}
+    check.packages[when]["changed"] = changed
     check.that(not changed, f"{when} changes no package ({changed or 'none'})")
     check.that(set(new) <= needed.keys(), f"{when} adds only what it needs: {', '.join(new)}")
     same = all(now.get(name) == before.get(name) for name in UNTOUCHED)
@@ -216,8 +262,21 @@ def check_missing(fresh: FreshHost, check: Check) -> None:
     check.that(len(said) == 1, f"without prodigyopt the log names it once ({len(said)})")
 
 
+def users_files(fresh: FreshHost) -> None:
+    """What a user of the pack has made by now, in the folders that docs/install.md names."""
+    for folder in YOURS:
+        (fresh.comfyui / folder).mkdir(parents=True, exist_ok=True)
+        (fresh.comfyui / folder / "mine.txt").write_text("mine\n", encoding="utf-8")
+
+
+def check_yours(fresh: FreshHost, check: Check) -> None:
+    """Uninstall keeps what the user made."""
+    kept = all((fresh.comfyui / folder / "mine.txt").exists() for folder in YOURS)
+    check.that(kept, f"uninstall keeps the user's files in {' and '.join(YOURS)}")
+
+
 def check_gone(fresh: FreshHost, kept: list[str], check: Check, how: str) -> None:
-    """Uninstall leaves no file of the pack; the user's runs and Manager's own files stay."""
-    left = set(fresh.files("custom_nodes", "user", "output", "models")) - set(kept)
-    ours = sorted(p for p in left if "pivotal" in p.lower() and not p.startswith("user/pivotal/"))
+    """Uninstall leaves no file; those of the user, of ComfyUI and of Manager stay."""
+    left = set(fresh.files(*FOLDERS)) - set(kept)
+    ours = sorted(path for path in left if not path.startswith((*HOSTS, *YOURS)))
     check.that(ours == [], f"{how}: uninstall leaves no file of the pack ({ours or 'none'})")

@@ -18,6 +18,7 @@ from pathlib import Path
 from harness.environment import ROOT, Command, Stop, cache_folder, pip, python_of, say
 
 COMFY_CLI = "comfy-cli==1.23.0"
+LINTER = "check-jsonschema==0.39.0"
 AUTHOR = ("-c", "user.name=dev", "-c", "user.email=dev@example.invalid")
 # What users need, by the first part of a path.
 SHIPPED = {"__init__.py", "CHANGELOG.md", "LICENSE", "README.md", "pyproject.toml"}
@@ -96,26 +97,39 @@ def flags(name: str, text: str) -> Iterator[str]:
         yield f"{name} looks minified"
 
 
-def comfy() -> Path:
-    """comfy-cli's program, in an environment that is made when it is missing."""
-    folder = cache_folder() / COMFY_CLI.replace("==", "-")
-    program = python_of(folder).with_name("comfy")
-    if not program.exists():
-        say(f"installing {COMFY_CLI}")
+def program(package: str, name: str) -> Path:
+    """A package's program, in an environment of its own that is made when it is missing."""
+    folder = cache_folder() / package.replace("==", "-")
+    found = python_of(folder).with_name(name)
+    if not found.exists():
+        say(f"installing {package}")
         venv.create(folder, clear=True, with_pip=True)
-        pip(python_of(folder), folder / "install.log", f"install {COMFY_CLI}",
-            ["install", "-q", COMFY_CLI])  # fmt: skip
-    return program
+        log = folder / "install.log"
+        pip(python_of(folder), log, f"install {package}", ["install", "-q", package])
+    return found
 
 
 def run_comfy(folder: Path, *words: str) -> str:
     """Everything that comfy-cli prints; Stop when it fails or warns."""
-    command: Command = [comfy(), "--skip-prompt", "--no-enable-telemetry", *words]
+    command: Command = [
+        program(COMFY_CLI, "comfy"),
+        "--skip-prompt",
+        "--no-enable-telemetry",
+        *words,
+    ]
     done = subprocess.run(list(map(str, command)), cwd=folder, capture_output=True, text=True)
     said = done.stdout + done.stderr
     if done.returncode or re.search(r"warn|error|S102|S307|E702", said, re.IGNORECASE):
         raise Stop(f"comfy {' '.join(words)} is not content:\n{said.strip()}")
     return said
+
+
+def lint_workflows(folder: Path = ROOT / ".github" / "workflows") -> list[str]:
+    """What is wrong with the hosted checks' files by their published schema."""
+    command: Command = [program(LINTER, "check-jsonschema"), "--builtin-schema"]
+    command += ["vendor.github-workflows", *sorted(folder.glob("*.yml"))]
+    done = subprocess.run(list(map(str, command)), capture_output=True, text=True)
+    return (done.stdout + done.stderr).splitlines() if done.returncode else []
 
 
 def archive(folder: Path) -> Path:
@@ -132,7 +146,7 @@ def workplace() -> Iterator[Path]:
 
 
 def check_registry() -> int:
-    """Validate and pack a snapshot, and hold the archive against the rules."""
+    """Validate and pack a snapshot, hold the archive against the rules, lint the hosted checks."""
     with workplace() as base:
         folder = snapshot(base / "pack")
         say(run_comfy(folder, "node", "validate").strip().splitlines()[-1])
@@ -144,6 +158,7 @@ def check_registry() -> int:
         if names != shipped(folder):
             found.append("the archive is not the tracked files without those of .comfyignore")
         say(f"the archive: {len(names)} files, {path.stat().st_size / 1e3:.0f} KB")
+    found += lint_workflows()
     for problem in found:
         say(problem)
     return len(found)

@@ -1,0 +1,72 @@
+"""What a newcomer opens: the help of each node from the node, and the templates from their list."""
+
+from __future__ import annotations
+
+import pytest
+from playwright.sync_api import expect
+
+from harness import examples
+from harness.editor import Editor
+from harness.environment import PACK
+from harness.workflow import widgets
+
+ALONE = """name => {
+    app.graph.clear();
+    const node = LiteGraph.createNode(name);
+    app.graph.add(node);
+    node.pos = [300, 300];
+    app.canvas.selectItems([node]);
+    return (node.widgets ?? []).map(w => w.name);
+}"""
+
+COVERED = """() => {
+    const boxes = app.graph.nodes.map(n => 
+        [n.title, n.pos[0], n.pos[1] - 30, n.size[0], n.size[1] + 30]);
+    const meet = (a, b) => a[1] < b[1] + b[3] && b[1] < a[1] + a[3]
+        && a[2] < b[2] + b[4] && b[2] < a[2] + a[4];
+    return boxes.flatMap((a, i) => boxes.slice(i + 1).filter(b => meet(a, b)).map(b => [a, b]));
+}"""
+
+
+def ours(editor: Editor) -> dict[str, dict]:
+    """What the server says of the pack's nodes, by their ids."""
+    info = editor.server.object_info()
+    return {name: one for name, one in info.items() if name.startswith("Pivotal_")}
+
+
+@pytest.mark.timeout(900)
+def test_the_help_of_every_node_opens_from_it(editor: Editor):
+    for name, info in ours(editor).items():
+        editor.page.evaluate(ALONE, name)
+        editor.page.get_by_test_id("info-button").click()
+        title = editor.page.locator(".node-help-content h1").first
+        expect(title).to_have_text(info["display_name"])
+        if name == "Pivotal_TrainConcepts":
+            editor.shot("help")
+    # The editor looks for a page in the user's language first.
+    editor.problems[:] = [one for one in editor.problems if "/docs/Pivotal_" not in one]
+
+
+def test_the_editor_orders_widgets_as_saved_workflows_have_them(editor: Editor):
+    for name, info in ours(editor).items():
+        shown = editor.page.evaluate(ALONE, name)
+        wanted = [widget for widget, _, _ in widgets(info)]
+        assert [one for one in shown if one in wanted] == wanted, name
+
+
+@pytest.mark.parametrize("path", examples.workflows(), ids=lambda path: path.stem)
+def test_a_template_opens_from_the_list(editor: Editor, path):
+    editor.command("Comfy.BrowseTemplates")
+    editor.page.get_by_text(PACK, exact=True).first.click()
+    card = editor.page.get_by_test_id(f"template-workflow-{path.stem}")
+    card.wait_for()
+    editor.shot("templates")
+    card.click()
+    editor.page.wait_for_function("() => app.graph.nodes.some(n => n.type.startsWith('Pivotal_'))")
+    types = editor.page.evaluate("() => app.graph.nodes.map(n => n.type)")
+    assert set(types) <= editor.server.object_info().keys() | {"MarkdownNote"}
+    editor.page.wait_for_timeout(1500)
+    editor.command("Comfy.Canvas.FitView")
+    editor.page.wait_for_timeout(1000)
+    editor.shot(f"template {path.stem}")
+    assert editor.page.evaluate(COVERED) == []
