@@ -18,6 +18,7 @@ from torch import nn
 from ...training.dataset.captioning import Asking
 from .captioner_folders import FLOORS, model_type
 from .florence import is_legacy, load_legacy
+from .older import is_oom
 
 LOG = logging.getLogger(__name__)
 # Models that continue a fixed text or begin on their own: questions mean nothing to them.
@@ -90,7 +91,7 @@ class FolderCaptioner:
         try:
             return self._generate(pictures, asking, seeds)
         except Exception as error:
-            if not management.is_oom(error):
+            if not is_oom(error):
                 raise
         management.soft_empty_cache()
         if len(pictures) == 1:

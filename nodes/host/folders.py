@@ -10,6 +10,7 @@ from pathlib import Path
 import folder_paths
 
 from ...bundles.reading import SUFFIXES, files_of
+from .older import is_within
 
 RUNS = "pivotal"
 DATASETS = "[datasets] "
@@ -81,7 +82,7 @@ def dataset_folder(name: str, path: str) -> Path:
 def _in_datasets(name: str) -> Path:
     for root in folder_paths.get_folder_paths("datasets"):
         path = Path(root, name)
-        if folder_paths.is_within_directory(root, str(path)) and path.is_dir():
+        if is_within(root, path) and path.is_dir():
             return path
     raise FileNotFoundError(f'There is no folder "{name}" in the datasets folder.')
 
@@ -96,7 +97,7 @@ def writable_roots() -> list[Path]:
 
 def is_writable(path: Path) -> bool:
     """Whether a file lies, links followed, in a folder that the pack may write to."""
-    return any(folder_paths.is_within_directory(str(r), str(path)) for r in writable_roots())
+    return any(is_within(root, path) for root in writable_roots())
 
 
 def dataset_folders() -> list[str]:

@@ -16,6 +16,8 @@ from comfy.model_patcher import ModelPatcher
 from comfy.sd import CLIP, VAE
 from torch import Tensor
 
+from .older import intermediate_dtype
+
 Conditions = list[Any]
 """The host's CONDITIONING."""
 Callback = Callable[[int, Tensor, Tensor, int], None]
@@ -119,7 +121,7 @@ def _empty_latent(model: ModelPatcher, width: int, height: int) -> Tensor:
     latent = torch.zeros(
         [1, 4, height // 8, width // 8],
         device=management.intermediate_device(),
-        dtype=management.intermediate_dtype(),
+        dtype=intermediate_dtype(),
     )
     return comfy.sample.fix_empty_latent_channels(model, latent, 8)
 

@@ -14,6 +14,8 @@ from comfy.sd import CLIP
 from safetensors import safe_open
 from torch import Tensor, nn
 
+from .older import device_context
+
 CHUNK = 8
 """Pictures at once."""
 
@@ -63,7 +65,7 @@ def _projected(clip: CLIP, text: str) -> Tensor:
     model.reset_clip_options()
     model.set_clip_options({"projected_pooled": True, "execution_device": device})
     try:
-        with management.cuda_device_context(device):
+        with device_context(device):
             pooled = model.encode_token_weights(tokens)[1]
     finally:
         model.reset_clip_options()

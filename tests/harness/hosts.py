@@ -6,6 +6,7 @@ Standard library only.
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 import time
@@ -128,6 +129,7 @@ def try_pack(python: Path, host: Path, base: Path, workflows: Sequence[Path]) ->
     for name in ("models/checkpoints", "input", "output", "user"):
         (base / name).mkdir(parents=True)
     examples.write_world(python, host, base, examples.CAPTIONER)
+    check_uses(python, host)
     started = time.monotonic()
     with Server(python, host, base, ["--cpu"]) as server:
         seconds = time.monotonic() - started
@@ -145,6 +147,15 @@ def try_pack(python: Path, host: Path, base: Path, workflows: Sequence[Path]) ->
         "examples": {name: result.as_json() for name, result in ran.items()},
         "triggers": "".join(outputs["9"]["text"]),
     }  # fmt: skip
+
+
+def check_uses(python: Path, host: Path) -> None:
+    """ServerFailed when the pack reaches for a name that this host does not have."""
+    command = [str(python), "-m", "harness.uses", str(host)]
+    environment = os.environ | {"PYTHONPATH": str(ROOT / "tests")}
+    done = subprocess.run(command, cwd=host, env=environment, capture_output=True, text=True)
+    if done.returncode or done.stdout.strip():
+        raise ServerFailed(f"The pack uses what is not there: {done.stdout or done.stderr[-2000:]}")
 
 
 def write_results(rows: list[dict[str, Any]]) -> None:
