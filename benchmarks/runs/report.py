@@ -42,11 +42,11 @@ same picture as before, and the checkpoint has to be that of the last step done.
 |---|---|---|---|---|---|"""
 FAULTS = """## A disk that refuses
 
-A run of 2 steps with a preview and a checkpoint after each, and every step that it takes on the
-disk (opening, writing, syncing, renaming, deleting, making folders, the database of digests)
-refused once with ENOSPC and once with EACCES; every tenth also with all that follow. The run has
-to come to the same result or end with a sentence, and the same graph queued again has to give the
-same files.
+A run of 2 steps with a preview and a checkpoint after each, whose steps on the disk (opening,
+writing, syncing, renaming, deleting, making folders, the database of digests) are numbered and
+refused one at a time, with ENOSPC and with EACCES, and every tenth also with all that follow;
+`--faults N` tries every Nth of these. The run has to come to the same result or end with a
+sentence, and the same graph queued again has to give the same files.
 
 | refused | with | runs | came to the same result | ended with a sentence | broken |
 |---|---|---|---|---|---|"""
