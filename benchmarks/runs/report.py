@@ -53,9 +53,10 @@ sentence, and the same graph queued again has to give the same files.
 OVERHEAD = """## Monitor, reports and previews
 
 One run on the CPU whose steps are watched (numbers, journal, events, progress bars, previews, for
-which {share:.0%} of the time is allowed) and bare in turns, {pairs} pairs of blocks of {length}
-steps, {threads} threads. A block counts as the mean of its steps without a preview; the interval
-of the median ratio is of at least 95 %, from order statistics.
+which {share:.0f} % of the time is allowed) and bare in turns, {pairs} pairs of blocks of {length}
+steps, {threads} threads, on a machine at a load of {load} at the end. A block counts as the mean of
+its steps but for those with a preview and the next, which loads the model anew; the interval of the
+median ratio is of at least 95 %, from order statistics.
 
 | | |
 |---|---|
@@ -161,7 +162,8 @@ def _overhead(row: Mapping[str, Any]) -> str:
     ratio = ratio_interval(row["watched"], row["bare"])
     worked = ratio_interval(row["watched_work"], row["bare_work"])
     return OVERHEAD.format(
-        share=row["allowed_share"],
+        share=100 * row["allowed_share"],
+        load=row["load"],
         pairs=ratio.count,
         length=row["steps_a_block"],
         threads=row["threads"],
