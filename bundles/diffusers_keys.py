@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping
-from typing import cast
 
-import torch
 from torch import Tensor
 
 from .family import guess_family
 from .keys import KOHYA_FAMILIES, generic_key
+from .peft_alphas import Config, configs, layer_alpha
 
 _PART = re.compile(r"(unet|text_encoder(?:_[12])?)\.")
 _PROCESSOR = re.compile(r"\.processor\.")
@@ -24,7 +22,6 @@ _FACTOR = re.compile(
 )
 _OTHER = re.compile(r"\.(alpha|dora_scale|lora_magnitude_vector(?:\.\w+)?(?:\.weight)?)$")
 PEFT_PREFIX = "base_model.model."
-CONFIG = "lora_adapter_metadata"
 
 
 def is_diffusers_lora(tensors: Mapping[str, Tensor]) -> bool:
@@ -36,7 +33,7 @@ def is_diffusers_lora(tensors: Mapping[str, Tensor]) -> bool:
     )
 
 
-def to_known_keys(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> dict[str, Tensor]:
+def to_known_keys(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """SD1.5's, SD2's and SDXL's layers under the generic names; other families' keys stay.
 
     The UNets of all three are laid out alike, so theirs are renamed also where the tensors do not
@@ -48,29 +45,42 @@ def to_known_keys(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) ->
     renamed = {_renamed(key, family): tensor for key, tensor in tensors.items()}
     if len(renamed) < len(tensors):
         raise ValueError("the LoRA holds a layer under two names, so one would be lost.")
-    return renamed | _alphas(renamed, metadata, family)
+    return renamed
 
 
-def from_peft(
-    tensors: Mapping[str, Tensor], config: Mapping[str, object], part: str
-) -> dict[str, Tensor]:
-    """A PEFT adapter of one part of a pipeline (`unet`, `text_encoder_1`) as diffusers names it."""
-    made: dict[str, Tensor] = {}
+def with_alphas(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> dict[str, Tensor]:
+    """The tensors, and the alpha that diffusers' header tells of each layer that has none."""
+    known, made = configs(metadata), dict(tensors)
+    known["text_encoder_1"] = known.get("text_encoder", {})
     for key, tensor in tensors.items():
-        name = f"{part}.{key.removeprefix(PEFT_PREFIX)}"
-        made[name] = tensor
-        factor = _FACTOR.search(name)
-        if factor and not factor[1] and (alpha := _alpha(config, tensor.shape[0])) is not None:
-            made[f"{name[: factor.start()]}.alpha"] = alpha
+        part, _, module = key.partition(".")
+        if part not in known and _BLOCK.match(key):
+            part, module = "unet", key
+        _add_alpha(made, key, tensor, known.get(part, {}), module)
     return made
 
 
-def _alpha(config: Mapping[str, object], rank: int) -> Tensor | None:
-    """PEFT scales by alpha / rank, rank-stabilized LoRA by alpha / sqrt(rank)."""
-    alpha = config.get("lora_alpha")
-    if not isinstance(alpha, int | float):
-        return None
-    return torch.tensor(alpha * (rank**0.5 if config.get("use_rslora") else 1.0))
+def from_peft(tensors: Mapping[str, Tensor], config: Config, part: str) -> dict[str, Tensor]:
+    """A PEFT adapter of one part of a pipeline (`unet`, `text_encoder_1`) as diffusers names it."""
+    made: dict[str, Tensor] = {}
+    for key, tensor in tensors.items():
+        module = key.removeprefix(PEFT_PREFIX)
+        made[f"{part}.{module}"] = tensor
+        _add_alpha(made, f"{part}.{module}", tensor, config, module)
+    return made
+
+
+def _add_alpha(
+    made: dict[str, Tensor], key: str, tensor: Tensor, config: Config, module: str
+) -> None:
+    factor = _FACTOR.search(key)
+    if not config or factor is None or factor[1]:
+        return
+    name, end = f"{key[: factor.start()]}.alpha", len(key) - factor.start()
+    layer = module[:-end].replace(".processor.", ".")
+    alpha = layer_alpha(config, layer, tensor.shape[0] if tensor.ndim else 1)
+    if name not in made and alpha is not None:
+        made[name] = alpha
 
 
 def _renamed(key: str, family: str) -> str:
@@ -99,36 +109,3 @@ def _stem(module: str, family: str) -> str:
         second = "2" if part[1].endswith("_2") else "1"
         prefix = f"lora_te{second}_" if family == "sdxl" else "lora_te_"
     return prefix + name.replace(".", "_")
-
-
-def _alphas(
-    lora: Mapping[str, Tensor], metadata: Mapping[str, str], family: str
-) -> dict[str, Tensor]:
-    """The alpha that newer diffusers keep in the header, for each layer that has none."""
-    config = _config(metadata)
-    found: dict[str, Tensor] = {}
-    for key, tensor in lora.items():
-        if not key.endswith(".lora_down.weight"):
-            continue
-        name = f"{key.removesuffix('.lora_down.weight')}.alpha"
-        part = "unet" if key.startswith("diffusion_model.") else "text_encoder"
-        if ".clip_g." in key:
-            part = "text_encoder_2"
-        alpha = _alpha(config.get(part, {}), tensor.shape[0])
-        if name not in lora and alpha is not None:
-            found[name] = alpha
-    return found
-
-
-def _config(metadata: Mapping[str, str]) -> dict[str, dict[str, object]]:
-    """`unet.lora_alpha` and the like by part; patterns of single layers are not written by it."""
-    text = metadata.get(CONFIG, "")
-    try:
-        parsed: object = json.loads(text) if len(text) < 2**20 else None
-    except (ValueError, RecursionError):
-        return {}
-    found: dict[str, dict[str, object]] = {}
-    for key, value in cast("dict[str, object]", parsed if isinstance(parsed, dict) else {}).items():
-        part, _, name = key.partition(".")
-        found.setdefault(part, {})[name] = value
-    return found

@@ -26,7 +26,7 @@ _SS_BASE = {"sd15": "sd_v1", "sd2": "sd_v2", "sdxl": "sdxl_base_v1-0"}
 # No index of ours comes near these; more is junk, or an attempt to fill the memory.
 _MAX_INDEX, _MAX_TEXT, _MAX_THUMBNAIL = 16 * 1024**2, 10_000, 1024**2
 _THUMBNAIL = re.compile(r"data:image/(?:jpeg|png|webp);base64,[A-Za-z0-9+/=]*")
-_KEPT = ("ss_", "ot_", "lora_adapter_metadata")
+_KEPT = ("ss_", "ot_")
 _KEPT_SPEC = frozenset(
     f"modelspec.{name}"
     for name in ("author", "description", "license", "tags", "merged_from", "prediction_type")

@@ -123,7 +123,7 @@ def _lora(path: Path, source: Source) -> dict[str, Tensor]:
         return find_dialect(source).read(source).lora
     config = path.with_name("adapter_config.json")
     made = from_peft(source.tensors, _json(config), path.parent.name)
-    return to_known_keys(made, source.metadata)
+    return to_known_keys(made)
 
 
 def _json(path: Path) -> dict[str, object]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import platform
 import sys
 import tempfile
@@ -15,6 +14,7 @@ sys.path.insert(0, str(ROOT / "tests"))
 
 import conftest  # noqa: E402, F401  - prepares the host and loads the pack
 import torch  # noqa: E402
+from page import keep  # noqa: E402
 from PIL import Image  # noqa: E402
 
 from harness.captioners import save_captioner  # noqa: E402
@@ -122,9 +122,7 @@ def main() -> int:
             "folders": folder_rows(Path(name)),
             "host": host_row(Path(name)),
         }
-    path = ROOT / "benchmarks" / "results" / "captions.json"
-    path.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
-    sys.stdout.write(json.dumps(result, indent=1) + "\n")
+    sys.stdout.write(keep("captions", result))
     return 0
 
 

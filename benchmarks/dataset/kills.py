@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import random
 import sys
 import tempfile
@@ -13,6 +12,7 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "tests"))
 
 import conftest  # noqa: E402, F401  - loads the pack
+from page import keep  # noqa: E402
 
 from harness.killing import PICTURES, kill_once, reference  # noqa: E402
 
@@ -48,9 +48,7 @@ def main() -> int:
         "drafts_left_beside_pictures": sum(row["drafts"] for row in rows),
         "broken": broken,
     }
-    path = ROOT / "benchmarks" / "results" / "kills.json"
-    path.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
-    sys.stdout.write(json.dumps(result, indent=1) + "\n")
+    sys.stdout.write(keep("kills", result))
     return len(broken)
 
 

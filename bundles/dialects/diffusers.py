@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from ..diffusers_keys import is_diffusers_lora, to_known_keys
+from ..diffusers_keys import is_diffusers_lora, to_known_keys, with_alphas
 from ..encoders import ANONYMOUS, CLIP_BY_WIDTH, NAMED
 from . import Dialect, FolderDialect, Parts, Source, Tensors, Together
 from .plain import is_adapter
@@ -23,7 +23,8 @@ def _is_lora(source: Source) -> bool:
 
 
 def _read_lora(source: Source) -> Parts:
-    return Parts(lora=to_known_keys(source.tensors, source.metadata), embeddings={})
+    lora = with_alphas(source.tensors, source.metadata)
+    return Parts(lora=to_known_keys(lora), embeddings={})
 
 
 DIALECT = Dialect(title="a LoRA of diffusers", recognizes=_is_lora, read=_read_lora)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 
+from ..diffusers_keys import with_alphas
 from . import Dialect, Parts, Source, Tensors
 
 # What the host's loaders know a layer by: LoRA in its spellings, LoHa, LoKr, OFT, full deltas.
@@ -24,7 +25,7 @@ def _recognizes(source: Source) -> bool:
 
 
 def _read(source: Source) -> Parts:
-    return Parts(lora=dict(source.tensors), embeddings={})
+    return Parts(lora=with_alphas(source.tensors, source.metadata), embeddings={})
 
 
 DIALECT = Dialect(title="a LoRA", recognizes=_recognizes, read=_read, fallback=True)

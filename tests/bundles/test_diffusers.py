@@ -286,11 +286,11 @@ def rows_of(tokenizer, encoder) -> Tensor:
     return encoder.get_input_embeddings().weight[ids].detach()
 
 
-def own_lora(pipeline, target: str, alpha: float) -> None:
+def own_lora(pipeline, target: str, alpha: float, **more: object) -> None:
     """A LoRA of diffusers' own making on all layers called `target`, with random weights."""
     from peft import LoraConfig
 
-    config = LoraConfig(r=RANK, lora_alpha=alpha, target_modules=[target])
+    config = LoraConfig(r=RANK, lora_alpha=alpha, target_modules=[target], **more)
     pipeline.unet.add_adapter(config)
     noise = torch.Generator().manual_seed(2)
     for name, parameter in pipeline.unet.named_parameters():
@@ -328,6 +328,99 @@ def test_a_lora_that_diffusers_wrote_is_read_whole(
         assert (f"{generic}.alpha" in found.lora) == told
         assert not told or found.lora[f"{generic}.alpha"].item() == alpha
     assert len(found.lora) == len(written) * (3 if told else 2)
+
+
+# The end of a name, a whole one, and one that fits only a part of a name; ranks of some layers.
+UPPER = "up_blocks.1.attentions.0.transformer_blocks.0.attn2.to_k"
+PATTERNS = {"attn1.to_k": 7.0, f"^{UPPER}": 5.0, "tn2.to_k": 9.0, "^attn2.to_k": 8.0}
+RANKS = {UPPER: 3}
+
+
+@pytest.mark.parametrize("stable", [False, True])
+@pytest.mark.parametrize("family", ["sd15", "sdxl"])
+def test_layers_with_an_alpha_and_a_rank_of_their_own_act_as_in_peft(
+    request, tmp_path: Path, family: str, stable: bool
+) -> None:
+    """The change of each weight is what diffusers makes of the file."""
+    from diffusers.training_utils import _collate_lora_metadata
+    from peft.utils import get_peft_model_state_dict
+
+    pipeline = copy.deepcopy(request.getfixturevalue(family))
+    before = weights(pipeline)
+    more = {"alpha_pattern": PATTERNS, "rank_pattern": RANKS, "use_rslora": stable}
+    own_lora(pipeline, "to_k", ALPHA, **more)
+    pipeline.save_lora_weights(
+        str(tmp_path),
+        unet_lora_layers=get_peft_model_state_dict(pipeline.unet),
+        **_collate_lora_metadata({"unet": pipeline.unet}),
+    )
+    path = tmp_path / "pytorch_lora_weights.safetensors"
+    deltas = read_by_diffusers(request.getfixturevalue(family), path, before)
+    found = load_bundle(path)
+    alphas = {value.item() for key, value in found.lora.items() if key.endswith(".alpha")}
+    ranks = {tensor.shape[0] for key, tensor in found.lora.items() if key.endswith(DOWN)}
+    assert len(alphas) == 3 and ranks == {RANK, 3}
+    for name, change in deltas.items():
+        generic = generic_name(name.removeprefix("unet."), family)
+        up, down = (found.lora.get(f"{generic}{end}") for end in (UP, DOWN))
+        if up is None:
+            assert not change.any(), name
+        else:
+            scale = found.lora[f"{generic}.alpha"] / len(down)
+            torch.testing.assert_close(change, up @ down * scale, atol=1e-4, rtol=1e-4)
+
+
+def test_diffusers_takes_its_own_lora_back_after_it_was_saved_again(sd15, tmp_path: Path) -> None:
+    """The alpha is in the tensors then, and not in the header as well, which diffusers refuses."""
+    from diffusers.training_utils import _collate_lora_metadata
+    from peft.utils import get_peft_model_state_dict
+
+    pipeline = copy.deepcopy(sd15)
+    before = weights(pipeline)
+    own_lora(pipeline, "to_k", ALPHA)
+    layers = get_peft_model_state_dict(pipeline.unet)
+    told = _collate_lora_metadata({"unet": pipeline.unet})
+    pipeline.save_lora_weights(str(tmp_path), unet_lora_layers=layers, **told)
+    path = tmp_path / "pytorch_lora_weights.safetensors"
+    (again,) = save_bundle(load_bundle(path), tmp_path / "b.safetensors", Container.LOOSE, None)
+    deltas = read_by_diffusers(sd15, path, before)
+    assert any(change.any() for change in deltas.values())
+    for name, change in read_by_diffusers(sd15, again, before).items():
+        torch.testing.assert_close(change, deltas[name], atol=1e-4, rtol=1e-4)
+
+
+def read_by_diffusers(pipeline, path: Path, before: dict[str, Tensor]) -> Deltas:
+    pipeline = copy.deepcopy(pipeline)
+    pipeline.load_lora_weights(str(path.parent), weight_name=path.name)
+    return {name: change for name, change in applied(pipeline, before).items() if "unet" in name}
+
+
+@pytest.mark.parametrize(
+    ("told", "sentence"),
+    [
+        ({"alpha_pattern": {"(a+)+$": 4}}, "names layers by the expression"),
+        ({"alpha_pattern": {"to_k": "four"}}, "alpha of its layer mid.to_k is not a number"),
+        ({"lora_alpha": 10**400}, "alpha of its layer mid.to_k is not a number"),
+        ({"lora_alpha": float("nan")}, "alpha of its layer mid.to_k is not a number"),
+    ],
+)
+def test_an_alpha_that_cannot_be_understood_is_a_sentence(tmp_path: Path, told, sentence) -> None:
+    header = {f"unet.{key}": value for key, value in told.items()}
+    path = tmp_path / "x.safetensors"
+    made = {f"unet.mid.to_k.lora_{end}.weight": torch.ones(1, 1) for end in "AB"}
+    save_file(made, path, {"lora_adapter_metadata": json.dumps(header)})
+    with pytest.raises(ValueError, match=sentence):
+        load_bundle(path)
+
+
+def test_the_alpha_of_other_families_is_read_too(tmp_path: Path) -> None:
+    """Their keys stay as they are, and the host finds the alpha beside them."""
+    config = {"transformer.lora_alpha": 2, "transformer.alpha_pattern": {"b.to_q": 6}}
+    made = {f"transformer.{name}.to_q.lora_A.weight": torch.ones(4, 8) for name in "ab"}
+    made |= {f"transformer.{name}.to_q.lora_B.weight": torch.ones(8, 4) for name in "ab"}
+    save_file(made, tmp_path / "x.safetensors", {"lora_adapter_metadata": json.dumps(config)})
+    found = load_bundle(tmp_path / "x.safetensors").lora
+    assert [found[f"transformer.{name}.to_q.alpha"].item() for name in "ab"] == [2, 6]
 
 
 def generic_name(module: str, family: str) -> str:

@@ -256,9 +256,86 @@ def paligemma() -> tuple[Any, Any]:
     return tf.PaliGemmaForConditionalGeneration(config), tf.PaliGemmaProcessor(images, words)
 
 
+def smolvlm() -> tuple[Any, Any]:
+    """Pictures are cut into tiles, so that those of a batch differ in the number of tokens."""
+    import transformers as tf
+    from transformers.models.smolvlm import processing_smolvlm as module
+
+    # The package names the numbers of a video's frames: nothing of it is used for a picture.
+    module.num2words = module.num2words or str
+    words = chat_words(
+        fake_image_token="<fake_token_around_image>",
+        global_image_token="<global-img>",
+        end_of_utterance_token="<end_of_utterance>",
+    )
+    text = {**SMALL, "model_type": "llama", "vocab_size": len(words), "num_key_value_heads": 1}
+    text |= {"max_position_embeddings": 1024, **ends_of(words)}
+    config = tf.SmolVLMConfig(
+        vision_config={**VISION, "patch_size": 8},
+        text_config=text,
+        scale_factor=2,
+        image_token_id=words.convert_tokens_to_ids("<image>"),
+    )
+    images = tf.SmolVLMImageProcessor(
+        size={"longest_edge": 64}, max_image_size={"longest_edge": 32}
+    )
+    processor = tf.SmolVLMProcessor(
+        images,
+        words,
+        tf.SmolVLMVideoProcessor(),
+        image_seq_len=4,
+        chat_template=TURNS.replace("IMAGE", "<image>"),
+    )
+    return tf.SmolVLMForConditionalGeneration(config), processor
+
+
+def internvl() -> tuple[Any, Any]:
+    """InternViT and Qwen2; tiles as SmolVLM's."""
+    import transformers as tf
+
+    words = bytes_with(
+        {
+            "start_image_token": "<img>",
+            "end_image_token": "</img>",
+            "context_image_token": "<IMG_CONTEXT>",
+            "video_token": "<video>",
+        },
+        bos_token="<s>",
+        eos_token="</s>",
+        pad_token="<pad>",
+    )
+    text = {**SMALL, "model_type": "qwen2", "vocab_size": len(words), "num_key_value_heads": 1}
+    text |= {"max_position_embeddings": 1024, **ends_of(words)}
+    config = tf.InternVLConfig(
+        vision_config={**VISION, "patch_size": 8},
+        text_config=text,
+        image_seq_length=4,
+        image_token_id=words.convert_tokens_to_ids("<IMG_CONTEXT>"),
+    )
+    processor = tf.InternVLProcessor(
+        tf.GotOcr2ImageProcessor(size={"height": 32, "width": 32}, crop_to_patches=True),
+        words,
+        tf.InternVLVideoProcessor(size={"height": 32, "width": 32}),
+        image_seq_length=4,
+        chat_template=TURNS.replace("IMAGE", "<IMG_CONTEXT>"),
+    )
+    return tf.InternVLForConditionalGeneration(config), processor
+
+
 FAMILIES: dict[str, Callable[[], tuple[Any, Any]]] = {
     build.__name__: build
-    for build in (blip, git, blip2, florence2, qwen2_5_vl, qwen3_vl, llava, paligemma)
+    for build in (
+        blip,
+        git,
+        blip2,
+        florence2,
+        qwen2_5_vl,
+        qwen3_vl,
+        llava,
+        paligemma,
+        smolvlm,
+        internvl,
+    )
 }
 
 

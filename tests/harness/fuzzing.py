@@ -102,6 +102,12 @@ def metadata(rng: random.Random) -> dict[str, str]:
         '{"entries": 7}',
         '{"family": []}',
     ]
+    told = ['{"(a+)+$": 2}', '{"x": 3}', '{"x": "3"}', "[1]", f'{{"x": {"9" * 400}}}']
+    junk += [
+        f'{{"{part}.lora_alpha": 4, "{part}.alpha_pattern": {pattern}}}'
+        for part in ("unet", "down_blocks")
+        for pattern in told
+    ]
     junk += ['{"x": {"clip_l": {"dtype": "F32", "shape": [9999999999, 9999999999], "data": ""}}}']
     fields = [
         INDEX,

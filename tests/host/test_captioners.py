@@ -261,6 +261,15 @@ def test_a_folder_that_cannot_be_loaded_is_a_sentence(tmp_path: Path, config, se
         FolderCaptioner(tmp_path, Precision.AUTO)
 
 
+def test_a_package_that_a_family_wants_is_named(models, monkeypatch):
+    folder = folder_of("smolvlm", models)
+    from transformers.models.smolvlm import processing_smolvlm
+
+    monkeypatch.setattr(processing_smolvlm, "num2words", None)
+    with pytest.raises(ValueError, match="smolvlm needs another package: .*pip install num2words"):
+        FolderCaptioner(folder, Precision.FP32)
+
+
 def make_tagger(folder: Path) -> Path:
     """An ONNX file whose tags answer to the mean of blue, green and red, and to whiteness."""
     import onnx

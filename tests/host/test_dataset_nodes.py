@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import pickle
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -15,6 +16,8 @@ from PIL import Image
 import nodes
 from harness.graphs import Graph, write_pictures
 from harness.runner import AnyType, GraphFailed, Host, Outputs
+from pack.nodes.host.runs import gradients
+from pack.nodes.host.text import HostTextEncoder
 
 Run = Callable[..., Outputs]
 
@@ -192,6 +195,77 @@ def test_repeats_decode_a_picture_once_where_the_host_decodes_it_n_times(
     found = run_graph(graph)
     # Once for its header and once for its pixels, whatever the repeats.
     assert len(opened) == 2 and len(found.values[lists][0]) == 1
+
+
+@pytest.mark.parametrize("ending", ["bmp", "tif", "gif", "jp2"])
+def test_a_picture_of_another_format_is_read_where_the_host_passes_over_it(
+    run_graph, folder, ending
+):
+    for name in ("a.png", f"b.{ending}"):
+        noise((16, 16)).save(folder / name)
+        (folder / f"{name[0]}.txt").write_text(name)
+    _, theirs, _, ours = both(run_graph, folder)
+    assert theirs == ["a.png"] and ours == ["a.png", f"b.{ending}"]
+
+
+def test_a_dataset_holds_no_pixels_where_the_hosts_holds_them_all_as_floats(run_graph, folder):
+    for number in range(4):
+        noise((640, 480)).save(folder / f"{number}.png")
+        (folder / f"{number}.txt").write_text("x")
+    graph = Graph()
+    theirs = graph.add("LoadImageTextDataSetFromFolder", folder=folder.name)
+    ours = graph.add("Pivotal_LoadDataset", folder=folder.name)
+    for node in (theirs, ours):
+        graph.keep(node.out())
+    found = run_graph(graph)
+    held = sum(image.nbytes for image in found.values[theirs][0])
+    assert held == 4 * 640 * 480 * 3 * 4
+    assert len(pickle.dumps(found[ours, 0].records)) < 10_000
+
+
+def test_odd_sizes_share_a_bucket_where_the_host_trains_each_alone(run_graph, sd15, folder):
+    """Six photographs of nearly one shape: theirs make six batches, ours one."""
+    for number in range(6):
+        noise((128 + 8 * number, 128)).save(folder / f"{number}.png")
+        (folder / f"{number}.txt").write_text("x")
+    graph = Graph()
+    _, clip, vae = graph.base("sd15")
+    loaded = graph.add("LoadImageTextDataSetFromFolder", folder=folder.name)
+    made = graph.add(
+        "MakeTrainingDataset", images=loaded.out(), texts=loaded.out(1), vae=vae, clip=clip
+    )
+    theirs = graph.add("ResolutionBucket", latents=made.out(), conditioning=made.out(1))
+    graph.keep(theirs.out())
+    data = graph.add("Pivotal_LoadDataset", folder=folder.name)
+    ready = graph.add("Pivotal_PrepareImages", dataset=data.out(), resolution=128)
+    lists = graph.add("Pivotal_DatasetToLists", dataset=ready.out(), size="trained")
+    graph.keep(lists.out())
+    found = run_graph(graph)
+    assert [len(one["samples"]) for one in found.values[theirs][0]] == [1] * 6
+    assert len({tuple(image.shape) for image in found.values[lists][0]}) <= 2
+
+
+def test_a_caption_is_text_where_the_host_reads_weights(run_graph, sd15, folder):
+    caption = "hatsune miku (cosplay) a (red:1.5) hat"
+    noise((64, 64)).save(folder / "a.png")
+    (folder / "a.txt").write_text(caption)
+    graph = Graph()
+    _, clip, vae = graph.base("sd15")
+    loaded = graph.add("LoadImageTextDataSetFromFolder", folder=folder.name)
+    made = graph.add(
+        "MakeTrainingDataset", images=loaded.out(), texts=loaded.out(1), vae=vae, clip=clip
+    )
+    graph.keep(made.out(1))
+    theirs = run_graph(graph).values[made][1][0][0][0]
+    plain, weighted = (
+        sd15.clip.encode_from_tokens(sd15.clip.tokenize(caption, disable_weights=disabled))
+        for disabled in (True, False)
+    )
+    text = HostTextEncoder(sd15.clip)
+    with gradients(), torch.no_grad(), text.attach({}):
+        ours = text.encode([(caption,)])[0].tensors["cond"]
+    assert torch.equal(theirs, weighted) and not torch.equal(theirs, plain)
+    torch.testing.assert_close(ours, plain, atol=1e-4, rtol=1e-4)
 
 
 def test_a_dataset_goes_through_lists_and_comes_back(run_graph, folder):

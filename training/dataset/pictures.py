@@ -16,7 +16,7 @@ from .records import Record, Transparency
 
 # Pillow has no decoder of the last three; they are told apart from files that are no pictures.
 EXTENSIONS = frozenset(
-    {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".avif"}
+    {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".avif", ".jp2", ".j2k"}
     | {".heic", ".heif", ".jxl"}
 )
 # What Pillow raises on files that are cut off, damaged or too large.

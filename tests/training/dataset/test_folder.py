@@ -44,7 +44,7 @@ def test_a_folder_becomes_records(tmp_path: Path):
 
 @pytest.mark.parametrize(
     "suffix",
-    ["png", "jpg", "jpeg", "webp", "bmp", "gif", "tif", "tiff", AVIF, "PNG", "Jpg"],
+    ["png", "jpg", "jpeg", "webp", "bmp", "gif", "tif", "tiff", AVIF, "jp2", "j2k", "PNG", "Jpg"],
 )
 def test_every_common_format_is_read(tmp_path: Path, suffix: str):
     picture(tmp_path / f"x.{suffix}")
