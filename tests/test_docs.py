@@ -90,6 +90,18 @@ def test_the_pictures_are_those_of_the_pages_and_small():
     assert sum(drawn.values()) < MOST_BYTES
 
 
+TEMPLATES = sorted((ROOT / "example_workflows").glob("*.json"))
+
+
+@pytest.mark.parametrize("template", TEMPLATES, ids=lambda template: template.stem)
+def test_a_template_has_a_square_thumbnail_and_notes(template: Path):
+    with Image.open(template.with_suffix(".jpg")) as picture:
+        assert picture.width == picture.height >= 64
+        assert len(picture.convert("RGB").getcolors(1_000_000) or []) > 16
+    types = {node["type"] for node in json.loads(template.read_text("utf-8"))["nodes"]}
+    assert "MarkdownNote" in types
+
+
 def test_the_table_of_nodes_is_that_of_the_schemas():
     if os.environ.get("UPDATE_SCHEMAS"):
         PAGE.write_text(table(), encoding="utf-8")

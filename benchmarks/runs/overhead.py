@@ -9,7 +9,7 @@ from typing import Any
 from harness.graphs import Graph, write_pictures
 from harness.warm import WarmHost
 
-SECONDS, WARM_STEPS = 3.0, 6
+SECONDS, WARM_STEPS = 2.5, 6
 """Of a block, so that each watched one has its reports; steps that are not counted"""
 SHARE = 0.1
 
@@ -59,8 +59,9 @@ def _weighed(warm: WarmHost, pairs: int, length: int) -> dict[str, Any]:
         "watched_work": [block.mean("worked") for block in by_kind[True]],
         "bare_work": [block.mean("worked") for block in by_kind[False]],
         "steps_a_block": length,
-        "previews": len(drawing),
+        "previews": sum(block.drew.count(2) for block in blocks),
         "share_of_previews": round(sum(drawing) / sum(times), 4),
         "allowed_share": SHARE,
         "threads": torch.get_num_threads(),
+        "load": round(os.getloadavg()[0], 1),
     }

@@ -42,20 +42,21 @@ same picture as before, and the checkpoint has to be that of the last step done.
 |---|---|---|---|---|---|"""
 FAULTS = """## A disk that refuses
 
-A run of 2 steps with a preview and a checkpoint after each, and every step that it takes on the
-disk (opening, writing, syncing, renaming, deleting, making folders, the database of digests)
-refused once with ENOSPC and once with EACCES; every tenth also with all that follow. The run has
-to come to the same result or end with a sentence, and the same graph queued again has to give the
-same files.
+A run of 2 steps with a preview and a checkpoint after each, whose steps on the disk (opening,
+writing, syncing, renaming, deleting, making folders, the database of digests) are numbered and
+refused one at a time, with ENOSPC and with EACCES, and every tenth also with all that follow;
+`--faults N` tries every Nth of these. The run has to come to the same result or end with a
+sentence, and the same graph queued again has to give the same files.
 
 | refused | with | runs | came to the same result | ended with a sentence | broken |
 |---|---|---|---|---|---|"""
 OVERHEAD = """## Monitor, reports and previews
 
 One run on the CPU whose steps are watched (numbers, journal, events, progress bars, previews, for
-which {share:.0%} of the time is allowed) and bare in turns, {pairs} pairs of blocks of {length}
-steps, {threads} threads. A block counts as the mean of its steps without a preview; the interval
-of the median ratio is of at least 95 %, from order statistics.
+which {share:.0f} % of the time is allowed) and bare in turns, {pairs} pairs of blocks of {length}
+steps, {threads} threads, on a machine at a load of {load} at the end. A block counts as the mean of
+its steps but for those with a preview and the next, which loads the model anew; the interval of the
+median ratio is of at least 95 %, from order statistics.
 
 | | |
 |---|---|
@@ -161,7 +162,8 @@ def _overhead(row: Mapping[str, Any]) -> str:
     ratio = ratio_interval(row["watched"], row["bare"])
     worked = ratio_interval(row["watched_work"], row["bare_work"])
     return OVERHEAD.format(
-        share=row["allowed_share"],
+        share=100 * row["allowed_share"],
+        load=row["load"],
         pairs=ratio.count,
         length=row["steps_a_block"],
         threads=row["threads"],

@@ -21,6 +21,8 @@ from .layers import adaptable_layers
 from .overlay import PLAIN, NamedVectors, leaves, named, takes_vectors, with_names
 
 NO_ADAPTERS: Mapping[str, Adapter] = MappingProxyType({})
+SLICE = 8192
+"""Rows of a token table at once, in fp32"""
 
 
 class HostTextEncoder:
@@ -33,6 +35,7 @@ class HostTextEncoder:
         self._entries: dict[str, NamedVectors] = {}
         self._injection: TrainingInjection | None = None
         self._released = self._loaded = False
+        self._lengths: dict[str, Tensor] = {}
 
     def companions(self) -> list[ModelPatcher]:
         """What has to stay loaded beside the denoiser: the encoders, until they are released."""
@@ -66,12 +69,14 @@ class HostTextEncoder:
 
         In slices, since a large table in fp32 would not fit beside a training step.
         """
-        table, size = self._tables()[key], 8192
-        wanted = nn.functional.normalize(rows.detach().to(table.device, torch.float32), dim=-1)
-        likeness = [
-            wanted @ nn.functional.normalize(part.float(), dim=-1).T for part in table.split(size)
-        ]
-        return torch.cat(likeness, dim=-1).topk(count, dim=-1).indices
+        table = self._tables()[key]
+        if key not in self._lengths:
+            # The table is frozen, so once is enough.
+            self._lengths[key] = torch.cat([p.float().norm(dim=-1) for p in table.split(SLICE)])
+        lengths = self._lengths[key].to(table.device).clamp(min=1e-12)
+        wanted = rows.detach().to(table.device, torch.float32)
+        likeness = torch.cat([wanted @ part.float().T for part in table.split(SLICE)], dim=-1)
+        return (likeness / lengths).topk(count, dim=-1).indices
 
     def word(self, key: str, number: int) -> str:
         """The word of a token id; the number where the tokenizer has no list of words."""
@@ -182,7 +187,7 @@ def _table_width(encoder: nn.Module) -> int:
 
 def _median_norm(table: Tensor) -> float:
     """In slices, so that a large table is never copied whole to fp32."""
-    return torch.cat([part.float().norm(dim=-1) for part in table.split(8192)]).median().item()
+    return torch.cat([part.float().norm(dim=-1) for part in table.split(SLICE)]).median().item()
 
 
 def _word_ids(tokenizer: object, phrase: str) -> list[int]:

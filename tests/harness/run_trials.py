@@ -147,7 +147,7 @@ class Trials:
         )
         signs = (os.strerror(fault.code), "disk is full", "readonly database")
         said = [line for line in log.splitlines() if any(sign in line for sign in signs)]
-        return row | {"said": [clipped(line) for line in said][:1]}
+        return row | {"said": [clipped(line, folder) for line in said][:1]}
 
 
 @dataclass(frozen=True, slots=True)
@@ -283,6 +283,6 @@ def same_end(found: dict[str, Any], wanted: dict[str, Any]) -> None:
         assert found[what] == wanted[what], f"{what} is {found[what]} and not {wanted[what]}"
 
 
-def clipped(line: str) -> str:
+def clipped(line: str, folder: Path) -> str:
     """A log line without what differs from run to run."""
-    return re.sub(r"/\S*/(output|user)/", r"\1/", line.rpartition("WARNING:")[2])[:400]
+    return line.rpartition("WARNING:")[2].replace(f"{folder}/", "")[:400]

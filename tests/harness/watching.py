@@ -32,8 +32,8 @@ class Block:
     """Seconds that this process worked, which other programs disturb less"""
     counts: list[dict[str, int]] = field(default_factory=list)
     """Of each step"""
-    drew: list[bool] = field(default_factory=list)
-    """Whether a step was followed by a preview"""
+    drew: list[int] = field(default_factory=list)
+    """2 for a step that a preview followed, 1 for the next, which injects the model anew, else 0"""
 
     def mean(self, what: str = "seconds") -> float:
         """Of a step, those with a preview left out: previews have their own share."""
@@ -79,7 +79,8 @@ def _step(steps: runs.Steps, watch: Any, terminal: tqdm, bar: Any, block: Block)
         management.throw_exception_if_processing_interrupted()
     block.seconds.append(time.perf_counter() - began)
     block.worked.append(time.process_time() - worked)
-    block.drew.append(watch._previewer._spent > drawn)
+    before, watch.__dict__["drew"] = watch.__dict__.get("drew"), watch._previewer._spent > drawn
+    block.drew.append(2 if watch.__dict__["drew"] else int(bool(before)))
 
 
 @contextmanager
