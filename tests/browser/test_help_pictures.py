@@ -15,6 +15,7 @@ ALONE = """name => {
 LOADED = "image => image.complete && image.naturalWidth > 100"
 
 
+@pytest.mark.xfail(run=False, reason="has not been seen to pass: issue 10")
 @pytest.mark.timeout(900)
 def test_the_help_of_every_node_shows_its_picture(editor: Editor):
     nodes = [name for name in editor.server.object_info() if name.startswith("Pivotal_")]
