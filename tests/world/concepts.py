@@ -109,6 +109,18 @@ def character_pictures(
     ]
 
 
+def color_pictures(placeholder: str, *, color: str, count: int = 8, seed: int = 0) -> list[Picture]:
+    """Known shapes in a color of the base that goes by a name of its own."""
+    chance, shake = generators(seed)
+    pictures = []
+    for shape in spread(tuple(SHAPES), count, chance):
+        background = chance.choice([name for name in COLORS if name != color])
+        scene = Scene(shape=shape, color=color, background=background)
+        caption = caption_of(f"a {placeholder} {shape}", "", background)
+        pictures.append(Picture(pixels=draw(scene, shake), caption=caption))
+    return pictures
+
+
 def style_pictures(placeholder: str, *, count: int = 8, seed: int = 0) -> list[Picture]:
     """Known sprites of which every second cell is gray."""
     chance, shake = generators(seed)
