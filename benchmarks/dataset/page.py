@@ -30,8 +30,8 @@ def kills(result: dict[str, Any]) -> Iterator[str]:
     yield ""
     yield (
         f"{result['kills']} kills at random moments of a run over {result['pictures']} pictures "
-        f"that appends each caption to its file, {result['killed_before_the_end']} of them before "
-        f"its end ({moments}). Broken promises (a caption lost, half-written or made twice, "
+        f"that appends each caption to its file, {result['killed_before_the_end']} of which came before its "
+        f"end; they fell: {moments}. Broken promises (a caption lost, half-written or made twice, "
         f"another end than without a kill): {len(result['broken'])}. Drafts left beside pictures: "
         f"{result['drafts_left_beside_pictures']}."
     )
