@@ -30,8 +30,9 @@ def kills(result: dict[str, Any]) -> Iterator[str]:
     yield ""
     yield (
         f"{result['kills']} kills at random moments of a run over {result['pictures']} pictures "
-        f"that appends each caption to its file, {result['killed_before_the_end']} of which came before its "
-        f"end; they fell: {moments}. Broken promises (a caption lost, half-written or made twice, "
+        "that appends each caption to its file, "
+        f"{result['killed_before_the_end']} of which came before its end; they fell: {moments}. "
+        "Broken promises (a caption lost, half-written or made twice, "
         f"another end than without a kill): {len(result['broken'])}. Drafts left beside pictures: "
         f"{result['drafts_left_beside_pictures']}."
     )

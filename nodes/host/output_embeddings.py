@@ -17,9 +17,23 @@ _LAYOUTS = {
     ("l",): {"l": (0, 768)},
     ("h",): {"h": (0, 1024)},
     ("g", "l"): {"l": (0, 768), "g": (768, 2048)},
+    ("g", "l", "t5xxl"): {"l": (0, 768), "g": (768, 2048), "t5xxl": (0, 4096)},
     ("t5xxl",): {"t5xxl": (0, 4096)},
     ("l", "t5xxl"): {"t5xxl": (0, 4096)},
 }
+# SD3 puts T5's rows behind those of its CLIPs, and any of the three may be absent.
+_STACKED = ("g", "l", "t5xxl")
+_PARTS = {"l": "clip_l", "g": "clip_g", "t5xxl": "t5xxl"}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Area:
+    """Where an encoder's output lies in the conditioning."""
+
+    first: int
+    rows: int
+    start: int
+    end: int
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -36,7 +50,7 @@ def encode_with_outputs(clip: CLIP, text: str) -> tuple[list[Any], int]:
     """Conditioning as CLIP Text Encode makes it, with output embeddings in place; their number.
 
     While a name is read its encoder sees zeros there, as it did in training. ValueError for a text
-    encoder whose conditioning has no row for each token.
+    encoder whose conditioning's rows are not known.
     """
     names, trained = _readable(overlaid_names(clip))
     reader = with_only(clip, names) if names else clip
@@ -45,9 +59,10 @@ def encode_with_outputs(clip: CLIP, text: str) -> tuple[list[Any], int]:
     conditioning = reader.encode_from_tokens_scheduled(tokens)
     if not places:
         return conditioning, 0
-    layout = _layout(clip, tokens, places)
-    empty = _empty_rows(clip, places)
-    return [[_replaced(c, places, layout, empty), more] for c, more in conditioning], len(places)
+    areas = _areas(clip, tokens)
+    _check(clip, areas, places)
+    empty = _empty_rows(reader, tokens, places)
+    return [[_replaced(c, places, areas, empty), more] for c, more in conditioning], len(places)
 
 
 def _readable(
@@ -77,39 +92,57 @@ def _places(tokens: Mapping[str, Any], trained: Mapping[int, Tensor]) -> Iterato
                 row += 1
 
 
-def _layout(
-    clip: CLIP, tokens: Mapping[str, Any], places: list[_Place]
-) -> dict[str, tuple[int, int]]:
-    layout = _LAYOUTS.get(tuple(sorted(tokens)), {})
-    lost = [place.part for place in places if place.part not in layout]
+def _areas(clip: CLIP, tokens: Mapping[str, Any]) -> dict[str, _Area]:
+    """The area of each encoder whose conditioning has a row for each of its tokens."""
+    kind = tuple(sorted(tokens))
+    rows = {part: sum(map(len, chunks)) for part, chunks in tokens.items()}
+    columns = _LAYOUTS.get(kind, {})
+    before, stacked = 0, kind == _STACKED
+    if stacked:
+        stage = clip.cond_stage_model
+        columns = {k: v for k, v in columns.items() if getattr(stage, _PARTS[k], None) is not None}
+        before = min((rows[part] for part in columns if part != "t5xxl"), default=0)
+    return {
+        part: _Area(first=before, rows=rows[part], start=start, end=end)
+        if part == "t5xxl"
+        else _Area(first=0, rows=before if stacked else rows[part], start=start, end=end)
+        for part, (start, end) in columns.items()
+    }
+
+
+def _check(clip: CLIP, areas: Mapping[str, _Area], places: list[_Place]) -> None:
+    lost = [place.part for place in places if place.part not in areas]
     if lost:
         raise ValueError(
-            f"Output embeddings for {lost[0]} cannot be placed: the conditioning of this text "
-            f"encoder ({', '.join(leaves(clip))}) has no row of its own for each token."
+            f"Output embeddings for {lost[0]} cannot be placed: where the rows of its tokens are "
+            f"in the conditioning of this text encoder ({', '.join(leaves(clip))}) is not known. "
+            "They are known for SD1.x, SD2, SDXL, SD3, Flux (T5) and encoders of T5 alone."
         )
-    return layout
 
 
-def _empty_rows(clip: CLIP, places: list[_Place]) -> Tensor | None:
-    """What the host weighs against: the conditioning of no text, if any place has a weight."""
+def _empty_rows(clip: CLIP, tokens: Mapping[str, Any], places: list[_Place]) -> Tensor | None:
+    """What the host weighs against, if any place has a weight: a weight of 0 leaves just that."""
     if all(place.weight == 1 for place in places):
         return None
-    return clip.encode_from_tokens(clip.tokenize(""))
+    unsaid = {
+        part: [[(token, 0.0, *rest) for token, _, *rest in chunk] for chunk in chunks]
+        for part, chunks in tokens.items()
+    }
+    return clip.encode_from_tokens(unsaid)
 
 
 def _replaced(
-    cond: Tensor,
-    places: list[_Place],
-    layout: Mapping[str, tuple[int, int]],
-    empty: Tensor | None,
+    cond: Tensor, places: list[_Place], areas: Mapping[str, _Area], empty: Tensor | None
 ) -> Tensor:
     made = cond.clone()
     for place in places:
-        start, end = layout[place.part]
+        area = areas[place.part]
+        if place.row >= min(area.rows, made.shape[1] - area.first):
+            continue
+        at = (slice(None), area.first + place.row, slice(area.start, area.end))
         row = place.vector.to(made)
         if empty is not None:
-            base = empty[0, place.row % empty.shape[1], start:end].to(made)
+            base = empty[at].to(made)
             row = base + place.weight * (row - base)
-        if place.row < made.shape[1]:
-            made[:, place.row, start:end] = row
+        made[at] = row
     return made
