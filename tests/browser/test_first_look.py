@@ -21,7 +21,7 @@ ALONE = """async name => {
 # A place on the title of the only node, in the window's pixels.
 TITLE = """() => app.canvasPosToClientPos([app.graph.nodes[0].pos[0] + 60,
     app.graph.nodes[0].pos[1] - 15])"""
-
+LOADED = "image => image.complete && image.naturalWidth > 100"
 COVERED = """() => {
     const boxes = app.graph.nodes.map(n => 
         [n.title, n.pos[0], n.pos[1] - 30, n.size[0], n.size[1] + 30]);
@@ -43,7 +43,7 @@ def forgive_missing(editor: Editor) -> None:
 
 
 @pytest.mark.timeout(900)
-def test_the_help_of_every_node_opens_from_it(editor: Editor):
+def test_the_help_of_every_node_opens_from_it_with_its_picture(editor: Editor):
     for name, info in ours(editor).items():
         editor.page.evaluate(ALONE, name)
         editor.page.mouse.click(*editor.page.evaluate(TITLE))
@@ -51,6 +51,8 @@ def test_the_help_of_every_node_opens_from_it(editor: Editor):
         editor.page.get_by_test_id("info-button").click(timeout=30_000)
         title = editor.page.locator(".node-help-content h1").first
         expect(title).to_have_text(info["display_name"])
+        picture = editor.page.locator(f".node-help-content img[src*='{name}.webp']")
+        editor.page.wait_for_function(LOADED, arg=picture.element_handle())
         if name == "Pivotal_TrainConcepts":
             editor.shot("help")
     forgive_missing(editor)
