@@ -17,6 +17,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from atomic import replace_text
 from learning.__main__ import prepare
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -172,9 +173,8 @@ def page(rows: list[dict[str, Any]], spectra: dict[str, Any]) -> str:
 
 def store(path: Path, result: dict[str, Any]) -> None:
     """Write the results and their page."""
-    path.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
-    text = page(result["rows"], result["spectra"])
-    path.with_suffix(".md").write_text(text, encoding="utf-8")
+    replace_text(path, json.dumps(result, indent=1) + "\n")
+    replace_text(path.with_suffix(".md"), page(result["rows"], result["spectra"]))
 
 
 def main() -> None:

@@ -33,7 +33,7 @@ def blip_base(folder: Path) -> Path:
     """BLIP-base's sizes with random weights, saved in half precision to spare the disk."""
     import transformers as tf
 
-    from harness.captioners import letters
+    from harness.captioner_parts import letters
 
     words = letters()
     config = tf.BlipConfig()

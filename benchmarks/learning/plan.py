@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+
+from atomic import replace_text
 
 from .adapters import adapter_cells
 from .bases import load_base, load_second
@@ -63,7 +64,7 @@ def run_plan(work: Path, results: Path, *, samples: int, only: str, minutes: flo
         )
         rows[cell.name], pictures = run_cell(cell, bench)
         write_strip(pictures, strips / f"{cell.name}.png")
-        replace(path, json.dumps(in_order(rows), indent=1) + "\n")
+        replace_text(path, json.dumps(in_order(rows), indent=1) + "\n")
         sys.stdout.write(f"{cell.name}: {rows[cell.name]}\n")
         sys.stdout.flush()
     write_report(in_order(rows), METHODS, samples, results)
@@ -78,10 +79,3 @@ def key_of(row: Row) -> str:
     """The name of the cell that a row is of."""
     cell = Cell(**{name: row[name] for name in ("subject", "method", "seed", "budget")})
     return cell.name
-
-
-def replace(path: Path, text: str) -> None:
-    """Write a text file in place of another, atomically."""
-    part = path.with_name(f"{path.name}.part")
-    part.write_text(text, encoding="utf-8")
-    os.replace(part, path)

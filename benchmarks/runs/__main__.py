@@ -20,6 +20,8 @@ SEED = 9
 sys.path[:] = [entry for entry in sys.path if Path(entry) != Path(__file__).parent]
 sys.path[:0] = [str(ROOT / "tests"), str(ROOT / "benchmarks")]
 
+from atomic import replace_text  # noqa: E402
+
 
 class Kept:
     """The trials that are done, by kind and number, in a file a kind in the work folder."""
@@ -45,9 +47,7 @@ class Kept:
         kind = name.partition(" ")[0]
         path = self._work / f"{kind}.json"
         kept = {n: r for n, r in self.rows.items() if n.partition(" ")[0] == kind}
-        draft = path.with_suffix(".part")
-        draft.write_text(json.dumps({**kept, name: row}), encoding="utf-8")
-        draft.replace(path)
+        replace_text(path, json.dumps({**kept, name: row}))
         sys.stdout.write(f"{name}: {json.dumps(row)[:200]}\n")
         sys.stdout.flush()
         self.publish()

@@ -11,6 +11,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+from atomic import replace_text
 from speed.statistics import ratio_interval
 
 Rows = Mapping[str, Mapping[str, Any]]
@@ -73,8 +74,8 @@ median ratio is of at least 95 %, from order statistics.
 def write(rows: Rows, folder: Path) -> None:
     """runs.json and runs.md from the trials that are done."""
     found = {"machine": machine(), "trials": dict(rows)}
-    _replace(folder / "runs.json", json.dumps(found, indent=1) + "\n")
-    _replace(folder / "runs.md", "\n".join(_page(rows)).rstrip() + "\n")
+    replace_text(folder / "runs.json", json.dumps(found, indent=1) + "\n")
+    replace_text(folder / "runs.md", "\n".join(_page(rows)).rstrip() + "\n")
 
 
 def machine() -> str:
@@ -86,12 +87,6 @@ def machine() -> str:
         f"ComfyUI {HOST_VERSION}, torch {torch.__version__}, Python {platform.python_version()}, "
         f"{platform.system()}, {os.cpu_count()} cores, CPU only"
     )
-
-
-def _replace(path: Path, text: str) -> None:
-    draft = path.with_suffix(f"{path.suffix}.part")
-    draft.write_text(text, encoding="utf-8")
-    draft.replace(path)
 
 
 def _page(rows: Rows) -> Iterator[str]:

@@ -8,12 +8,13 @@ import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 ROOT = Path(__file__).resolve().parents[2]
 RESULTS = ROOT / "benchmarks" / "results"
 sys.path[:] = [entry for entry in sys.path if Path(entry) != Path(__file__).parent]
 sys.path[:0] = [str(ROOT / "tests"), str(ROOT / "benchmarks")]
+
+from atomic import replace_text  # noqa: E402
 
 from harness.environment import say  # noqa: E402
 from speed.parts import Part, cpu_parts, cuda_parts  # noqa: E402
@@ -37,14 +38,9 @@ def measure(part: Part, folder: Path, again: bool) -> None:
     """Measure a part unless an earlier call has left it in `folder`."""
     done = file_of(part, folder)
     if again or not done.exists():
-        play(part, folder / "contenders.log", say, lambda rows: store(done, rows))
-
-
-def store(path: Path, rows: Any) -> None:
-    """Write JSON in place of the file at `path`, atomically."""
-    temporary = path.with_suffix(".part")
-    temporary.write_text(json.dumps(rows), encoding="utf-8")
-    temporary.replace(path)
+        play(
+            part, folder / "contenders.log", say, lambda rows: replace_text(done, json.dumps(rows))
+        )
 
 
 def file_of(part: Part, folder: Path) -> Path:

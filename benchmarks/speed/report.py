@@ -10,6 +10,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from atomic import replace_text
+
 from .statistics import median_interval, ratio_interval
 
 Row = Mapping[str, Any]
@@ -72,14 +74,8 @@ def write(parts: Mapping[str, Sequence[Row]], folder: Path) -> None:
     """speed.json and speed.md from the parts that are done."""
     found = machine()
     content = {"machine": found, "parts": parts}
-    _replace(folder / "speed.json", json.dumps(content, indent=1) + "\n")
-    _replace(folder / "speed.md", page(found, parts))
-
-
-def _replace(path: Path, text: str) -> None:
-    temporary = path.with_suffix(f"{path.suffix}.part")
-    temporary.write_text(text, encoding="utf-8")
-    temporary.replace(path)
+    replace_text(folder / "speed.json", json.dumps(content, indent=1) + "\n")
+    replace_text(folder / "speed.md", page(found, parts))
 
 
 def page(found: Mapping[str, Any], parts: Mapping[str, Sequence[Row]]) -> str:

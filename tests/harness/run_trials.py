@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.disk_events import DiskEvents
-from harness.graphs import Graph, Node, write_pictures
+from harness.graphs import Graph, Link, Node, write_pictures
 from harness.warm import WarmHost
 
 RUN, STEPS, SHORT_STEPS = "trial", 8, 2
@@ -55,14 +55,10 @@ class Trials:
     def long_run(self) -> Any:
         """Everything that has a state: two optimizers, dropout, averages, validation, previews."""
         graph = Graph()
-        drawn = graph.add(
-            "Pivotal_Previews", prompts="a photo of TOK", every=4, time_share=1.0, seeds="5",
-            steps=1, width=64, height=64,
-        )  # fmt: skip
         held = graph.add("Pivotal_LoadDataset", folder="held").out()
         judged = graph.add("Pivotal_Validation", every=3, draws=1, dataset=held)
         prodigy = graph.add("Pivotal_Optimizer", algorithm="Prodigy").out()
-        more = {"previews": drawn.out(), "validation": judged.out(), "ema_decay": 0.9}
+        more = {"previews": previews(graph, every=4), "validation": judged.out(), "ema_decay": 0.9}
         more |= {"embedding_optimizer": prodigy, "checkpoint_every": 2, "batch_size": 2}
         return self._run(graph, "long", {"rank": 4, "dropout": 0.2}, steps=STEPS, **more)
 
@@ -70,11 +66,7 @@ class Trials:
         """A checkpoint after every step, of which one stays."""
         more = {"checkpoint_every": 1, "keep_checkpoints": 1}
         graph = Graph()
-        drawn = graph.add(
-            "Pivotal_Previews", prompts="a photo of TOK", every=2, time_share=1.0, seeds="5",
-            steps=1, width=64, height=64,
-        )  # fmt: skip
-        more |= {"previews": drawn.out(), "steps": SHORT_STEPS}
+        more |= {"previews": previews(graph, every=2), "steps": SHORT_STEPS}
         return self._run(graph, "short", {"rank": 2}, **more)
 
     def _run(self, graph: Graph, folder: str, adapter: dict[str, Any], **settings: Any) -> Any:
@@ -195,6 +187,15 @@ def faults(wanted: dict[str, Any]) -> list[Fault]:
     count, codes = wanted["events"], (errno.ENOSPC, errno.EACCES)
     once = [Fault(code, number, number) for code in codes for number in range(1, count + 1)]
     return once + [Fault(code, n, 10**9) for code in codes for n in range(1, count + 1, 10)]
+
+
+def previews(graph: Graph, every: int) -> Link:
+    """Small pictures of one prompt, with no cap on their time."""
+    drawn = graph.add(
+        "Pivotal_Previews", prompts="a photo of TOK", every=every, time_share=1.0, seeds="5",
+        steps=1, width=64, height=64,
+    )  # fmt: skip
+    return drawn.out()
 
 
 def dies_at(moment: int) -> Callable[[int, str, Path], None]:
