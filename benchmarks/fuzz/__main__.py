@@ -23,7 +23,10 @@ ROOT = Path(__file__).resolve().parents[2]
 RESULTS = ROOT / "benchmarks" / "results"
 BLOCK = 5000
 LIMIT_SECONDS = 3600.0
-sys.path[:] = [str(ROOT / "tests"), *(p for p in sys.path if Path(p) != Path(__file__).parent)]
+sys.path[:] = [entry for entry in sys.path if Path(entry) != Path(__file__).parent]
+sys.path[:0] = [str(ROOT / "tests"), str(ROOT / "benchmarks")]
+
+from atomic import replace_text  # noqa: E402
 
 from conftest import load_pack  # noqa: E402
 
@@ -113,21 +116,20 @@ def report(blocks: dict[str, dict[str, Any]]) -> str:
 def main() -> None:
     """Run the blocks that are not there yet, and write the page after each."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--work", type=Path)
+    parser.add_argument("--work", type=Path, help="not used: the blocks are in the results")
     parser.add_argument("--cases", type=int, default=200_000)
     parser.add_argument("--block", type=int, nargs=2)
     known = parser.parse_args()
     if known.block:
         print(json.dumps(run_block(*known.block)))
         return
-    known.work.mkdir(parents=True, exist_ok=True)
-    state = known.work / "blocks.json"
+    state = RESULTS / "fuzz.json"
     blocks = json.loads(state.read_text()) if state.exists() else {}
     for start in range(0, known.cases, BLOCK):
         if str(start) not in blocks:
             blocks[str(start)] = in_new_process(start, min(BLOCK, known.cases - start))
-            state.write_text(json.dumps(blocks))
-            RESULTS.joinpath("fuzz.md").write_text(report(blocks).rstrip() + "\n")
+            replace_text(state, json.dumps(blocks, indent=1) + "\n")
+            replace_text(RESULTS / "fuzz.md", report(blocks).rstrip() + "\n")
             print(f"{start + BLOCK:,} files, {len(blocks[str(start)]['findings'])} findings")
     print(report(blocks))
 

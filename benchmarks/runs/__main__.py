@@ -1,6 +1,7 @@
 """Kills, cancels and starves runs, and weighs what watching costs; `dev.py bench runs`.
 
-Every trial that is done is kept in the work folder, so it goes on where it was stopped.
+It goes on where it was stopped: a trial in the work folder or the results is not done again, but
+for the pairs of steps.
 """
 
 from __future__ import annotations
@@ -31,15 +32,20 @@ class Kept:
 
     @property
     def rows(self) -> dict[str, Any]:
-        """All of them, those of other kinds that another call of this makes meanwhile as well."""
+        """All of them: those of the results, of this call and of others that go on meanwhile."""
         files = sorted(self._work.glob("*.json"))
         parts = [json.loads(file.read_text(encoding="utf-8")) for file in files]
-        return {name: row for part in parts for name, row in part.items()}
+        path = self._results / "runs.json"
+        earlier = json.loads(path.read_text(encoding="utf-8"))["trials"] if path.exists() else {}
+        return earlier | {name: row for part in parts for name, row in part.items()}
 
     def once(self, name: str, trial: Callable[[], Any]) -> None:
         """Do a trial unless it is done; what it finds broken is a result as well."""
-        if name in self.rows:
-            return
+        if name not in self.rows:
+            self.do(name, trial)
+
+    def do(self, name: str, trial: Callable[[], Any]) -> None:
+        """Do a trial, also where an earlier one is kept."""
         try:
             row = trial()
         except AssertionError as error:
@@ -87,7 +93,7 @@ def hurt_runs(kept: Kept, work: Path, known: argparse.Namespace) -> None:
         if known.pairs:
             from runs.overhead import weigh
 
-            kept.once("overhead", lambda: weigh(warm, work / "overhead", known.pairs))
+            kept.do("overhead", lambda: weigh(warm, work / "overhead", known.pairs))
     finally:
         warm.close()
 

@@ -19,7 +19,7 @@ from atomic import replace_text  # noqa: E402
 from harness.environment import say  # noqa: E402
 from speed.parts import Part, cpu_parts, cuda_parts  # noqa: E402
 from speed.play import play  # noqa: E402
-from speed.report import write  # noqa: E402
+from speed.report import add  # noqa: E402
 
 
 def wanted(names: Sequence[str]) -> list[Part]:
@@ -59,13 +59,8 @@ def main() -> None:
     for part in wanted(arguments.parts):
         part = replace(part, rounds=arguments.rounds or part.rounds)
         measure(part, arguments.work, arguments.again)
-    files = {part.name: file_of(part, arguments.work) for part in cpu_parts() + cuda_parts()}
-    found = {
-        name: json.loads(path.read_text(encoding="utf-8"))
-        for name, path in files.items()
-        if path.exists()
-    }
-    write(found, arguments.results)
+        rows = json.loads(file_of(part, arguments.work).read_text(encoding="utf-8"))
+        add(part.name, rows, [one.name for one in cpu_parts() + cuda_parts()], arguments.results)
 
 
 if __name__ == "__main__":

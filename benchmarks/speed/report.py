@@ -70,23 +70,40 @@ def _processor() -> str:
     return names[0] if names else platform.processor()
 
 
-def write(parts: Mapping[str, Sequence[Row]], folder: Path) -> None:
-    """speed.json and speed.md from the parts that are done."""
-    found = machine()
-    content = {"machine": found, "parts": parts}
-    replace_text(folder / "speed.json", json.dumps(content, indent=1) + "\n")
-    replace_text(folder / "speed.md", page(found, parts))
+def add(name: str, rows: Sequence[Row], order: Sequence[str], folder: Path) -> None:
+    """Put a part's rows into speed.json and speed.md, beside those of earlier calls.
+
+    Each part keeps the machine that measured it, since parts may be of different ones.
+    """
+    path = folder / "speed.json"
+    kept = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    machines = {**kept.get("machines", {}), name: machine()}
+    others = [row for row in kept.get("rows", []) if row["part"] != name]
+    found = [*others, *({"part": name, **row} for row in rows)]
+    found.sort(key=lambda row: order.index(row["part"]) if row["part"] in order else len(order))
+    content = {"machines": machines, "rows": found}
+    replace_text(path, json.dumps(content, indent=1) + "\n")
+    replace_text(folder / "speed.md", page(machines, found))
 
 
-def page(found: Mapping[str, Any], parts: Mapping[str, Sequence[Row]]) -> str:
+def page(machines: Mapping[str, Mapping[str, Any]], rows: Sequence[Row]) -> str:
     """The page."""
+    names = list(dict.fromkeys(row["part"] for row in rows))
+    common = _words(machines[names[0]])
+    lines = [HEAD.format(machine=common)]
+    for name in names:
+        where = _words(machines[name])
+        own = [row for row in rows if row["part"] == name]
+        other = [] if where == common else [f"{where}.", ""]
+        lines += [f"## {name}", "", *other, *_table(own), *_ratios(own), ""]
+    on_gpu = any(machines[name]["gpu"] for name in names)
+    return "\n".join(lines) + ("" if on_gpu else NO_GPU)
+
+
+def _words(found: Mapping[str, Any]) -> str:
     versions = ", ".join(f"{name} {found[name]}" for name in ("ComfyUI", *PACKAGES))
     where = found["gpu"] or "no GPU"
-    text = f"{versions}; {found['processor']}, {found['cores']} cores, {where}, {found['system']}"
-    lines = [HEAD.format(machine=text)]
-    for name, rows in parts.items():
-        lines += [f"## {name}", "", *_table(rows), *_ratios(rows), ""]
-    return "\n".join(lines) + ("" if found["gpu"] else NO_GPU)
+    return f"{versions}; {found['processor']}, {found['cores']} cores, {where}, {found['system']}"
 
 
 def _table(rows: Sequence[Row]) -> Iterator[str]:
