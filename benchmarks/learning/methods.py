@@ -32,6 +32,7 @@ class Method:
     """Vectors start from the class word's, else from noise of the table's norm"""
     prior: Prior = Prior.NONE
     """Held by pictures that the base drew itself"""
+    prior_weight: float = 1.0
     pivot: float = 0.4
     adapter_rate: float = 2e-3
     embedding_rate: float = 5e-3
@@ -73,7 +74,9 @@ class Method:
             embedding_optimizer=OptimizerConfig(
                 learning_rate=self.embedding_rate, weight_decay=0.0
             ),
-            objective=ObjectiveConfig(prior=self.prior, weighting=Weighting.NONE),
+            objective=ObjectiveConfig(
+                prior=self.prior, prior_weight=self.prior_weight, weighting=Weighting.NONE
+            ),
         )
 
 
