@@ -160,3 +160,9 @@ def test_values_can_be_changed_by_type_and_by_title():
     assert changed["nodes"][0]["widgets_values"] == [1, "fixed", 9, "heun"]
     assert changed["nodes"][1]["widgets_values"] == [2, "fixed", 5, "heun"]
     assert saved["nodes"][0]["widgets_values"] == [1, "fixed", 5, "heun"]
+
+
+def test_a_widget_that_an_older_file_lacks_can_be_set():
+    saved = workflow([node(3, "Sampler", [1, "fixed", 5])])
+    changed = with_values(saved, INFO, {"Sampler": {"strength": 0.9}})
+    assert changed["nodes"][0]["widgets_values"] == [1, "fixed", 5, "euler", 0.9]

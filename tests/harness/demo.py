@@ -12,7 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from harness.examples import FOLDER, SMALL, opened, write_world
+from harness.examples import FOLDER, LEARNED, opened, write_world
 from harness.server import Server, ServerFailed, failure
 
 WORKFLOW = FOLDER / "1 Train a concept.json"
@@ -27,7 +27,7 @@ def run_demo(python: Path, host: Path, base: Path, say: Say) -> Results:
     prepare(python, host, base)
     say("starting ComfyUI on the CPU")
     with Server(python, host, base, ["--cpu"]) as server:
-        workflow, prompt = opened(server, WORKFLOW, SMALL)
+        workflow, prompt = opened(server, WORKFLOW, LEARNED)
         say(f'queueing "{WORKFLOW.name}" with small pictures and few steps')
         history = follow(server, server.queue(prompt, workflow), say)
         sentence = failure(history)

@@ -66,6 +66,16 @@ SMALL: dict[str, dict[str, Any]] = {
     "Prompt": {"text": "a embedding:tok and a embedding:heroine on a cyan background"},
     "Sampler": {"cfg": 3.0},
 }
+# With these the sprite world's base learns a concept, not only something of it: the cells of its
+# pictures are what convolutions draw.
+LEARNED_RUN = {"steps": 400, "schedule": "cosine"}
+LEARNED: dict[str, dict[str, Any]] = {
+    **SMALL,
+    **{run: {**TRAINED, **LEARNED_RUN} for run in RUNS},
+    "Pivotal_Lora": {"targets": "with convolutions"},
+    "Pivotal_TriLora": {"targets": "with convolutions"},
+    "Optimizer of the adapter": {"learning_rate": 0.002},
+}
 LIMIT_SECONDS = 1800.0
 
 

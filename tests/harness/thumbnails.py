@@ -10,7 +10,7 @@ from typing import Any
 from PIL import Image
 
 from harness.editor import Editor, chromium
-from harness.examples import FOLDER, SMALL, Changes, opened
+from harness.examples import FOLDER, LEARNED, Changes, opened
 from harness.server import Prompt, Server, ServerFailed, failure
 from world.concepts import character_pictures, write_folder
 
@@ -22,19 +22,16 @@ CREW_FOLDER, BARE_FOLDER, CAPTIONER = "thumbnail_crew", "thumbnail_bare", "sprit
 CYAN, PINK = "on a cyan background", "at the left on a pink background"
 PLAIN: dict[str, Any] = {"algorithm": "AdamW", "weight_decay": 0.0, "d_coef": 1.0}
 PLAIN |= {"growth_rate": 0.0, "precision": "fp32"}
-TRAINED = {**SMALL[TRAINER], "steps": 120, "batch_size": 1}
 SMALL_GRID = {"width": 64, "height": 64, "cell_size": 64, "cfg": 3.0}
-# What the sprite world needs beside SMALL, by workflow and by the nodes' titles or types.
+# What the sprite world needs beside LEARNED, by workflow and by the nodes' titles or types.
 RUNS: dict[str, dict[str, dict[str, Any]]] = {
     "1 Train a concept": {},
     "2 Several characters in one bundle": {
         "Pictures of all characters": {"folder": CREW_FOLDER},
-        TRAINER: {**SMALL[TRAINER], "steps": 400},
-        "Every character": {**SMALL["Every character"], "prompt": f"a {{name}} {CYAN}"},
+        TRAINER: {**LEARNED[TRAINER], "steps": 600},
+        "Every character": {**LEARNED["Every character"], "prompt": f"a {{name}} {CYAN}"},
     },
     "3 LoRA against TriLoRA": {
-        "Train with LoRA": TRAINED,
-        "Train with TriLoRA": TRAINED,
         "One grid": {
             **SMALL_GRID,
             "prompts": f"a {{name}} {CYAN}\na {{name}} {PINK}",
@@ -56,7 +53,7 @@ def write_folders(inputs: Path) -> None:
 
 def prepared(server: Server, name: str, changes: Changes) -> tuple[dict[str, Any], Prompt]:
     """A workflow with the sprite world's values, and its prompt with the single pictures saved."""
-    workflow, prompt = opened(server, FOLDER / f"{name}.json", {**SMALL, **changes})
+    workflow, prompt = opened(server, FOLDER / f"{name}.json", {**LEARNED, **changes})
     give_rates(prompt)
     for number, node in list(prompt.items()):
         if node["class_type"] in ("Pivotal_CompareGrid", "Pivotal_ConceptReport"):
@@ -74,7 +71,7 @@ def give_rates(prompt: Prompt) -> None:
         trainers = [node for node in prompt.values() if node["class_type"] == TRAINER]
         wanting = [node for node in trainers if socket not in node["inputs"]]
         if wanting:
-            prompt[number] = {"class_type": OPTIMIZER, "inputs": {**PLAIN, **SMALL[title]}}
+            prompt[number] = {"class_type": OPTIMIZER, "inputs": {**PLAIN, **LEARNED[title]}}
         for node in wanting:
             node["inputs"][socket] = [number, 0]
 

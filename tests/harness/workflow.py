@@ -108,11 +108,20 @@ def with_values(
     for node in changed["nodes"]:
         wanted = values.get(node.get("title") or node["type"], {})
         if wanted:
-            widgets = placed_widgets(describe(node, object_info))
-            places = {name: position for position, name, *_ in widgets}
+            info = describe(node, object_info)
+            places = {name: position for position, name, *_ in placed_widgets(info)}
             for name, value in wanted.items():
+                if places[name] >= len(node["widgets_values"]):
+                    fill(node["widgets_values"], info)
                 node["widgets_values"][places[name]] = value
     return changed
+
+
+def fill(saved: list[Any], info: Mapping[str, Any]) -> None:
+    """Give the widgets that came after a file was saved their defaults, as the editor does."""
+    for position, name, kind, options in placed_widgets(info):
+        if position >= len(saved):
+            saved += [default(kind, options)] + ["fixed"] * has_control(name, kind, options)
 
 
 def widgets(info: Mapping[str, Any]) -> Iterator[tuple[str, Any, Mapping[str, Any]]]:

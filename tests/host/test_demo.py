@@ -20,7 +20,7 @@ HOST = Path(os.environ.get("PIVOTAL_COMFYUI", ""))
 def base(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A base directory with the pack, and four steps of training in the workflow."""
     link(ROOT, tmp_path / "custom_nodes" / PACK)
-    monkeypatch.setitem(demo.SMALL["Pivotal_TrainConcepts"], "steps", 4)
+    monkeypatch.setitem(demo.LEARNED["Pivotal_TrainConcepts"], "steps", 4)
     return tmp_path
 
 
@@ -35,6 +35,6 @@ def test_the_demo_ends_with_the_plot_the_picture_and_the_bundle(base):
 
 
 def test_a_demo_that_fails_says_why(base, monkeypatch):
-    monkeypatch.setitem(demo.SMALL["Pivotal_Concept"], "placeholder", "NOWHERE")
+    monkeypatch.setitem(demo.LEARNED["Pivotal_Concept"], "placeholder", "NOWHERE")
     with pytest.raises(ServerFailed, match="NOWHERE"):
         demo.run_demo(Path(sys.executable), HOST, base, str)
