@@ -15,8 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-COUNTED_STEP = 2
-"""The step that counts instead of being timed: the counting itself costs time and memory."""
+from .setup import WARM_STEPS
 
 
 class Stopped(BaseException):
@@ -96,7 +95,7 @@ class Meter:
             raise Stopped
         self._step += 1
         self._counts = {}
-        if self._step == COUNTED_STEP:
+        if self._step == WARM_STEPS:
             self._counting.enter_context(self._counted())
         self._memory.restart()
         self._started, self._worked = time.perf_counter(), time.process_time()

@@ -14,12 +14,10 @@ from pathlib import Path
 from typing import Any
 
 from .parts import Part
-from .setup import Setup
+from .setup import WARM_STEPS, Setup
 
 WORKER = Path(__file__).with_name("worker.py")
 FEWEST_ROUNDS = 6
-WARM_STEPS = 2
-"""The first is slow, the second counts."""
 
 
 class Contender:
@@ -86,7 +84,7 @@ class Contender:
         timed = [report["seconds"] for report in self.reports[WARM_STEPS:]]
         if self.failed or not timed:
             return shared | {"failed": self.failed or "no step"}
-        counted = self.reports[1]
+        counted = self.reports[WARM_STEPS - 1]
         calm = [report["peak"] for report in self.reports if report is not counted]
         return shared | {
             "seconds_per_step": statistics.median(timed),

@@ -8,6 +8,9 @@ from typing import Any
 
 LEARNING_RATE = 1e-4
 PICTURES = 8
+WARM_STEPS = 3
+"""The first is slow, a pivot is before the second; the last counts instead of being timed, since
+the counting itself costs time and memory."""
 WORDS = "a photo of a thing on a table in a sunny room"
 
 
