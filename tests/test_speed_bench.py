@@ -54,7 +54,13 @@ def test_parts_have_names_of_their_own():
 
 
 def test_a_contender_without_memory_gets_its_row():
-    row = {"part": "a", "name": "native", "failed": "out of memory", "device": "cpu"}
+    row = {
+        "part": "a",
+        "name": "native",
+        "contender": "native",
+        "failed": "out of memory",
+        "device": "cpu",
+    }
     made = {"torch": "1", "diffusers": "1", "peft": "1", "transformers": "1", "ComfyUI": "1"}
     made |= {"gpu": "", "processor": "p", "cores": 2, "system": "s"}
     text = page({"a": made}, [row])

@@ -123,8 +123,13 @@ def _table(rows: Sequence[Row]) -> Iterator[str]:
 
 
 def _ratios(rows: Sequence[Row]) -> Iterator[str]:
-    """Of the first row to all others."""
-    first, *others = rows
+    """Of the first row to all others, and of ours with all its layers to those after it."""
+    for number, row in enumerate(rows):
+        if number == 0 or row["contender"] == "ours_all":
+            yield from _ratios_of(row, rows[number + 1 :])
+
+
+def _ratios_of(first: Row, others: Sequence[Row]) -> Iterator[str]:
     good = [row for row in others if "failed" not in row]
     if "failed" in first or not good:
         return
