@@ -18,6 +18,7 @@ from pack.bundles.reading import load_bundle
 from pack.nodes.host.bundling import apply_bundle
 from pack.nodes.host.models import HostDenoiser
 from pack.nodes.host.parts import make_adapters
+from pack.nodes.host.sampling import Sampling, sample
 from pack.nodes.host.spectra import spectra_file
 from pack.nodes.host.text import HostTextEncoder
 from pack.training.adapters import MODEL, TEXT, AdapterConfig, export_adapters
@@ -29,6 +30,7 @@ from pack.training.adapters.oft import OftConfig
 from pack.training.adapters.targets import Targets
 from pack.training.adapters.trilora import TriLoraConfig
 from pack.training.dataset.buckets import Crop
+from pack.training.ports import Noised
 from world import checkpoints
 
 CROP = Crop(width=64, height=64, left=0, top=0, original_width=64, original_height=64)
@@ -64,8 +66,12 @@ def base(sd15: Loaded) -> Loaded:
     return Loaded(model=model, clip=clip, vae=vae, path=sd15.path)
 
 
+Seen = tuple[Tensor, Tensor, Tensor]
+SAMPLING = Sampling(steps=4, cfg=3.0, sampler_name="euler", scheduler="normal", width=64, height=64)
+
+
 class Prediction:
-    """The network's output and the text's for fixed latents, noise and prompt."""
+    """The network's output, the text's, and sampled latents for fixed noise and prompt."""
 
     def __init__(self, base: Loaded):
         self.base = base
@@ -73,19 +79,39 @@ class Prediction:
         self.latents = torch.randn(1, 4, 8, 8, generator=draw)
         self.noise = torch.randn(1, 4, 8, 8, generator=draw)
 
-    def trained(self, adapters: Mapping[str, Any]) -> tuple[Tensor, Tensor]:
-        return self.of(self.base.model, self.base.clip, adapters[MODEL], adapters[TEXT])
-
-    def of(self, model: Any, clip: Any, adapters: Any = None, text_adapters: Any = None):
+    def trained(self, adapters: Mapping[str, Any]) -> Seen:
+        """By the training clone."""
+        model, clip = self.base.model, self.base.clip
         denoiser, text = HostDenoiser(model, checkpointing=False), HostTextEncoder(clip)
-        noised = denoiser.noised(self.latents, self.noise, torch.tensor([0.5]))
         with (
             torch.no_grad(),
-            text.attach({}, text_adapters or {}),
-            denoiser.attach(adapters or {}),
+            text.attach({}, adapters[TEXT]),
+            denoiser.attach(adapters[MODEL]),
         ):
+            encoded, empty = text.encode([(PROMPT,), ("",)])
+            output = denoiser.predict(self.noised(denoiser), [encoded], [CROP])
+            with denoiser.sampling() as clone:
+                latents = sampled(clone, encoded.tensors["cond"], empty.tensors["cond"])
+        return output, encoded.tensors["cond"], latents
+
+    def of(self, model: Any, clip: Any) -> Seen:
+        """By what a loader gives: in training without adapters, and in the host's sampler."""
+        denoiser, text = HostDenoiser(model, checkpointing=False), HostTextEncoder(clip)
+        with torch.no_grad(), text.attach({}, {}), denoiser.attach({}):
             (encoded,) = text.encode([(PROMPT,)])
-            return denoiser.predict(noised, [encoded], [CROP]), encoded.tensors["cond"]
+            output = denoiser.predict(self.noised(denoiser), [encoded], [CROP])
+        with torch.no_grad():
+            words, empty = (clip.encode_from_tokens(clip.tokenize(t)) for t in (PROMPT, ""))
+            latents = sampled(model, words, empty)
+        return output, encoded.tensors["cond"], latents
+
+    def noised(self, denoiser: HostDenoiser) -> Noised:
+        return denoiser.noised(self.latents, self.noise, torch.tensor([0.5]))
+
+
+def sampled(model: Any, words: Tensor, empty: Tensor) -> Tensor:
+    """Latents of the host's sampler."""
+    return sample(model, ([[words, {}]], [[empty, {}]]), SAMPLING, 5, lambda *_: None)
 
 
 def moved(config: AdapterConfig, base: Loaded) -> dict[str, dict[str, Any]]:
