@@ -46,7 +46,10 @@ def adapter_methods() -> dict[str, Method]:
     """Pivotal tuning with the base's own prior, for every kind, rank and rate."""
     return {
         method_name(kind, rank, rate): Method(
-            prior=Prior.BASE, adapter=config_of(kind, rank), adapter_rate=rate
+            prior=Prior.BASE,
+            prior_weight=0.5,
+            adapter=config_of(kind, rank),
+            adapter_rate=rate,
         )
         for kind in ("lora", *STARTS)
         for rank in (RANK, *RANKS)

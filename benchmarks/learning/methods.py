@@ -84,6 +84,6 @@ METHODS: dict[str, Method] = {
     "textual_inversion": Method(adapter=None, pivot=1.0),
     "lora": Method(embeddings=False),
     "pivotal": Method(),
-    "pivotal_prior": Method(prior=Prior.BASE),
+    "pivotal_prior": Method(prior=Prior.BASE, prior_weight=0.5),
     "pivotal_noise": Method(initial_word=False),
 }

@@ -27,12 +27,13 @@ DEFAULTS: dict[str, Any] = {
     "bucket_mode": False,
     "bypass_mode": False,
 }
-BYPASS = {
-    "bypass_mode": True,
-    "gradient_checkpointing": False,
-    "training_dtype": "fp32",
-    "lora_dtype": "fp32",
+FP32 = {"training_dtype": "fp32", "lora_dtype": "fp32"}
+CHANGED: dict[str, dict[str, Any]] = {
+    "native": {},
+    "native_fp32": FP32,
+    "native_bypass": FP32 | {"bypass_mode": True, "gradient_checkpointing": False},
 }
+"""What a contender has in place of the defaults; the bypass mode gets what is fastest on a CPU."""
 
 
 def conditioning(setup: Setup) -> list[Any]:
@@ -45,10 +46,9 @@ def conditioning(setup: Setup) -> list[Any]:
 
 
 def options_of(setup: Setup) -> dict[str, Any]:
-    """The node's inputs; the bypass mode gets what is fastest on the device."""
+    """The node's inputs."""
     options = DEFAULTS | {"batch_size": setup.batch, "rank": setup.rank, "steps": 100_000}
-    if setup.contender == "native_bypass":
-        options |= BYPASS
+    options |= CHANGED[setup.contender]
     return {name: [value] for name, value in options.items()}
 
 

@@ -55,6 +55,7 @@ def cpu_parts() -> list[Part]:
         group("sd15 floor", SD15, "ours", "floor", "diffusers_peft"),
         group("sd15 host attention", SD15, "floor", "floor_host", rounds=6),
         group("sd15 native", SD15, "ours", "native", rounds=10),
+        group("sd15 native fp32", SD15, "ours", "native_fp32", rounds=10),
         group("sd15 native bypass", SD15, "ours", "ours_all", "native_bypass", rounds=10),
         Part(name="sd15 checkpointing", setups=checkpointing, rounds=10),
         Part(name="sd15 weights", setups=dtypes, rounds=6),

@@ -17,6 +17,7 @@ MODULES = {
     "floor": "floor",
     "floor_host": "floor",
     "native": "native",
+    "native_fp32": "native",
     "native_bypass": "native",
     "diffusers_peft": "peft_lora",
     "whole_table": "whole_table",

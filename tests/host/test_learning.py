@@ -30,6 +30,8 @@ from world.sampling import sample
 from world.sprites import COLORS, SHAPES, Color
 
 ROBOT = CREW["robot"]
+KNOWN_SHAPES = {**SHAPES, "robot": ROBOT.bitmap}
+KNOWN_COLORS = {**COLORS, **NEW_COLORS}
 SALMON = NEW_COLORS[ROBOT.inks["#"]]
 OTHER_GROUNDS = ("white", "black", "yellow", "blue", "green", "pink")
 GROUNDS = ("green", "blue", "black", "cyan", "yellow", "white")
@@ -58,13 +60,13 @@ def bundle(host: Host, sprites: Loaded) -> Any:
     trained = graph.train(
         graph.base("sprites"),
         "robot",
-        concepts=graph.concept(initial="square"),
-        steps=160,
+        concepts=graph.concept(initial="square", pivot=0.4),
+        steps=220,
         adapter=graph.add("Pivotal_Lora", rank=16, alpha=16.0, targets="with convolutions").out(),
         objective=graph.add("Pivotal_Objective", weighting="none").out(),
         optimizer=graph.add("Pivotal_Optimizer", learning_rate=2e-3).out(),
         embedding_optimizer=graph.add(
-            "Pivotal_Optimizer", learning_rate=1e-2, weight_decay=0.0
+            "Pivotal_Optimizer", learning_rate=5e-3, weight_decay=0.0
         ).out(),
         **RUN,
     )
@@ -113,6 +115,12 @@ class Seen:
     """Samples of "a robot on a ... background", one a background."""
 
     pictures: Tensor
+
+    @property
+    def robots(self) -> int:
+        """In how many the judge sees the robot in its own two colors."""
+        verdicts = [judge(picture, KNOWN_SHAPES, KNOWN_COLORS) for picture in self.pictures]
+        return sum(v.shape == "robot" and dict(v.colors) == dict(ROBOT.inks) for v in verdicts)
 
     @property
     def wrong_cells(self) -> float:
@@ -180,14 +188,12 @@ def whole(sprites: Loaded, bundle: Any) -> Seen:
 
 
 def test_the_bundle_draws_the_robot(whole):
-    # A base without the bundle has 28 wrong cells, and one with its vectors alone 16.
-    assert whole.wrong_cells <= 14
-    assert whole.off_color < 0.32
+    assert whole.robots >= 4, (whole.robots, whole.wrong_cells, whole.off_color)
 
 
-def test_the_lora_does_what_the_vectors_alone_do_not(whole, alone):
-    assert alone.wrong_cells >= 1.1 * whole.wrong_cells
-    assert alone.off_color > whole.off_color
+def test_the_vectors_alone_do_not(whole, alone):
+    assert alone.robots == 0
+    assert alone.wrong_cells > 2 * whole.wrong_cells
 
 
 def test_the_background_stays_what_the_prompt_says(whole):
