@@ -27,7 +27,6 @@ sys.path[:] = [entry for entry in sys.path if Path(entry) != Path(__file__).pare
 sys.path[:0] = [str(ROOT / "tests"), str(ROOT / "benchmarks")]
 
 from atomic import replace_text  # noqa: E402
-
 from conftest import load_pack  # noqa: E402
 
 
