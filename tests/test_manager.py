@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from harness.claims import Check
 from harness.environment import ROOT, Stop
-from harness.manager import Check, run_manager, tell
+from harness.manager import run_manager, tell
 
 pytestmark = pytest.mark.host
 

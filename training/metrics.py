@@ -35,7 +35,7 @@ def paired_cosines(pictures: Tensor, texts: Tensor) -> Tensor:
 def all_cosines(pictures: Tensor, references: Tensor) -> Tensor:
     """Cosine of each row of (n, d) with each row of (m, d): (n, m) in fp64.
 
-    Their mean is the CLIP-I of Ruiz et al. 2022 (arXiv 2208.12242, section 5.1).
+    Their mean is the CLIP-I of Ruiz et al. 2022 (arXiv 2208.12242).
     """
     _check_features(pictures, references)
     return normalize(pictures.double(), dim=1) @ normalize(references.double(), dim=1).T

@@ -84,7 +84,7 @@ class ObjectiveConfig:
 def min_snr_weight(snr: Tensor, gain: Tensor, gamma: float) -> Tensor:
     """Weight of the loss on the network's output, (batch,).
 
-    Hang et al. 2023 (arXiv 2303.09556, eq. 7) weigh the error of the denoised picture by
+    Hang et al. 2023 (arXiv 2303.09556) weigh the error of the denoised picture by
     min(SNR, gamma). An output error is `gain` times a picture error, whatever is predicted:
     min(SNR, gamma) / SNR for noise and min(SNR, gamma) / (SNR + 1) for v follow from it.
     """

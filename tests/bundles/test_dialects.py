@@ -9,6 +9,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
+from pack.bundles import dialects as package
 from pack.bundles.dialects import Dialect, Parts, Source, dialects, find_dialect
 from pack.bundles.dialects.a1111 import split_key
 from pack.bundles.encoders import encoder_of
@@ -259,3 +260,26 @@ def test_the_family_is_told_by_the_tensors_or_not_at_all(
     tmp_path: Path, tensors: dict[str, Tensor], family: str
 ) -> None:
     assert load(tmp_path, tensors).family == family
+
+
+NEW = """
+from . import Dialect, Parts, Source
+
+def recognizes(source: Source) -> bool:
+    return all(key.startswith("vector.") for key in source.tensors)
+
+def read(source: Source) -> Parts:
+    found = {key[7:]: {"clip_l": tensor} for key, tensor in source.tensors.items()}
+    return Parts(lora={}, embeddings=found)
+
+DIALECT = Dialect(title="vectors", recognizes=recognizes, read=read)
+"""
+
+
+def test_a_new_file_in_the_folder_is_all_that_a_dialect_needs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "new_dialect.py").write_text(NEW)
+    monkeypatch.setattr(package, "__path__", [*package.__path__, str(tmp_path)])
+    monkeypatch.setattr(package, "dialects", dialects.__wrapped__)
+    assert list(load(tmp_path, {"vector.cat": rows(768)}).embeddings) == ["cat"]

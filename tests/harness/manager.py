@@ -6,7 +6,6 @@ and the registry are a web server on this machine. Standard library only.
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import shutil
@@ -16,7 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from harness import registry
-from harness.environment import NEWEST, PACK, ROOT, Stop, say
+from harness.claims import Check, record
+from harness.environment import PACK, ROOT, Stop, say
 from harness.fresh_host import FreshHost, closure
 from harness.loopback import Registry, served
 from harness.server import Server
@@ -32,31 +32,12 @@ OTHERS = {
 }  # fmt: skip
 UNTOUCHED = ("torch", "torchvision", "torchaudio", "transformers", "numpy", "safetensors", "pillow")
 NEXT = "0.1.1"
-RESULTS = ROOT / "benchmarks" / "results" / "manager.json"
+# The file that the next version adds, and the one that it drops.
+NEW, DROPPED = Path("web", "docs", "new.md"), Path("CHANGELOG.md")
 FOLDERS = ("custom_nodes", "user", "output", "models")
 # What ComfyUI and Manager write for themselves.
 HOSTS = ("user/__manager/", "user/default/", "user/comfyui", "custom_nodes/.disabled/.manager")
 YOURS = ("output/pivotal/", "user/pivotal/")
-
-
-class Check:
-    """Collects claims and whether they came true, and what each install changed."""
-
-    def __init__(self) -> None:
-        self.claims: list[tuple[bool, str]] = []
-        self.packages: dict[str, dict[str, Any]] = {}
-
-    def that(self, holds: bool, claim: str) -> None:
-        """Say a claim and keep it."""
-        say(f"{'yes' if holds else 'NO '}  {claim}")
-        self.claims.append((holds, claim))
-
-    def failed(self) -> int:
-        return sum(1 for holds, _ in self.claims if not holds)
-
-    def as_json(self) -> dict[str, Any]:
-        claims = [{"holds": holds, "claim": claim} for holds, claim in self.claims]
-        return {"claims": claims, "packages": self.packages}
 
 
 def run_manager(python: Path, host: Path, words: Sequence[str]) -> int:
@@ -79,22 +60,6 @@ def run_manager(python: Path, host: Path, words: Sequence[str]) -> int:
         say(f"{check.failed()} of {len(check.claims)} claims did not hold")
         failed += check.failed()
     return failed
-
-
-def record(name: str, check: Check, pinned: str) -> None:
-    """Put a story beside the others' results: as data, and its claims as a page."""
-    about = (
-        f"ComfyUI {NEWEST.version} with {pinned}, fresh, on Linux; the git remote and the registry "
-        "are a web server on the same machine. `python3 dev.py manager record` writes this page."
-    )
-    before = json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.exists() else {}
-    stories = before.get("stories", {}) | {name: check.as_json()}
-    data = {"about": about, "stories": stories}
-    RESULTS.write_text(json.dumps(data, indent=1) + "\n", encoding="utf-8")
-    rows = [one for story in stories.values() for one in story["claims"]]
-    lines = [f"| {'yes' if row['holds'] else '**no**'} | {row['claim']} |" for row in rows]
-    head = ["# Installed by ComfyUI-Manager", "", about, "", "| | claim |", "|---|---|"]
-    RESULTS.with_suffix(".md").write_text("\n".join([*head, *lines, ""]), encoding="utf-8")
 
 
 def tell(name: str, python: Path, host: Path, base: Path, check: Check) -> None:
@@ -130,7 +95,8 @@ class Remote:
         project = self.work / "pyproject.toml"
         text = project.read_text(encoding="utf-8")
         project.write_text(re.sub(r'(?m)^version = ".*"', f'version = "{NEXT}"', text), "utf-8")
-        (self.work / "web" / "docs" / "new.md").write_text("# New\n", encoding="utf-8")
+        (self.work / NEW).write_text("# New\n", encoding="utf-8")
+        (self.work / DROPPED).unlink()
         registry.commit(self.work, "The next version")
 
     def add_archive(self, version: str) -> None:
@@ -165,12 +131,13 @@ def from_git(fresh: FreshHost, remote: Remote, manager: Manager, check: Check) -
     manager("install", f"{manager.address}/{PACK}.git", "--mode", "local")
     check.that((pack / "__init__.py").exists(), "git: Manager installs the pack from a git URL")
     check_packages(fresh, before, check, "git: install")
-    check_start(fresh, check)
+    check_start(fresh, check, "git: a start")
     turn_off_and_on(manager, pack, check, "git")
     remote.next_version()
     remote.publish()
     manager("update", PACK, "--mode", "local")
-    check.that((pack / "web" / "docs" / "new.md").exists(), "git: Manager updates the pack")
+    check.that((pack / NEW).exists(), "git: Manager updates the pack")
+    check.that(not (pack / DROPPED).exists(), "git: a file that the new version drops is gone")
     check_packages(fresh, before, check, "git: update")
     check_missing(fresh, check)
     users_files(fresh)
@@ -192,8 +159,9 @@ def from_archive(fresh: FreshHost, remote: Remote, manager: Manager, check: Chec
     turn_off_and_on(manager, pack, check, "archive")
     remote.next_version()
     remote.add_archive(NEXT)
-    manager("install", f"{PACK}@{NEXT}", "--mode", "local")
-    check.that((pack / "web" / "docs" / "new.md").exists(), "archive: Manager updates the pack")
+    manager("update", PACK, "--mode", "local")
+    check_start(fresh, check, "archive: the start after an update")
+    check_update(pack, check)
     check_packages(fresh, before, check, "archive: update")
     manager("uninstall", PACK, "--mode", "local")
     check_gone(fresh, kept, check, "archive")
@@ -245,11 +213,25 @@ def started(fresh: FreshHost, act: Callable[[Server], Any]) -> Any:
         return act(server)
 
 
-def check_start(fresh: FreshHost, check: Check) -> None:
+def check_start(fresh: FreshHost, check: Check, when: str) -> None:
     """The host starts with Manager and has the nodes; nothing is said of missing packages."""
     found, log = started(fresh, lambda server: (server.object_info(), server.log()))
-    check.that("Pivotal_TrainConcepts" in found, "git: a start has the nodes")
-    check.that("Pivotal misses" not in log and "IMPORT FAILED" not in log, "git: no complaint")
+    check.that("Pivotal_TrainConcepts" in found, f"{when} has the nodes")
+    quiet = "Pivotal misses" not in log and "IMPORT FAILED" not in log
+    check.that(quiet, f"{when} complains of nothing")
+
+
+def check_update(pack: Path, check: Check) -> None:
+    """Manager unpacks a registry's update at the next start, before the nodes are loaded.
+
+    Of dropped files nothing is claimed: Manager 4.2.2 looks for them beside the pack's folder
+    (execute_lazy_cnr_switch) and leaves them.
+    """
+    project = (pack / "pyproject.toml").read_text(encoding="utf-8")
+    new = (pack / NEW).exists() and f'version = "{NEXT}"' in project
+    check.that(new, "archive: Manager updates the pack, at the next start")
+    listed = (pack / ".tracking").read_text(encoding="utf-8").splitlines()
+    check.that(NEW.as_posix() in listed, "archive: Manager's list of files has the new one")
 
 
 def check_missing(fresh: FreshHost, check: Check) -> None:

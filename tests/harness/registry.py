@@ -158,7 +158,9 @@ def check_registry() -> int:
         if names != shipped(folder):
             found.append("the archive is not the tracked files without those of .comfyignore")
         say(f"the archive: {len(names)} files, {path.stat().st_size / 1e3:.0f} KB")
-    found += lint_workflows()
+    linted = lint_workflows()
+    say(f"the hosted checks by their schema: {'problems' if linted else 'all well'}")
+    found += linted
     for problem in found:
         say(problem)
     return len(found)

@@ -1,4 +1,4 @@
-"""TriLoRA (Feng et al. 2024, eq. 5-6, fig. 1): a weight's change in three matrices, s B C A."""
+"""TriLoRA (Feng et al. 2024, arXiv 2405.11236): a weight's change in three matrices, s B C A."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ class TriLora(Adapter):
         return self.b[:, :count], rows * self.a[:count]
 
     def penalty(self) -> Tensor | None:
-        """How far B and A are from the orthogonal factors of eq. 6; None when switched off.
+        """How far B and A are from the orthogonal factors of the paper; None when switched off.
 
         |B'B - I|^2 + |A A' - I|^2; A starts at zero and is pulled to unit rows.
         """
@@ -141,7 +141,7 @@ class TriLoraConfig(AdapterSettings):
 
     @property
     def scale(self) -> float:
-        """s of eq. 5."""
+        """s in s B C A."""
         smaller = min(self.rank, self.outer_rank)
         return (self.alpha or smaller) / smaller
 
