@@ -23,6 +23,11 @@ class HostLatentCodec:
         parts = pixels.split(1) if self._vae.latent_dim == 3 else [pixels]
         return torch.cat([self._vae.encode(part).detach().float().cpu() for part in parts]).clone()
 
+    @property
+    def step(self) -> int:
+        """Pixels that the host wants a multiple of; from larger pictures it takes the middle."""
+        return self._vae.spacial_compression_encode() if self._vae.crop_input else 1
+
     def digest(self) -> str:
         """Which VAE it is, in a few characters."""
         return model_digest(self._vae.patcher)

@@ -33,11 +33,11 @@ def make_data(
     owners = [item for item, crops in enumerate(plans) for _ in crops]
     crops = [crop for each in plans for crop in each]
     latents = _latents(dataset, codec, crops, owners)
+    records = [dataset.records[owner] for owner in owners]
+    floors = [(record.framing or default).mask_floor for record in records]
     masks = [
-        latent_mask(record, crop, latents[i].shape[-2:], (record.framing or default).mask_floor)
-        for i, (crop, record) in enumerate(
-            zip(crops, (dataset.records[owner] for owner in owners), strict=True)
-        )
+        latent_mask(record, crop, latent.shape[-2:], floor, codec.step)
+        for record, crop, latent, floor in zip(records, crops, latents, floors, strict=True)
     ]
     captions, texts = _captions(request, dataset, seed)
     return TrainingData(

@@ -8,8 +8,12 @@ import shutil
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from harness.environment import cache_folder
+
+if TYPE_CHECKING:
+    from harness.runner import Loaded
 
 WORLD = Path(__file__).resolve().parents[1] / "world"
 SECONDS_A_DAY = 86400.0
@@ -26,6 +30,21 @@ def cached_checkpoint(name: str, build: Callable[[Path], None]) -> Path:
         build(temporary)
         os.replace(temporary, path)
     return path
+
+
+def load_cut(name: str) -> Loaded:
+    """The cut checkpoint of sd15 or sdxl as a loader node gives it, its weights inference ones."""
+    import torch
+
+    from harness.runner import Loaded
+    from world import checkpoints
+
+    path = cached_checkpoint(f"{name}_short", getattr(checkpoints, f"build_{name}_short"))
+    with torch.inference_mode():
+        model, clip, vae = checkpoints.load_short(path)
+        # No file of these families has it and the host leaves it as raw memory, NaN at times.
+        clip.cond_stage_model.clip_l.transformer.text_projection.weight.zero_()
+    return Loaded(model=model, clip=clip, vae=vae, path=path)
 
 
 def world_digest() -> str:

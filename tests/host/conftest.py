@@ -9,13 +9,11 @@ from pathlib import Path
 
 import comfy.model_management
 import pytest
-import torch
 from host.measure import left_behind
 
-from harness.checkpoints import cached_checkpoint
+from harness.checkpoints import load_cut
 from harness.runner import Host, Loaded, Outputs, start_host
 from pack.nodes.host.folders import user_folder
-from world import checkpoints
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -52,28 +50,17 @@ def unloaded(request: pytest.FixtureRequest) -> Iterator[None]:
         assert left_behind(*roots) == []
 
 
-def load(path: Path) -> Loaded:
-    """Load a short checkpoint as a loader node would, its weights made under inference mode."""
-    with torch.inference_mode():
-        model, clip, vae = checkpoints.load_short(path)
-        # No file of these families has it and the host leaves it as raw memory, NaN at times.
-        clip.cond_stage_model.clip_l.transformer.text_projection.weight.zero_()
-    return Loaded(model=model, clip=clip, vae=vae, path=path)
-
-
 @pytest.fixture(scope="session")
 def sd15(host: Host) -> Loaded:
     """A tiny SD1.5 model; in a graph the node `Harness_Checkpoint` with family "sd15" gives it."""
-    path = cached_checkpoint("sd15_short", checkpoints.build_sd15_short)
-    host.loaded["sd15"] = load(path)
+    host.loaded["sd15"] = load_cut("sd15")
     return host.loaded["sd15"]
 
 
 @pytest.fixture(scope="module")
 def sdxl(host: Host) -> Iterator[Loaded]:
     """A tiny SDXL model, kept in memory for one test file at a time."""
-    path = cached_checkpoint("sdxl_short", checkpoints.build_sdxl_short)
-    host.loaded["sdxl"] = load(path)
+    host.loaded["sdxl"] = load_cut("sdxl")
     yield host.loaded["sdxl"]
     del host.loaded["sdxl"]
     comfy.model_management.unload_all_models()

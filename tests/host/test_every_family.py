@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -28,6 +28,7 @@ from pack.nodes.host.families import (
 from pack.nodes.host.models import HostDenoiser
 from pack.nodes.host.runs import gradients
 from pack.nodes.host.text import HostTextEncoder
+from pack.training.adapters import MODEL, TEXT, Adapter, export_adapters
 from pack.training.adapters.lora import LoraConfig
 from pack.training.concepts import Concept
 from pack.training.data import TrainingData, draw_batch
@@ -35,17 +36,20 @@ from pack.training.dataset.order import Batches
 from pack.training.embeddings import initial_vectors
 from pack.training.loop import Parts, Run, TrainConfig
 from pack.training.objective import ObjectiveConfig
+from pack.training.ports import Layer
 from pack.training.steps import batch_errors
 from world import families
 
 LONGER = ("a photo of ", TOK, " in a garden with many red and green things on the grass")
+TOLD = ("flux", "flux2dev")
+"""Models with a guidance built in"""
 CLOSE = 6e-3
 """Fp32 rounding and curvature over a finite difference's step; measured up to 0.005."""
 
 
 @pytest.fixture(scope="module", params=list(families.TINY))
 def name(request: pytest.FixtureRequest) -> str:
-    """The family's name in bundles."""
+    """Of a tiny model: the family's name in bundles but for kinds that a family has besides."""
     return request.param
 
 
@@ -74,17 +78,22 @@ def ports_of(loaded: Loaded, *, checkpointing: bool) -> Ports:
     text = HostTextEncoder(loaded.clip)
     denoiser = HostDenoiser(loaded.model, checkpointing=checkpointing, companions=text.companions)
     concept = Concept(placeholder="TOK", initial="dog", vectors=2)
-    layers = [one for one in denoiser.layers() if len(one.shape) == 2 and min(one.shape) > 2]
-    adapters = {layer.name: LoraConfig(rank=2, alpha=2.0).build(layer, draw(3)) for layer in layers}
+    vectors, adapters = initial_vectors([concept], text, seed=0), adapters_of(denoiser.layers())
+    return Ports(text=text, denoiser=denoiser, vectors=vectors, adapters=adapters)
+
+
+def adapters_of(layers: Iterable[Layer]) -> dict[str, Adapter]:
+    """A LoRA for every Linear, its `up` not zero."""
+    linear = [one for one in layers if len(one.shape) == 2 and min(one.shape) > 2]
+    adapters = {layer.name: LoraConfig(rank=2, alpha=2.0).build(layer, draw(3)) for layer in linear}
     for adapter in adapters.values():
         nn.init.normal_(adapter.up, std=0.02, generator=draw(4))
-    vectors = initial_vectors([concept], text, seed=0)
-    return Ports(text=text, denoiser=denoiser, vectors=vectors, adapters=adapters)
+    return adapters
 
 
 def test_the_host_finds_the_family_and_the_pack_knows_its_name(loaded: Loaded, name: str):
     assert type(loaded.model.model.model_config).__name__ == families.TINY[name].config
-    assert family_of(loaded.model) == name
+    assert family_of(loaded.model) == (families.TINY[name].family or name)
     check_trainable(loaded.model)
     check_clip(loaded.model, loaded.clip)
     check_vae(loaded.model, loaded.vae)
@@ -190,6 +199,28 @@ def test_the_loss_is_the_closed_form_of_what_the_host_samples(loaded: Loaded, na
     assert found.mean().item() == pytest.approx(wanted, rel=1e-4)
 
 
+@torch.no_grad()
+def test_the_training_clone_predicts_what_a_sampler_of_its_bundle_does(loaded: Loaded, name: str):
+    """Vectors and LoRAs on both models: in one a path beside each layer, in the other inside."""
+    batch = batch_of(name, ("a red ", TOK, " cat"))
+    with gradients(), torch.no_grad():
+        ports = ports_of(loaded, checkpointing=True)
+        inner = adapters_of(ports.text.layers())
+        with ports.text.attach(ports.vectors, inner), ports.denoiser.attach(ports.adapters):
+            noised, got = batch.noised(ports.denoiser), ports.predict(batch)
+        config = LoraConfig(rank=2, alpha=2.0)
+        lora = export_adapters(config, ports.adapters, MODEL)
+        lora |= export_adapters(config, inner, TEXT)
+        bundle = Bundle(family=family_of(loaded.model), lora=lora, embeddings=ports.vectors)
+        model, clip, _, notes = apply_bundle(loaded.model, loaded.clip, bundle)
+        assert notes == []
+        trained, base = replace(loaded, model=model, clip=clip), loaded
+        wanted = host_output(trained, noised.noisy, noised.sigma, "a red embedding:TOK cat")
+        plain = host_output(base, noised.noisy, noised.sigma, "a red dog dog cat")
+    assert (got - wanted).abs().max() < 1e-3 * wanted.std()
+    assert (plain - wanted).abs().max() > 1e-2 * wanted.std()
+
+
 @pytest.mark.parametrize("caption", ["a photo of {}, red", "{} in a garden", "the cat {}"])
 def test_a_caption_in_training_is_the_prompt_that_is_typed(loaded: Loaded, caption: str):
     """To the token: encoders of language models have words of their own for two blanks."""
@@ -210,9 +241,9 @@ def test_a_caption_in_training_is_the_prompt_that_is_typed(loaded: Loaded, capti
 
 def test_a_guidance_is_told_to_models_that_have_one_built_in(loaded: Loaded, name: str):
     """Flux reads it; to the others it is refused in a sentence before any work."""
-    objective = ObjectiveConfig(guidance=1.0)
-    if name != "flux":
-        with pytest.raises(ValueError, match=rf"\({name}\) has no built-in guidance: set it to 0"):
+    objective, family = ObjectiveConfig(guidance=1.0), family_of(loaded.model)
+    if name not in TOLD:
+        with pytest.raises(ValueError, match=rf"\({family}\) has no built-in guidance: set it to"):
             check_guidance(loaded.model, objective, ())
         return
     check_guidance(loaded.model, objective, ())
@@ -231,7 +262,7 @@ def test_a_guidance_is_told_to_models_that_have_one_built_in(loaded: Loaded, nam
 
 def test_negative_vectors_need_a_model_with_a_negative_prompt(loaded: Loaded, name: str):
     concept = Concept(placeholder="TOK", negative_vectors=2)
-    if name == "flux":
+    if name in TOLD:
         with pytest.raises(ValueError, match='"TOK" has negative_vectors.*set them to 0'):
             check_guidance(loaded.model, ObjectiveConfig(), [concept])
     else:

@@ -18,6 +18,7 @@ from pack.nodes.host.naming import apply_names, bind_names
 from pack.nodes.host.output_embeddings import encode_with_outputs
 from pack.nodes.host.overlay import leaves
 from world import families
+from world.encoders import load_clip
 
 
 @pytest.fixture(params=["sd15", "sdxl"])
@@ -123,7 +124,7 @@ BEFORE = 2
 def beyond(request, host) -> Iterator[tuple[str, Any]]:
     """The name and the CLIP of each tiny family beyond SD1.5 and SDXL."""
     with torch.inference_mode():
-        clip = families.load_clip(families.TINY[request.param], torch.Generator().manual_seed(0))
+        clip = load_clip(families.TINY[request.param], torch.Generator().manual_seed(0))
     yield request.param, clip
     management.unload_all_models()
     gc.collect()

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import base64
 import functools
 import importlib
-import json
 from typing import Any
 
 import pytest
@@ -17,7 +15,8 @@ from pack.nodes.host.overlay import (
     overlay_tokenizer,
     tokenizer_leaves,
 )
-from world.families import sentencepiece_model
+from world.encoders import sentencepiece_model
+from world.tekken import readable, tekken
 
 FAMILIES = {
     "sd1_clip": "comfy.sd1_clip:SD1Tokenizer",
@@ -65,11 +64,8 @@ def tokenizer_of(place: str) -> Any:
         kind = getattr(importlib.import_module(module), name)
     except (ImportError, AttributeError):
         pytest.skip(f"this host has no {place}")
-    try:
+    with readable():
         return kind(embedding_directory=None, tokenizer_data=vocabularies())
-    except TypeError as error:
-        # Flux.2's way to its vocabulary calls transformers, which has changed that call.
-        pytest.skip(f"this host cannot make its own {place} with this transformers: {error}")
 
 
 @functools.cache
@@ -78,19 +74,6 @@ def vocabularies() -> dict[str, torch.Tensor]:
     words = sentencepiece_model()
     whose = ("spiece_model", "mt5xl.spiece_model", "gemma_spiece_model", "jina_spiece_model")
     return {**dict.fromkeys(whose, words), "tekken_model": tekken()}
-
-
-def tekken() -> torch.Tensor:
-    """Mistral's form of a vocabulary: special words first, and the 256 bytes."""
-    special = ["<unk>", "<s>", "</s>", "[INST]", "[/INST]", "[SYSTEM_PROMPT]", "[/SYSTEM_PROMPT]"]
-    special += [f"<SPECIAL_{n}>" for n in range(len(special), 12)]
-    plain = [base64.b64encode(bytes([n])).decode() for n in range(256)]
-    made = {
-        "config": {"default_vocab_size": len(plain) + len(special)},
-        "special_tokens": [{"token_str": word, "rank": n} for n, word in enumerate(special)],
-        "vocab": [{"token_bytes": word, "rank": n} for n, word in enumerate(plain)],
-    }
-    return torch.frombuffer(bytearray(json.dumps(made).encode()), dtype=torch.uint8)
 
 
 def vectors_in(tokens: Any) -> int:

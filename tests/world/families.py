@@ -2,21 +2,20 @@
 
 The host reads most sizes of a diffusion model from the shapes in its file. What it does not read
 (the width of Chroma's, Lumina's and Qwen-Image's blocks is that of the release, whatever the file
-says) is given to the host's own class of that family instead. Text encoders are cut by the options
-that the host's loader has for that; a mark is a key that the loader looks for and no cut one has.
+says) is given to the host's own class of that family instead; released.py has the smallest files of
+these that the loader finds by itself.
 """
 
 from __future__ import annotations
 
-import io
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
 
-from .checkpoints import Tensors, clip_module, random_vae, random_weights
+from .checkpoints import Tensors, random_vae, random_weights
+from .encoders import ENCODERS, load_clip
 
 FLUX = {
     "axes_dim": [16, 56, 56],
@@ -32,6 +31,28 @@ FLUX = {
     "qkv_bias": True,
     "theta": 10000,
     "txt_ids_dims": [],
+}
+FLUX2 = {
+    **FLUX,
+    "image_model": "flux2",
+    "axes_dim": [32, 32, 32, 32],
+    "context_in_dim": 7680,
+    "in_channels": 128,
+    "out_channels": 128,
+    "patch_size": 1,
+    "mlp_ratio": 3.0,
+    "theta": 2000,
+    "qkv_bias": False,
+    "ops_bias": False,
+    "global_modulation": True,
+    "mlp_silu_act": True,
+    "txt_ids_dims": [3],
+    "default_ref_method": "index",
+    "ref_index_scale": 10.0,
+    "vec_in_dim": None,
+    "guidance_embed": False,
+    "yak_mlp": False,
+    "txt_norm": False,
 }
 LUMINA = {
     "image_model": "lumina2",
@@ -59,6 +80,15 @@ class Tiny:
     """Whether the loader has sizes of its own, so that the class has to be asked by name"""
     taps: tuple[int, ...] = ()
     """Layers of a cut encoder that are read in place of the release's"""
+    family: str = ""
+    """Its name in bundles, where the entry has another"""
+    whole: frozenset[str] = frozenset()
+    """Numbers of its encoders that are not cut"""
+
+    def cut(self, encoder: str) -> dict[str, Any]:
+        """The entries of an encoder's config that differ from the release's."""
+        cut = ENCODERS[encoder].cut
+        return {number: value for number, value in cut.items() if number not in self.whole}
 
 
 TINY = {
@@ -146,28 +176,16 @@ TINY = {
         clip_type="FLUX2",
         latent=(128,),
         taps=(0, 1, 2),
-        network={
-            **FLUX,
-            "image_model": "flux2",
-            "axes_dim": [32, 32, 32, 32],
-            "context_in_dim": 7680,
-            "in_channels": 128,
-            "out_channels": 128,
-            "patch_size": 1,
-            "mlp_ratio": 3.0,
-            "theta": 2000,
-            "qkv_bias": False,
-            "ops_bias": False,
-            "global_modulation": True,
-            "mlp_silu_act": True,
-            "txt_ids_dims": [3],
-            "default_ref_method": "index",
-            "ref_index_scale": 10.0,
-            "vec_in_dim": None,
-            "guidance_embed": False,
-            "yak_mlp": False,
-            "txt_norm": False,
-        },
+        network=FLUX2,
+    ),
+    "flux2dev": Tiny(
+        config="Flux2",
+        family="flux2",
+        encoders=("mistral3_24b",),
+        clip_type="FLUX2",
+        latent=(128,),
+        taps=(0, 1, 2),
+        network={**FLUX2, "context_in_dim": 15360, "guidance_embed": True},
     ),
     "lumina2": Tiny(
         config="Lumina2",
@@ -224,49 +242,14 @@ TINY = {
 }
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Encoder:
-    """A text encoder that is cut: by these entries of its config, recognised by these marks."""
-
-    cut: Mapping[str, Any]
-    marks: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
-
-
-CLIP = {"num_hidden_layers": 3, "intermediate_size": 64}
-LLM = {"num_attention_heads": 2, "num_key_value_heads": 1, "intermediate_size": 32}
-ENCODERS = {
-    "clip_l": Encoder(cut=CLIP),
-    "clip_h": Encoder(
-        cut=CLIP,
-        marks={"text_model.encoder.layers.22.mlp.fc1.weight": (1, 1)},
-    ),
-    "clip_g": Encoder(
-        cut=CLIP,
-        marks={"text_model.encoder.layers.30.mlp.fc1.weight": (1, 1)},
-    ),
-    "t5xxl": Encoder(
-        cut={"num_layers": 2, "num_heads": 2, "d_ff": 64},
-        marks={"encoder.block.23.layer.1.DenseReluDense.wi_1.weight": (10240, 1)},
-    ),
-    "qwen3_4b": Encoder(cut={**LLM, "num_hidden_layers": 3}),
-    # The width of the release's keys says which Qwen it is; the rest of it is free.
-    "qwen25_7b": Encoder(
-        cut={
-            **LLM,
-            "num_hidden_layers": 2,
-            "hidden_size": 64,
-            "num_attention_heads": 4,
-            "num_key_value_heads": 4,
-        }
-    ),
-    "gemma2_2b": Encoder(cut={**LLM, "num_hidden_layers": 3, "vocab_size": 512}),
-}
-WORDS = "a the dog cat photo of in garden red green with and many things on grass blue is it to at"
-
-
 def load(name: str, *, seed: int = 0, dtype: torch.dtype = torch.float32) -> tuple[Any, Any, Any]:
     """MODEL, CLIP and VAE of a tiny family with random weights, as the host's loaders make them."""
-    tiny, draw = TINY[name], torch.Generator().manual_seed(seed)
+    return load_tiny(TINY[name], seed, dtype)
+
+
+def load_tiny(tiny: Tiny, seed: int, dtype: torch.dtype) -> tuple[Any, Any, Any]:
+    """MODEL, CLIP and VAE by their numbers."""
+    draw = torch.Generator().manual_seed(seed)
     return load_model(tiny, draw, dtype), load_clip(tiny, draw), load_vae(tiny, draw)
 
 
@@ -313,7 +296,11 @@ def load_vae(tiny: Tiny, draw: torch.Generator) -> Any:
             key.removeprefix("first_stage_model."): value
             for key, value in random_vae(1.0, draw, channels=tiny.latent[0]).items()
         }
-        return comfy.sd.VAE(sd=weights, metadata={"tae_latent_channels": tiny.latent[0]})
+        made = comfy.sd.VAE(sd=weights, metadata={"tae_latent_channels": tiny.latent[0]})
+        if tiny.latent[0] == 128:
+            # The host knows that it is 16 of the release's VAE, not of this small one.
+            made.downscale_ratio = made.upscale_ratio = 16
+        return made
     import comfy.ldm.wan.vae
 
     shape = {"dim": 8, "z_dim": 16, "dim_mult": [1, 2, 4, 4], "num_res_blocks": 2}
@@ -325,92 +312,3 @@ def load_vae(tiny: Tiny, draw: torch.Generator) -> Any:
         if key.endswith("gamma"):
             value.fill_(1.0)
     return comfy.sd.VAE(sd=weights)
-
-
-def load_clip(tiny: Tiny, draw: torch.Generator) -> Any:
-    """The CLIP, found by the host in its encoders' weights, which are cut."""
-    import comfy.sd
-
-    options = {f"{name}_model_config": dict(ENCODERS[name].cut) for name in tiny.encoders}
-    # The host's look for a longer CLIP puts this in the place of both CLIPs' entries.
-    options["model_config"] = dict(ENCODERS["clip_l"].cut)
-    made = comfy.sd.load_text_encoder_state_dicts(
-        [encoder_weights(name, draw) for name in tiny.encoders],
-        clip_type=comfy.sd.CLIPType[tiny.clip_type],
-        model_options=options,
-    )
-    for name in tiny.encoders:
-        encoder = getattr(made.cond_stage_model, name)
-        if tiny.taps:
-            encoder.layer = list(tiny.taps)
-            encoder.options_default = (encoder.layer, *encoder.options_default[1:])
-        tokenizer = vars(made.tokenizer).get(name)
-        if tokenizer is not None:
-            tokenizer.embedding_size = ENCODERS[name].cut.get(
-                "hidden_size", tokenizer.embedding_size
-            )
-    return made
-
-
-def encoder_weights(name: str, draw: torch.Generator) -> Tensors:
-    """A cut text encoder in fp16, in the keys of its published files."""
-    made = random_weights(encoder_module(name), draw)
-    for key, weight in made.items():
-        if key.endswith("SelfAttention.q.weight"):
-            # T5 does not scale its attention, but starts from smaller queries instead.
-            weight *= 64**-0.5
-        elif name.startswith("gemma") and weight.dim() == 1:
-            # Gemma adds one to the scales of its norms.
-            weight.zero_()
-    made |= {key: torch.zeros(shape) for key, shape in ENCODERS[name].marks.items()}
-    if name == "gemma2_2b":
-        made["spiece_model"] = sentencepiece_model()
-    return made
-
-
-def encoder_module(name: str) -> nn.Module:
-    """A cut text encoder without weights."""
-    import comfy.ops
-    import comfy.text_encoders.llama as llama
-    import comfy.text_encoders.t5
-
-    cut, rest = dict(ENCODERS[name].cut), (torch.float32, "meta", comfy.ops.manual_cast)
-    if name.startswith("clip"):
-        return clip_module(name, **cut)
-    if name == "t5xxl":
-        return comfy.text_encoders.t5.T5({**t5_config(), **cut}, *rest)
-    kinds = {
-        "qwen3_4b": llama.Qwen3_4B,
-        "qwen25_7b": llama.Qwen25_7BVLI,
-        "gemma2_2b": llama.Gemma2_2B,
-    }
-    return nn.ModuleDict({"model": kinds[name](cut, *rest).model})
-
-
-def t5_config() -> dict[str, Any]:
-    import json
-    from pathlib import Path
-
-    import comfy.text_encoders.t5
-
-    folder = Path(comfy.text_encoders.t5.__file__).parent
-    return json.loads((folder / "t5_config_xxl.json").read_text(encoding="utf-8"))
-
-
-def sentencepiece_model() -> Tensor:
-    """A tokenizer of a few words, for the encoders whose files carry their own."""
-    import sentencepiece
-
-    written = io.BytesIO()
-    sentencepiece.SentencePieceTrainer.train(
-        sentence_iterator=iter([WORDS, "abcdefghijklmnopqrstuvwxyz,.:"] * 20),
-        model_writer=written,
-        vocab_size=64,
-        hard_vocab_limit=False,
-        pad_id=0,
-        eos_id=1,
-        bos_id=2,
-        unk_id=3,
-        minloglevel=2,
-    )
-    return torch.frombuffer(bytearray(written.getvalue()), dtype=torch.uint8)

@@ -116,15 +116,20 @@ def _tensor(picture: Image.Image) -> Tensor:
     return pixels.view(picture.height, picture.width, -1).float() / 255
 
 
-def latent_mask(record: Record, crop: Crop, size: tuple[int, int], floor: float) -> Tensor | None:
+def latent_mask(
+    record: Record, crop: Crop, size: tuple[int, int], floor: float, step: int = 1
+) -> Tensor | None:
     """How much each place of a latent of `size` (height, width) counts, from `floor` to 1.
 
-    Each place gets the mean of the mask over its pixels. ValueError for a mask under which
-    nothing would count.
+    Each place gets the mean of the mask over its pixels. The codec sees multiples of `step`
+    pixels, from the middle of the crop. ValueError for a mask under which nothing would count.
     """
     mask = load_mask(record, crop)
     if mask is None:
         return None
+    for side, pixels in enumerate(mask.shape):
+        over = pixels % step
+        mask = mask.narrow(side, over // 2, pixels - over)
     share = torch.nn.functional.adaptive_avg_pool2d(mask[None], size)[0]
     weight = floor + (1 - floor) * share
     if not weight.max() > 0:

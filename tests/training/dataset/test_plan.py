@@ -81,6 +81,19 @@ def test_a_mask_moves_the_crop_and_is_cropped_alike(tmp_path: Path):
     torch.testing.assert_close(weights, expected, atol=0.02, rtol=0)
 
 
+def test_what_a_codec_cuts_off_is_cut_off_the_mask(tmp_path: Path):
+    """Of 72 pixels a codec of 16 takes the middle 64: 4 are lost at each side."""
+    Image.new("RGB", (72, 72)).save(tmp_path / "a.png")
+    mask = Image.new("L", (72, 72))
+    mask.paste(255, (0, 20, 36, 72))
+    mask.save(tmp_path / "a_mask.png")
+    (one,) = read_folder(tmp_path).records
+    crop = Crop(width=72, height=72, left=0, top=0, original_width=72, original_height=72)
+    wanted = torch.zeros(4, 4)
+    wanted[1:, :2] = 1
+    assert torch.equal(latent_mask(one, crop, (4, 4), 0.0, step=16), wanted)
+
+
 def test_a_black_mask_is_a_sentence_unless_a_floor_is_left(tmp_path: Path):
     Image.new("RGB", (64, 64)).save(tmp_path / "a.png")
     Image.new("L", (64, 64)).save(tmp_path / "a_mask.png")
