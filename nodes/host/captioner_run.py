@@ -23,7 +23,7 @@ from ...training.dataset.pictures import open_small
 from ...training.dataset.presets import Preset, preset_prompt
 from ...training.dataset.records import Dataset, Record
 from ...training.dataset.writing import Format, plan_changes
-from .caption_files import check_writable, history
+from .caption_files import check_writable, history, tidy
 from .folders import user_folder
 from .seeing import ClipCaptioner
 from .storage import file_facts
@@ -52,6 +52,7 @@ def run_captioner(
     """Caption a dataset, concept by concept; return it and a report that names what failed."""
     if write:
         check_writable(dataset)
+        tidy(dataset)
     model = chosen(captioner, clip)
     facts, reports = file_facts(), list[str]()
     # One bar for all: concepts differ in what they are called.

@@ -189,8 +189,11 @@ def test_a_dataset_is_captioned_kept_and_written_as_asked(host, run_graph, capti
     first = [record.caption for record in found[node, 0].records]
     assert first[0] == "by hand" and first[1] and not first[2]
     assert not (folder / "1.txt").exists()
+    draft = folder / ".0123456789abcdef.pivotal-part"
+    draft.write_text("of a run that was killed")
     graph, node = caption_graph(folder.name, captioner, write="beside the pictures")
     found = run_graph(graph)
+    assert not draft.exists()
     captions = [record.caption for record in found[node, 0].records]
     assert captions[:2] == first[:2] and captions[2]
     assert "1 captioned now" in found[node, 2] and "1 kept from before, 1 skipped" in found[node, 2]

@@ -341,10 +341,13 @@ def test_captions_are_saved_beside_pictures_inside_the_hosts_folders_alone(
         graph.keep(node.out())
         return run_graph(graph)[node, 0]
 
+    draft = folder / ".0123456789abcdef.pivotal-part"
+    draft.write_text("of a run that was killed")
     assert "2 files would be written" in save(on_existing="replace")
-    assert (folder / "0.txt").read_text() == "old"
+    assert (folder / "0.txt").read_text() == "old" and draft.exists()
     report = save(on_existing="replace", dry_run=False)
     assert (folder / "0.txt").read_text() == "new\n" == (folder / "1.txt").read_text()
+    assert not draft.exists()
     revision = int(report.splitlines()[0].split()[-1])
     save(undo_revision=revision)
     assert (folder / "0.txt").read_text() == "old" and not (folder / "1.txt").exists()
