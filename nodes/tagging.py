@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from typing import Any
 
-from comfy_api.latest import io
+from comfy_api.latest import io, ui
 
 from ..training.dataset.captioning import Asking, Order
 from ..training.dataset.presets import Preset
+from ..training.dataset.sheet import contact_sheet
 from ..training.dataset.writing import OnExisting
 from . import sockets
 from .host.captioner_folders import tagger_folder, tagger_names
-from .host.captioner_run import Question, run_captioner
+from .host.captioner_run import Captioned, Question, run_captioner
+from .host.events import tell
+from .host.pixels import as_image
 from .host.tagging import Tagger, Tagging
 
 WRITE = ["nothing", "beside the pictures"]
@@ -65,6 +68,16 @@ def order_of(on_existing: str, touch_human: bool, limit: int, batch_size: int) -
         limit=limit,
         touch_human=touch_human,
     )
+
+
+def output_of(node: type[io.ComfyNode], captioned: Captioned) -> io.NodeOutput:
+    """The shared outputs, with the first captions and their pictures shown on the node."""
+    captions = [record.caption for record in captioned.dataset.records]
+    shown: dict[str, Any] = {"text": (tell(captioned.report),)}
+    if captioned.shown:
+        sheet = as_image(contact_sheet(captioned.shown))
+        shown |= ui.PreviewImage(sheet, cls=node).as_dict()
+    return io.NodeOutput(captioned.dataset, captions, captioned.report, ui=shown)
 
 
 class TagDataset(io.ComfyNode):
@@ -153,11 +166,8 @@ class TagDataset(io.ComfyNode):
         order = order_of(on_existing, touch_human, limit, batch_size)
         tagger = Tagger(tagger_folder(model), tagging)
         question = Question(preset=Preset.ANYTHING, prompt="", asking=Asking(max_side=1024))
-        captioned, report = run_captioner(
-            dataset, tagger, None, question, order, write=write == WRITE[1]
-        )
-        captions = [record.caption for record in captioned.records]
-        return io.NodeOutput(captioned, captions, report, ui={"text": (report,)})
+        captioned = run_captioner(dataset, tagger, None, question, order, write=write == WRITE[1])
+        return output_of(cls, captioned)
 
 
 NODES = [TagDataset]

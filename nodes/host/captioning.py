@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import re
 from collections.abc import Sequence
 from enum import Enum
 from pathlib import Path
@@ -30,7 +31,8 @@ OWN_PROMPTS = {
     "paligemma": "caption en",
     "vision-encoder-decoder": "",
     "pix2struct": "",
-    "kosmos-2": "<grounding> An image of",
+    # Its "<grounding>" would put places among the words.
+    "kosmos-2": "An image of",
 }
 
 
@@ -248,7 +250,7 @@ def load_model(folder: Path, dtype: torch.dtype) -> tuple[Any, Any]:
         processor = AutoProcessor.from_pretrained(folder, **options)
         model = AutoModelForImageTextToText.from_pretrained(folder, torch_dtype=dtype, **options)
     except ImportError as error:
-        raise ValueError(f"{folder.name} needs another package: {error}") from error
+        raise ValueError(missing_package(folder, error)) from error
     except (OSError, ValueError, KeyError, RuntimeError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise ValueError(
@@ -256,6 +258,18 @@ def load_model(folder: Path, dtype: torch.dtype) -> tuple[Any, Any]:
             f"download REPOSITORY --local-dir {folder}"
         ) from error
     return processor, model
+
+
+def missing_package(folder: Path, error: ImportError) -> str:
+    """Which package a model wants and how to get it, else what the error says."""
+    advised = re.search(r"pip install ([\w.\[\]-]+)", str(error))
+    name = advised[1] if advised else error.name
+    if not name:
+        return f"{folder.name} needs another package: {error}"
+    return (
+        f"{folder.name} needs the package {name}, which ComfyUI does not bring: run python -m pip "
+        f"install {name} with ComfyUI's own Python, then start ComfyUI again."
+    )
 
 
 def chosen_dtype(precision: Precision, kind: str) -> torch.dtype:

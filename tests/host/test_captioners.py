@@ -198,6 +198,8 @@ def test_a_dataset_is_captioned_kept_and_written_as_asked(host, run_graph, capti
     assert captions[:2] == first[:2] and captions[2]
     assert "1 captioned now" in found[node, 2] and "1 kept from before, 1 skipped" in found[node, 2]
     assert [(folder / f"{n}.txt").read_text().strip() for n in range(3)] == captions
+    # The report ends with what was described, to be looked at on the node.
+    assert found[node, 2].endswith(f"1.png: {captions[1]}\n2.png: {captions[2]}")
 
 
 def test_cancel_keeps_what_is_done_and_the_graph_goes_on(
@@ -269,7 +271,9 @@ def test_a_package_that_a_family_wants_is_named(models, monkeypatch):
     from transformers.models.smolvlm import processing_smolvlm
 
     monkeypatch.setattr(processing_smolvlm, "num2words", None)
-    with pytest.raises(ValueError, match="smolvlm needs another package: .*pip install num2words"):
+    with pytest.raises(
+        ValueError, match="smolvlm needs the package num2words, .*install num2words"
+    ):
         FolderCaptioner(folder, Precision.FP32)
 
 

@@ -13,7 +13,7 @@ from .captions import placeholder_pattern
 from .measure import Measures, distance
 from .plan import enlargement, kept_share
 from .records import Record
-from .refusals import opens_like_boilerplate, refuses
+from .refusals import is_unfinished, opens_like_boilerplate, refuses
 from .variety import Variety
 
 
@@ -190,7 +190,7 @@ def _shared(start: int, length: int, crop: int, size: int, scale: float) -> floa
 
 
 def caption_findings(m: Material) -> Iterator[Finding]:
-    """Missing, without placeholder, too long, the same, refusals, boilerplate."""
+    """Missing, without placeholder, too long, cut off, the same, refusals, boilerplate."""
     missing = tuple(r.name for r in m.records if not r.caption.strip())
     wanted = bool(m.placeholders)
     kind = _error if wanted else _warn
@@ -212,6 +212,8 @@ def caption_findings(m: Material) -> Iterator[Finding]:
     yield from _error("refusal", "whose caption is a refusal or an error text", refused)
     opened = tuple(r.name for r in m.records if opens_like_boilerplate(r.caption))
     yield from _note("boilerplate", 'whose caption opens like "This image shows"', opened)
+    cut = tuple(r.name for r in m.records if is_unfinished(r.caption))
+    yield from _note("unfinished", "whose caption ends within a sentence: raise max_tokens", cut)
     counts = Counter(r.caption.strip() for r in m.records if r.caption.strip())
     double = tuple(r.name for r in m.records if counts[r.caption.strip()] > 1)
     yield from _note("same_caption", "that share their caption with another", double)

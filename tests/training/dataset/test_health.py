@@ -191,6 +191,7 @@ def test_captions_are_checked(tmp_path: Path):
         2: "I'm sorry, I can't help with that TOK",
         3: "This image shows TOK",
         4: "TOK " + "word " * 90,
+        5: "A TOK sits on a chair. Behind it stands a tall",
     }
     for number, text in texts.items():
         (tmp_path / f"{number}.txt").write_text(text)
@@ -202,6 +203,7 @@ def test_captions_are_checked(tmp_path: Path):
         2: ("refusal",),
         3: ("boilerplate",),
         4: ("long_caption",),
+        5: ("unfinished",),
     }
     assert health.gate is Gate.NOT_READY
 
