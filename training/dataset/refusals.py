@@ -45,7 +45,7 @@ def is_unfinished(caption: str) -> bool:
     """Whether a caption of whole sentences ends in the middle of one, as at a limit of tokens."""
     text = caption.rstrip()
     ends = re.search(r"[.!?][\"')\]]*$", text)
-    return ends is None and re.search(r"\w{2,}[.!?]\s+[A-Z]", text) is not None
+    return ends is None and re.search(r"\w{3,}[.!?]\s+[A-Z]", text) is not None
 
 
 def tidy(answer: str) -> str:
