@@ -114,7 +114,7 @@ class TagDataset(io.ComfyNode):
                     min=0.0,
                     max=1.0,
                     step=0.01,
-                    tooltip="How sure it has to be of a character; above 1 leaves characters out.",
+                    tooltip="How sure it has to be of a character; 1 leaves characters out.",
                 ),
                 io.String.Input(
                     "first_tags",
