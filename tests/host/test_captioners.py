@@ -316,6 +316,6 @@ def test_a_tagger_pads_with_white_reads_blue_first_and_keeps_faces(tmp_path: Pat
     (tags,) = tagger.caption([wide], Asking(), [0])
     # Padded with white to a square, three quarters of it are blue, green and red alike.
     assert tags.startswith("TOK, ") and set(tags.split(", ")) == {"TOK", "^_^", "blue sky"}
-    bare = Tagger(folder, Tagging(general=0.6, character=1.1, exclude="Blue Sky", spaces=False))
+    bare = Tagger(folder, Tagging(general=0.6, character=1.0, exclude="Blue Sky", spaces=False))
     assert bare.caption([blue, red], Asking(), [0, 0]) == ["^_^", ""]
     assert written("o_o", spaces=True) == "o_o" and written("long_hair", spaces=True) == "long hair"
