@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -15,6 +16,9 @@ from .plan import enlargement, kept_share
 from .records import Record
 from .refusals import is_unfinished, opens_like_boilerplate, refuses
 from .variety import Variety
+
+# What other programs fill while they train. {a|b} is a choice, which Vary Captions makes.
+HOLE = re.compile(r"\{[^{}|]*\}|\[(?:trigger|name|filewords)\]", re.IGNORECASE)
 
 
 class Level(str, Enum):
@@ -208,6 +212,8 @@ def caption_findings(m: Material) -> Iterator[Finding]:
         "ComfyUI encodes it in pieces, other programs cut it off",
         long,
     )
+    holes = tuple(r.name for r in m.records if HOLE.search(r.caption))
+    yield from _warn("hole", "whose caption has a hole such as {name} or [trigger]: fill it", holes)
     refused = tuple(r.name for r in m.records if refuses(r.caption))
     yield from _error("refusal", "whose caption is a refusal or an error text", refused)
     opened = tuple(r.name for r in m.records if opens_like_boilerplate(r.caption))
@@ -228,6 +234,12 @@ def _placeholders(m: Material) -> Iterator[Finding]:
     pattern = placeholder_pattern(m.placeholders)
     without = tuple(r.name for r in m.records if r.caption and not pattern.search(r.caption))
     yield from _warn("no_placeholder", "whose caption has no placeholder", without)
+    count = m.count_tokens or rough_tokens
+    found = ((r, pattern.search(r.caption)) for r in m.records)
+    late = tuple(r.name for r, at in found if at and count(r.caption[: at.end()]) > m.window)
+    yield from _warn(
+        "late_placeholder", f"whose placeholder comes after the first {m.window} tokens", late
+    )
 
 
 def count_findings(m: Material) -> Iterator[Finding]:

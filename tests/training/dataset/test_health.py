@@ -184,7 +184,7 @@ def test_borders_transparency_and_watermarks_are_noted(tmp_path: Path):
 
 
 def test_captions_are_checked(tmp_path: Path):
-    fill(tmp_path)
+    fill(tmp_path, 10)
     texts = {
         0: "",
         1: "a dog",
@@ -192,6 +192,10 @@ def test_captions_are_checked(tmp_path: Path):
         3: "This image shows TOK",
         4: "TOK " + "word " * 90,
         5: "A TOK sits on a chair. Behind it stands a tall",
+        6: "[Trigger] with TOK",
+        7: "a {TOK} {red|blue} TOK",
+        8: "a {red|blue} TOK",
+        9: "word " * 90 + "TOK",
     }
     for number, text in texts.items():
         (tmp_path / f"{number}.txt").write_text(text)
@@ -204,6 +208,10 @@ def test_captions_are_checked(tmp_path: Path):
         3: ("boilerplate",),
         4: ("long_caption",),
         5: ("unfinished",),
+        6: ("hole",),
+        7: ("hole",),
+        8: (),
+        9: ("late_placeholder", "long_caption"),
     }
     assert health.gate is Gate.NOT_READY
 
