@@ -20,6 +20,7 @@ from ...training.dataset.captioning import Asking
 from .captioner_folders import FLOORS, model_type
 from .florence import is_legacy, load_legacy
 from .older import is_oom
+from .processors import load_processor
 
 LOG = logging.getLogger(__name__)
 # Models that continue a fixed text or begin on their own: questions mean nothing to them.
@@ -186,7 +187,7 @@ class FolderCaptioner:
         layers = getattr(text, "num_hidden_layers", None) or getattr(text, "decoder_layers", 12)
         width = getattr(text, "hidden_size", None) or getattr(text, "d_model", 1024)
         asked = inputs.get("input_ids")
-        rows = len(asked) if asked is not None else len(inputs["pixel_values"])
+        rows = len(asked if asked is not None else next(iter(inputs.values())))
         length = (asked.shape[1] if asked is not None else 64) + max_tokens
         size = torch.finfo(self._model.dtype).bits // 8
         pixels = inputs["pixel_values"].numel() if "pixel_values" in inputs else 0
@@ -241,13 +242,13 @@ def checked_kind(folder: Path) -> str:
 
 def load_model(folder: Path, dtype: torch.dtype) -> tuple[Any, Any]:
     """Processor and model of a folder, on the CPU; ValueError when the folder is not whole."""
-    from transformers import AutoModelForImageTextToText, AutoProcessor
+    from transformers import AutoModelForImageTextToText
 
     options = {"local_files_only": True, "trust_remote_code": False}
     try:
         if is_legacy(folder):
             return load_legacy(folder, dtype)
-        processor = AutoProcessor.from_pretrained(folder, **options)
+        processor = load_processor(folder, **options)
         model = AutoModelForImageTextToText.from_pretrained(folder, torch_dtype=dtype, **options)
     except ImportError as error:
         raise ValueError(missing_package(folder, error)) from error

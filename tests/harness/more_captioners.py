@@ -26,7 +26,11 @@ def instructblip() -> tuple[Any, Any]:
     """A Q-Former with words of its own before an OPT."""
     import transformers as tf
 
-    words, asked = chat_words(), letters()
+    words = bytes_with({}, bos_token="<s>", eos_token="</s>", pad_token="<pad>")
+    asked = letters()
+    # The processor names the picture's token itself.
+    images = tf.BlipImageProcessor(size=SQUARE)
+    processor = tf.InstructBlipProcessor(images, words, asked, num_query_tokens=8)
     query = {**SMALL, "vocab_size": len(asked), "encoder_hidden_size": 32}
     text = {"model_type": "opt", "vocab_size": len(words), "hidden_size": 32, "ffn_dim": 64}
     text |= {"word_embed_proj_dim": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
@@ -38,10 +42,6 @@ def instructblip() -> tuple[Any, Any]:
         num_query_tokens=8,
         image_token_index=words.convert_tokens_to_ids("<image>"),
     )
-    # The processor multiplies the token's text by itself.
-    words.image_token = tf.AddedToken("<image>", special=True)
-    images = tf.BlipImageProcessor(size=SQUARE)
-    processor = tf.InstructBlipProcessor(images, words, asked, num_query_tokens=8)
     return tf.InstructBlipForConditionalGeneration(config), processor
 
 
@@ -190,6 +190,46 @@ def mistral3() -> tuple[Any, Any]:
     return tf.Mistral3ForConditionalGeneration(config), processor
 
 
+def kosmos2() -> tuple[Any, Any]:
+    """Reads pictures as words that stand behind the unknown one."""
+    import transformers as tf
+
+    ends = {"bos_token": "<s>", "eos_token": "</s>", "pad_token": "<pad>", "unk_token": "<unk>"}
+    words = bytes_with({}, **ends)
+    images = tf.CLIPImageProcessor(size={"shortest_edge": 32}, crop_size=SQUARE)
+    processor = tf.Kosmos2Processor(images, words, num_patch_index_tokens=4)
+    text = {"vocab_size": 512, "embed_dim": 32, "ffn_dim": 64, "layers": 2, "attention_heads": 2}
+    text |= {"max_position_embeddings": 256, "dropout": 0.0, **ends_of(words)}
+    config = tf.Kosmos2Config(vision_config=VISION, text_config=text, latent_query_num=64)
+    return tf.Kosmos2ForConditionalGeneration(config), processor
+
+
+class Halves:
+    """An image processor and a tokenizer, saved beside each other without a processor."""
+
+    def __init__(self, *parts: Any):
+        self.parts = parts
+
+    def save_pretrained(self, folder: Any) -> None:
+        for part in self.parts:
+            part.save_pretrained(folder)
+
+
+def vit_gpt2() -> tuple[Any, Any]:
+    import transformers as tf
+
+    words = chat_words()
+    eyes = tf.ViTConfig(**VISION)
+    tongue = tf.GPT2Config(
+        n_embd=32, n_layer=2, n_head=2, n_positions=64, vocab_size=len(words), **ends_of(words)
+    )
+    config = tf.VisionEncoderDecoderConfig.from_encoder_decoder_configs(eyes, tongue)
+    config.decoder_start_token_id = words.bos_token_id
+    config.pad_token_id, config.eos_token_id = words.pad_token_id, words.eos_token_id
+    model = tf.VisionEncoderDecoderModel(config)
+    return model, Halves(tf.ViTImageProcessor(size=SQUARE), words)
+
+
 MORE: dict[str, Callable[[], tuple[Any, Any]]] = {
     build.__name__: build
     for build in (
@@ -200,5 +240,7 @@ MORE: dict[str, Callable[[], tuple[Any, Any]]] = {
         llava_onevision,
         gemma3,
         mistral3,
+        kosmos2,
+        vit_gpt2,
     )
 }
