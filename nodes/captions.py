@@ -12,7 +12,7 @@ from . import sockets
 from .host.captioner_folders import captioner_folder, captioner_names
 from .host.captioner_run import Question, run_captioner
 from .host.captioning import FolderCaptioner, Precision
-from .tagging import WRITE, common_inputs, order_of
+from .tagging import WRITE, common_inputs, order_of, output_of
 
 
 class LoadCaptioner(io.ComfyNode):
@@ -154,11 +154,10 @@ class CaptionDataset(io.ComfyNode):
             max_side=max_side, max_tokens=max_tokens, temperature=temperature, seed=seed
         )
         question = Question(preset=Preset(preset), prompt=prompt, asking=asking)
-        captioned, report = run_captioner(
+        captioned = run_captioner(
             dataset, captioner, clip, question, order, write=write == WRITE[1]
         )
-        captions = [record.caption for record in captioned.records]
-        return io.NodeOutput(captioned, captions, report, ui={"text": (report,)})
+        return output_of(cls, captioned)
 
 
 NODES = [LoadCaptioner, CaptionDataset]

@@ -12,6 +12,7 @@ from ..training.dataset.merge import describe, merge, split
 from ..training.dataset.records import Transparency
 from ..training.dataset.scan import Subfolders
 from . import sockets
+from .host.events import tell
 from .host.folders import dataset_folder, dataset_folders
 
 MASKS = ["beside the pictures", "none"]
@@ -127,7 +128,7 @@ class LoadDataset(io.ComfyNode):
             masks=masks == MASKS[0],
         )
         dataset = read_folder(dataset_folder(folder, path), options=options)
-        return io.NodeOutput(dataset, describe(dataset))
+        return io.NodeOutput(dataset, tell(describe(dataset)))
 
 
 class MergeDatasets(io.ComfyNode):
@@ -159,7 +160,7 @@ class MergeDatasets(io.ComfyNode):
     @classmethod
     def execute(cls, dataset_1: Any, **others: Any) -> io.NodeOutput:
         merged = merge([dataset_1, *(others[name] for name in sorted(others) if others[name])])
-        return io.NodeOutput(merged, describe(merged))
+        return io.NodeOutput(merged, tell(describe(merged)))
 
 
 class FilterDataset(io.ComfyNode):
@@ -194,7 +195,8 @@ class FilterDataset(io.ComfyNode):
         kept, dropped = split(dataset, query)
         report = f"{len(kept.records)} of {len(dataset.records)} pictures kept"
         names = [record.name for record in dropped.records]
-        return io.NodeOutput(kept, dropped, "\n".join([report, *(f"dropped: {n}" for n in names)]))
+        lines = [report, *(f"dropped: {name}" for name in names)]
+        return io.NodeOutput(kept, dropped, tell("\n".join(lines)))
 
 
 class LabelDataset(io.ComfyNode):
@@ -248,7 +250,7 @@ class LabelDataset(io.ComfyNode):
             placeholder=placeholder.strip(), class_word=class_word.strip(), kind=Kind(kind)
         )
         labelled, report = label_dataset(dataset, label, insert=insert_placeholder)
-        return io.NodeOutput(labelled, report)
+        return io.NodeOutput(labelled, tell(report))
 
 
 NODES = [LoadDataset, MergeDatasets, FilterDataset, LabelDataset]

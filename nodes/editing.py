@@ -14,6 +14,7 @@ from ..training.dataset.variation import Lines, Variation
 from ..training.dataset.writing import Format, OnExisting
 from . import sockets
 from .host.caption_files import save_captions, undo_captions
+from .host.events import tell
 
 
 class EditCaptions(io.ComfyNode):
@@ -51,7 +52,7 @@ class EditCaptions(io.ComfyNode):
     def execute(cls, dataset: Any, operations: str) -> io.NodeOutput:
         edited = apply_operations(dataset, parse_operations(operations))
         report = before_after(dataset.records, edited.records)
-        return io.NodeOutput(edited, report, ui={"text": (report,)})
+        return io.NodeOutput(edited, report, ui={"text": (tell(report),)})
 
 
 class VaryCaptions(io.ComfyNode):
@@ -159,7 +160,7 @@ class VaryCaptions(io.ComfyNode):
             for record in varied.records[:5]
         ]
         preview = "\n".join(shown)
-        return io.NodeOutput(varied, preview, ui={"text": (preview,)})
+        return io.NodeOutput(varied, preview, ui={"text": (tell(preview),)})
 
 
 class SaveCaptions(io.ComfyNode):
@@ -221,7 +222,7 @@ class SaveCaptions(io.ComfyNode):
             report = save_captions(
                 dataset, Format(format), OnExisting(on_existing), dry_run=dry_run
             )
-        return io.NodeOutput(report, ui={"text": (report,)})
+        return io.NodeOutput(report, ui={"text": (tell(report),)})
 
 
 NODES = [EditCaptions, VaryCaptions, SaveCaptions]

@@ -12,7 +12,15 @@ from ..training.dataset.plan import histogram, plan_crops
 from ..training.dataset.sheet import contact_sheet, crop_sheet
 from ..training.dataset.statistics import caption_statistics, length_plot, table
 from . import sockets
-from .host.inspecting import measure_all, placeholders_of, token_counter, with_boxes, with_masks
+from .host.events import tell
+from .host.inspecting import (
+    features_of,
+    measure_all,
+    placeholders_of,
+    token_counter,
+    with_boxes,
+    with_masks,
+)
 from .host.pixels import as_image
 
 
@@ -63,6 +71,12 @@ class CheckDataset(io.ComfyNode):
                     tooltip="Faces or subjects of each picture, from a detector that got the "
                     "images of Dataset to Lists in their original size.",
                 ),
+                io.ClipVision.Input(
+                    "clip_vision",
+                    optional=True,
+                    tooltip="Compares what the pictures show, for the report's line on how alike "
+                    "they are. Its features are kept for the next check.",
+                ),
             ],
             is_input_list=True,
             outputs=[
@@ -82,15 +96,18 @@ class CheckDataset(io.ComfyNode):
         concepts: Any = ((),),
         clip: Any = (None,),
         bboxes: Any = None,
+        clip_vision: Any = (None,),
     ) -> io.NodeOutput:
         # Boxes are a list, one entry a picture, so everything comes as one.
         dataset = with_boxes(dataset[0], bboxes)
+        measures = measure_all(dataset)
         health = examine(
             dataset,
-            measure_all(dataset),
+            measures,
             Framing(resolution=resolution[0]),
             placeholders_of(dataset, concepts[0]),
             token_counter(clip[0]),
+            features_of(dataset, measures, clip_vision[0]),
         )
         if stop_when_not_ready[0] and health.gate is Gate.NOT_READY:
             raise ValueError(f"{dataset.name} is {health.report}")
@@ -100,7 +117,7 @@ class CheckDataset(io.ComfyNode):
             health.report,
             health.gate.value,
             sheet,
-            ui={**ui.PreviewImage(sheet, cls=cls).as_dict(), "text": (health.report,)},
+            ui={**ui.PreviewImage(sheet, cls=cls).as_dict(), "text": (tell(health.report),)},
         )
 
 
@@ -137,7 +154,7 @@ class CaptionStatistics(io.ComfyNode):
         text = table(statistics)
         fused = ", ".join(phrase.text for phrase in statistics.fused)
         plot = as_image(length_plot(statistics.words))
-        return io.NodeOutput(text, fused, plot, ui={"text": (text,)})
+        return io.NodeOutput(text, fused, plot, ui={"text": (tell(text),)})
 
 
 class PrepareImages(io.ComfyNode):
@@ -266,7 +283,7 @@ class PrepareImages(io.ComfyNode):
             prepared,
             text,
             sheet,
-            ui={**ui.PreviewImage(sheet, cls=cls).as_dict(), "text": (text,)},
+            ui={**ui.PreviewImage(sheet, cls=cls).as_dict(), "text": (tell(text),)},
         )
 
 

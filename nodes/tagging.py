@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from typing import Any
 
-from comfy_api.latest import io
+from comfy_api.latest import io, ui
 
 from ..training.dataset.captioning import Asking, Order
 from ..training.dataset.presets import Preset
+from ..training.dataset.sheet import contact_sheet
 from ..training.dataset.writing import OnExisting
 from . import sockets
 from .host.captioner_folders import tagger_folder, tagger_names
-from .host.captioner_run import Question, run_captioner
+from .host.captioner_run import Captioned, Question, run_captioner
+from .host.events import tell
+from .host.pixels import as_image
 from .host.tagging import Tagger, Tagging
 
 WRITE = ["nothing", "beside the pictures"]
@@ -67,6 +70,16 @@ def order_of(on_existing: str, touch_human: bool, limit: int, batch_size: int) -
     )
 
 
+def output_of(node: type[io.ComfyNode], captioned: Captioned) -> io.NodeOutput:
+    """The shared outputs, with the first captions and their pictures shown on the node."""
+    captions = [record.caption for record in captioned.dataset.records]
+    shown: dict[str, Any] = {"text": (tell(captioned.report),)}
+    if captioned.shown:
+        sheet = as_image(contact_sheet(captioned.shown))
+        shown |= ui.PreviewImage(sheet, cls=node).as_dict()
+    return io.NodeOutput(captioned.dataset, captions, captioned.report, ui=shown)
+
+
 class TagDataset(io.ComfyNode):
     """Tags for a dataset by a WD tagger."""
 
@@ -101,7 +114,7 @@ class TagDataset(io.ComfyNode):
                     min=0.0,
                     max=1.0,
                     step=0.01,
-                    tooltip="How sure it has to be of a character; above 1 leaves characters out.",
+                    tooltip="How sure it has to be of a character; 1 leaves characters out.",
                 ),
                 io.String.Input(
                     "first_tags",
@@ -153,11 +166,8 @@ class TagDataset(io.ComfyNode):
         order = order_of(on_existing, touch_human, limit, batch_size)
         tagger = Tagger(tagger_folder(model), tagging)
         question = Question(preset=Preset.ANYTHING, prompt="", asking=Asking(max_side=1024))
-        captioned, report = run_captioner(
-            dataset, tagger, None, question, order, write=write == WRITE[1]
-        )
-        captions = [record.caption for record in captioned.records]
-        return io.NodeOutput(captioned, captions, report, ui={"text": (report,)})
+        captioned = run_captioner(dataset, tagger, None, question, order, write=write == WRITE[1])
+        return output_of(cls, captioned)
 
 
 NODES = [TagDataset]

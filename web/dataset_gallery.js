@@ -196,7 +196,8 @@ class Gallery {
     }
     for (const child of [...this.space.children]) {
       const known = wanted.get(child.dataset.item);
-      if (known && (child === focused || child.dataset.tag === known.item.tag)) {
+      const same = child.dataset.tag === known?.item.tag && child.dataset.shown === known?.item.shown;
+      if (known && (child === focused || same)) {
         this.place(child, known.index, across);
         wanted.delete(child.dataset.item);
       } else if (child !== focused) child.remove();
@@ -214,7 +215,8 @@ class Gallery {
   }
 
   thumb(item) {
-    return pictureAddress(`datasets/${this.dataset}/thumbs/${item.item}`);
+    // What is shown of a picture changes with its crop and mask.
+    return pictureAddress(`datasets/${this.dataset}/thumbs/${item.item}?shown=${item.shown}`);
   }
 
   /** Send one change; a conflict shows what the file says now and lets the user decide. */

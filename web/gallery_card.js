@@ -44,7 +44,7 @@ export function card(item, gallery) {
       keep("Take file", () => item.file))];
   const image = make("img", { src: gallery.thumb(item), loading: "lazy", alt: item.name,
     draggable: false });
-  const root = make("div.pivotal-card", { data: { item: item.item, tag: item.tag } },
+  const root = make("div.pivotal-card", { data: { item: item.item, tag: item.tag, shown: item.shown } },
     make("div.pivotal-card-picture", {}, image, make("div.pivotal-card-flags", {}, ...flags)),
     make("div.pivotal-card-line", {}, enabled, make("span", { title: item.name }, item.name),
       tokens),

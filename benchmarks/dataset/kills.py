@@ -45,7 +45,8 @@ def main() -> int:
         "pictures": PICTURES,
         "seconds_of_a_whole_run": round(seconds, 3),
         "moments": dict(stages),
-        "drafts_left_beside_pictures": sum(row["drafts"] for row in rows),
+        "drafts_after_the_kills": sum(row["drafts"] for row in rows),
+        "drafts_after_going_on": sum(row["drafts_at_the_end"] for row in rows),
         "broken": broken,
     }
     sys.stdout.write(keep("kills", result))

@@ -33,8 +33,9 @@ def kills(result: dict[str, Any]) -> Iterator[str]:
         "that appends each caption to its file, "
         f"{result['killed_before_the_end']} of which came before its end; they fell: {moments}. "
         "Broken promises (a caption lost, half-written or made twice, "
-        f"another end than without a kill): {len(result['broken'])}. Drafts left beside pictures: "
-        f"{result['drafts_left_beside_pictures']}."
+        f"another end than without a kill): {len(result['broken'])}. Drafts beside pictures: "
+        f"{result['drafts_after_the_kills']} after the kills, {result['drafts_after_going_on']} "
+        "after the next run over each folder."
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ...training.dataset.drafts import remove_drafts
 from ...training.dataset.records import Dataset
 from ...training.dataset.writing import (
     Change,
@@ -23,6 +24,8 @@ def history() -> History:
 def save_captions(dataset: Dataset, kind: Format, mode: OnExisting, *, dry_run: bool) -> str:
     """Write, or say what would be written; ValueError for pictures outside of ComfyUI's folders."""
     check_writable(dataset)
+    if not dry_run:
+        tidy(dataset)
     changes = list(plan_changes(dataset.records, kind, mode))
     shown = [line for change in changes[:SHOWN] for line in described(change)]
     if len(changes) > SHOWN:
@@ -51,6 +54,11 @@ def check_writable(dataset: Dataset) -> None:
                 f"{record.path.name} lies outside of the folders that may be written to "
                 f"({roots}): copy the dataset there, or keep its captions in the graph."
             )
+
+
+def tidy(dataset: Dataset) -> None:
+    """Remove what a killed process left of captions that it was writing beside these pictures."""
+    remove_drafts(record.path.parent for record in dataset.records)
 
 
 def described(change: Change) -> list[str]:

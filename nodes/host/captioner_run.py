@@ -23,12 +23,13 @@ from ...training.dataset.pictures import open_small
 from ...training.dataset.presets import Preset, preset_prompt
 from ...training.dataset.records import Dataset, Record
 from ...training.dataset.writing import Format, plan_changes
-from .caption_files import check_writable, history
+from .caption_files import check_writable, history, tidy
+from .events import tell
 from .folders import user_folder
 from .seeing import ClipCaptioner
 from .storage import file_facts
 
-PREVIEW = 512
+PREVIEW, SHOWN = 512, 12
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -40,6 +41,17 @@ class Question:
     asking: Asking
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Captioned:
+    """What came of a captioning."""
+
+    dataset: Dataset
+    report: str
+    """Counts, what failed, and the first captions"""
+    shown: tuple[Record, ...]
+    """Pictures of those captions"""
+
+
 def run_captioner(
     dataset: Dataset,
     captioner: Captioner | None,
@@ -48,15 +60,17 @@ def run_captioner(
     order: Order,
     *,
     write: bool,
-) -> tuple[Dataset, str]:
-    """Caption a dataset, concept by concept; return it and a report that names what failed."""
+) -> Captioned:
+    """Caption a dataset, concept by concept; the report names what failed."""
     if write:
         check_writable(dataset)
+        tidy(dataset)
     model = chosen(captioner, clip)
     facts, reports = file_facts(), list[str]()
     # One bar for all: concepts differ in what they are called.
     bar = comfy.utils.ProgressBar(max(sum(map(order.wants, dataset.records)), 1))
     made: dict[str, Record] = {}
+    described: list[tuple[Record, str]] = []
     try:
         for concept, class_word in dict.fromkeys(
             (r.concept, r.class_word) for r in dataset.records
@@ -74,12 +88,18 @@ def run_captioner(
             run = _Run(order, write, bar)
             captioned = run.follow(caption_dataset(part, model, asking, order, memory))
             made |= {record.name: record for record in captioned.records}
+            described += run.described
             reports.append(run.report(concept))
     finally:
         facts.close()
     if not getattr(model, "follows_instructions", True) and question.preset is not Preset.ANYTHING:
         reports.append("This model follows no instructions: presets and prompts change nothing.")
-    return dataset.with_records(lambda record: made[record.name]), "\n".join(reports)
+    reports += ["", *(f"{record.name}: {text}" for record, text in described[:SHOWN])]
+    return Captioned(
+        dataset=dataset.with_records(lambda record: made[record.name]),
+        report="\n".join(reports).rstrip(),
+        shown=tuple(made[record.name] for record, _ in described[:SHOWN]),
+    )
 
 
 def chosen(captioner: Captioner | None, clip: CLIP | None) -> Captioner:
@@ -97,6 +117,7 @@ class _Run:
         self._history = history() if write else None
         self._revision = self._history.revision() + 1 if self._history else 0
         self._started, self._count, self._last = time.monotonic(), 0, Progress(total=0)
+        self.described: list[tuple[Record, str]] = []
 
     def follow(self, steps: Any) -> Dataset:
         """Drive it to its end; Cancel leaves between two tokens, with everything before kept."""
@@ -109,6 +130,7 @@ class _Run:
 
     def _show(self, progress: Progress) -> None:
         self._last = progress
+        self.described += progress.fresh[: max(SHOWN - len(self.described), 0)]
         if self._history:
             described = [replace(record, caption=text) for record, text in progress.fresh]
             mode = self._order.on_existing
@@ -118,6 +140,7 @@ class _Run:
             preview = ("JPEG", open_small(progress.fresh[-1][0], PREVIEW), PREVIEW)
         self._bar.update_absolute(self._bar.current + progress.done - self._count, preview=preview)
         self._count = progress.done
+        tell(self.report(""))
 
     def report(self, concept: str) -> str:
         """Counts, the speed, and a line for every picture that failed."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import re
 from collections.abc import Sequence
 from enum import Enum
 from pathlib import Path
@@ -19,6 +20,7 @@ from ...training.dataset.captioning import Asking
 from .captioner_folders import FLOORS, model_type
 from .florence import is_legacy, load_legacy
 from .older import is_oom
+from .processors import load_processor
 
 LOG = logging.getLogger(__name__)
 # Models that continue a fixed text or begin on their own: questions mean nothing to them.
@@ -30,7 +32,8 @@ OWN_PROMPTS = {
     "paligemma": "caption en",
     "vision-encoder-decoder": "",
     "pix2struct": "",
-    "kosmos-2": "<grounding> An image of",
+    # Its "<grounding>" would put places among the words.
+    "kosmos-2": "An image of",
 }
 
 
@@ -184,7 +187,7 @@ class FolderCaptioner:
         layers = getattr(text, "num_hidden_layers", None) or getattr(text, "decoder_layers", 12)
         width = getattr(text, "hidden_size", None) or getattr(text, "d_model", 1024)
         asked = inputs.get("input_ids")
-        rows = len(asked) if asked is not None else len(inputs["pixel_values"])
+        rows = len(asked if asked is not None else next(iter(inputs.values())))
         length = (asked.shape[1] if asked is not None else 64) + max_tokens
         size = torch.finfo(self._model.dtype).bits // 8
         pixels = inputs["pixel_values"].numel() if "pixel_values" in inputs else 0
@@ -239,16 +242,16 @@ def checked_kind(folder: Path) -> str:
 
 def load_model(folder: Path, dtype: torch.dtype) -> tuple[Any, Any]:
     """Processor and model of a folder, on the CPU; ValueError when the folder is not whole."""
-    from transformers import AutoModelForImageTextToText, AutoProcessor
+    from transformers import AutoModelForImageTextToText
 
     options = {"local_files_only": True, "trust_remote_code": False}
     try:
         if is_legacy(folder):
             return load_legacy(folder, dtype)
-        processor = AutoProcessor.from_pretrained(folder, **options)
+        processor = load_processor(folder, **options)
         model = AutoModelForImageTextToText.from_pretrained(folder, torch_dtype=dtype, **options)
     except ImportError as error:
-        raise ValueError(f"{folder.name} needs another package: {error}") from error
+        raise ValueError(missing_package(folder, error)) from error
     except (OSError, ValueError, KeyError, RuntimeError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise ValueError(
@@ -256,6 +259,18 @@ def load_model(folder: Path, dtype: torch.dtype) -> tuple[Any, Any]:
             f"download REPOSITORY --local-dir {folder}"
         ) from error
     return processor, model
+
+
+def missing_package(folder: Path, error: ImportError) -> str:
+    """Which package a model wants and how to get it, else what the error says."""
+    advised = re.search(r"pip install ([\w.\[\]-]+)", str(error))
+    name = advised[1] if advised else error.name
+    if not name:
+        return f"{folder.name} needs another package: {error}"
+    return (
+        f"{folder.name} needs the package {name}, which ComfyUI does not bring: run python -m pip "
+        f"install {name} with ComfyUI's own Python, then start ComfyUI again."
+    )
 
 
 def chosen_dtype(precision: Precision, kind: str) -> torch.dtype:

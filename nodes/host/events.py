@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from html import escape
 from typing import Any
 
+from comfy_execution.utils import get_executing_context
 from server import PromptServer
+
+LINES = 60
+"""Most lines of a text that are shown on a node; its output has them all."""
 
 
 def send_event(noun: str, data: Mapping[str, Any]) -> None:
@@ -13,3 +18,15 @@ def send_event(noun: str, data: Mapping[str, Any]) -> None:
     server = getattr(PromptServer, "instance", None)
     if server is not None:
         server.send_sync(f"pivotal.{noun}", dict(data), server.client_id)
+
+
+def tell(text: str) -> str:
+    """Show a text on the node that runs, in the editor that queued the graph; return the text."""
+    server, context = getattr(PromptServer, "instance", None), get_executing_context()
+    if server is not None and context is not None:
+        lines = text.splitlines()
+        rest = [f"and {len(lines) - LINES} more lines"] if len(lines) > LINES else []
+        # The editor shows it as HTML, and "<" is a letter like any other in captions.
+        shown = escape("\n".join([*lines[:LINES], *rest]), quote=False)
+        server.send_progress_text(shown, context.node_id, server.client_id)
+    return text

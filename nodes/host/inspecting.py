@@ -8,6 +8,8 @@ from typing import Any, cast
 
 import comfy.model_management as management
 import comfy.utils
+import torch
+from comfy.clip_vision import ClipVisionModel
 from comfy.sd import CLIP
 from torch import Tensor
 
@@ -15,9 +17,16 @@ from ...training.concepts import Concept
 from ...training.dataset.framing import Framing
 from ...training.dataset.health import measured
 from ...training.dataset.measure import Measures
-from ...training.dataset.records import Box, Dataset
-from .pixels import keep_picture
+from ...training.dataset.pictures import open_small
+from ...training.dataset.records import Box, Dataset, Record
+from ...training.dataset.store import Store
+from .pixels import as_image, keep_picture
+from .run_folder import model_digest
 from .storage import file_facts
+from .vision import encoded
+
+SEEN = 448
+"""Longer side in pixels of what a vision model is shown; most look at 224 to 384."""
 
 
 def measure_all(dataset: Dataset) -> list[Measures]:
@@ -33,6 +42,37 @@ def measure_all(dataset: Dataset) -> list[Measures]:
     finally:
         store.close()
     return found
+
+
+def features_of(
+    dataset: Dataset, measures: Sequence[Measures], vision: ClipVisionModel | None
+) -> list[Tensor] | None:
+    """A vision model's features (d) of every picture, empty for those that cannot be decoded.
+
+    They are kept for the next time, as half-precision numbers. None without a vision model.
+    """
+    if vision is None:
+        return None
+    kind = f"vision {model_digest(vision.patcher)} {SEEN}"
+    bar = comfy.utils.ProgressBar(max(len(dataset.records), 1))
+    store, found = file_facts(), list[Tensor]()
+    try:
+        for record, one in zip(dataset.records, measures, strict=True):
+            found.append(torch.empty(0) if one.error else _features(record, vision, store, kind))
+            bar.update(1)
+    finally:
+        store.close()
+    return found
+
+
+def _features(record: Record, vision: ClipVisionModel, store: Store, kind: str) -> Tensor:
+    kind = f"{kind} {record.transparency.value}"
+    known = store.get(kind, record.path)
+    if known is None:
+        made = encoded(vision, as_image(open_small(record, SEEN)))[0]
+        known = bytes(made.half().numpy().tobytes()).hex()
+        store.put(kind, record.path, known)
+    return torch.frombuffer(bytearray.fromhex(known), dtype=torch.float16).float()
 
 
 def placeholders_of(dataset: Dataset, concepts: Sequence[Concept]) -> list[str]:

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import hashlib
 import threading
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ...training.dataset.buckets import Crop
 from ...training.dataset.captions import placeholder_pattern
 from ...training.dataset.checks import rough_tokens
-from ...training.dataset.pictures import open_small
-from ...training.dataset.records import Dataset, Record, file_stamp
+from ...training.dataset.framing import Framing
+from ...training.dataset.plan import plan_crops
+from ...training.dataset.records import Dataset, Record, Transparency, file_stamp
 from ...training.dataset.review import Conflict, Review, dataset_id
+from ...training.dataset.sheet import trained
 from ...training.dataset.sidecars import read_text
 from .folders import user_folder
 from .routes import Call, Refused, Route
@@ -32,6 +35,15 @@ class Reviewed:
     """Pictures by their id"""
     stamps: dict[str, str]
     """What each caption's file was like when the graph ran"""
+    crops: dict[str, Crop] = field(default_factory=dict[str, Crop])
+    """The first crop of each picture, once one was asked for"""
+
+    def crop(self, item: str) -> Crop:
+        """The part of a picture that is trained; which bucket it is in depends on the others."""
+        if not self.crops:
+            planned = plan_crops(list(self.items.values()), Framing())
+            self.crops = {key: crops[0] for key, crops in zip(self.items, planned, strict=True)}
+        return self.crops[item]
 
 
 # What ran in this process; ids are all that a page may name, so paths never come from it.
@@ -140,6 +152,7 @@ def _row(reviewed: Reviewed, key: str, record: Record) -> dict[str, Any]:
         "flags": list(dict.fromkeys(flags)),
         "tokens": rough_tokens(caption),
         "size": [record.width, record.height],
+        "shown": _shown(record),
         "tag": reviewed.review.tag(record, stamp),
     }
 
@@ -151,18 +164,30 @@ def _in_file(record: Record) -> str:
 
 
 def thumbnail(call: Call) -> Path:
-    """A small version of a picture, made once for each content."""
-    record = _record(_find(call), call.ids["item"])
+    """A small version of a picture that shows its mask and crop, made once for each content."""
+    reviewed, key = _find(call), call.ids["item"]
+    record = _record(reviewed, key)
+    crop = reviewed.crop(key) if record.framing else None
     facts = file_facts()
     try:
-        path = user_folder("thumbs") / f"{facts.content(record.path)[:32]}.webp"
+        name = f"{facts.content(record.path)[:32]}{_shown(record, crop)}"
     finally:
         facts.close()
+    path = user_folder("thumbs") / f"{name}.webp"
     if not path.exists():
         draft = path.with_name(f".{path.stem}.{threading.get_ident()}.part")
-        open_small(record, THUMB).save(draft, format="WEBP", quality=80)
+        trained(record, THUMB, crop).save(draft, format="WEBP", quality=80)
         draft.replace(path)
     return path
+
+
+def _shown(record: Record, crop: Crop | None = None) -> str:
+    """What of a thumbnail is not its file's content; empty for a plain picture."""
+    mask = file_stamp(record.mask) if record.mask and record.mask.is_file() else None
+    if record.framing is None and mask is None and record.transparency is Transparency.WHITE:
+        return ""
+    seen = repr((record.framing, crop, mask, record.transparency.value))
+    return f"_{hashlib.sha256(seen.encode('utf-8', 'surrogatepass')).hexdigest()[:12]}"
 
 
 def edit(call: Call) -> dict[str, Any]:

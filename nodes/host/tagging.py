@@ -63,7 +63,9 @@ class Tagger:
         found = [
             (category != CHARACTER, -score, written(name, spaces=t.spaces))
             for (name, category), score in zip(self._rows, scores, strict=True)
-            if category in limits and score >= limits[category] and same_tag(name) not in excluded
+            if limits.get(category, 1.0) < 1
+            and score >= limits[category]
+            and same_tag(name) not in excluded
         ]
         first = split_tags(t.first)
         known = {same_tag(tag) for tag in first}

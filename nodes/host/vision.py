@@ -28,16 +28,21 @@ def picture_features(vision: ClipVisionModel, pictures: Tensor) -> Tensor:
     parts: list[Tensor] = []
     bar = comfy.utils.ProgressBar(len(pictures))
     for chunk in pictures.split(CHUNK):
-        management.throw_exception_if_processing_interrupted()
-        found = vision.encode_image(chunk[..., :3])["image_embeds"]
-        if found.ndim != 2:
-            raise ValueError(
-                "This vision model gives features of patches and none of the whole picture: load "
-                "a CLIP vision model such as CLIP-ViT-L."
-            )
-        parts.append(found.float().cpu())
+        parts.append(encoded(vision, chunk))
         bar.update(len(chunk))
     return torch.cat(parts)
+
+
+def encoded(vision: ClipVisionModel, pictures: Tensor) -> Tensor:
+    """As `picture_features`, all at once and without progress."""
+    management.throw_exception_if_processing_interrupted()
+    found = vision.encode_image(pictures[..., :3])["image_embeds"]
+    if found.ndim != 2:
+        raise ValueError(
+            "This vision model gives features of patches and none of the whole picture: load "
+            "a CLIP vision model such as CLIP-ViT-L."
+        )
+    return found.float().cpu()
 
 
 def text_features(clip: CLIP, texts: Sequence[str], width: int) -> Tensor:

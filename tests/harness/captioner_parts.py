@@ -68,3 +68,38 @@ def decoder_of(words: Any, kind: str) -> dict[str, Any]:
     """A tiny language model of one of the kinds that read tiles, for these words."""
     text = {**SMALL, "model_type": kind, "vocab_size": len(words), "num_key_value_heads": 1}
     return text | {"max_position_embeddings": 1024, **ends_of(words)}
+
+
+QWEN = ("<|im_start|>", "<|im_end|>", "<|vision_start|>", "<|vision_end|>", "<|image_pad|>")
+
+
+def qwen_words() -> Any:
+    import transformers as tf
+
+    words = tf.Qwen2Tokenizer(
+        vocab=symbols(), merges=[], pad_token="<|endoftext|>", eos_token="<|im_end|>"
+    )
+    words.add_special_tokens({"additional_special_tokens": [*QWEN, "<|video_pad|>"]})
+    return words
+
+
+def qwen_config(words: Any, text: dict[str, Any], vision: dict[str, Any]) -> dict[str, Any]:
+    number = words.convert_tokens_to_ids
+    rope = {"rope_type": "default", "rope_theta": 1e4, "mrope_section": [2, 3, 3]}
+    both = {**SMALL, "vocab_size": len(words), "num_key_value_heads": 1}
+    both |= {"max_position_embeddings": 2048, "eos_token_id": words.eos_token_id}
+    both |= {"pad_token_id": words.pad_token_id, "bos_token_id": None}
+    seen = {"depth": 2, "hidden_size": 32, "intermediate_size": 64, "num_heads": 2}
+    return {
+        "image_token_id": number("<|image_pad|>"),
+        "video_token_id": number("<|video_pad|>"),
+        "vision_start_token_id": number("<|vision_start|>"),
+        "vision_end_token_id": number("<|vision_end|>"),
+        "text_config": {**both, "rope_parameters": {**rope, **text.pop("rope", {})}, **text},
+        "vision_config": {**seen, "out_hidden_size": 32, **vision},
+    }
+
+
+def qwen_turns() -> str:
+    """Qwen's marks around a picture in the chat template."""
+    return TURNS.replace("IMAGE", "<|vision_start|><|image_pad|><|vision_end|>")

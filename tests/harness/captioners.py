@@ -15,8 +15,12 @@ from harness.captioner_parts import (
     decoder_of,
     ends_of,
     letters,
+    qwen_config,
+    qwen_turns,
+    qwen_words,
     symbols,
 )
+from harness.more_captioners import MORE
 
 
 def blip() -> tuple[Any, Any]:
@@ -99,39 +103,6 @@ def florence2() -> tuple[Any, Any]:
     return tf.Florence2ForConditionalGeneration(config), tf.Florence2Processor(images, words)
 
 
-QWEN = ("<|im_start|>", "<|im_end|>", "<|vision_start|>", "<|vision_end|>", "<|image_pad|>")
-
-
-def qwen_words() -> Any:
-    import transformers as tf
-
-    words = tf.Qwen2Tokenizer(
-        vocab=symbols(), merges=[], pad_token="<|endoftext|>", eos_token="<|im_end|>"
-    )
-    words.add_special_tokens({"additional_special_tokens": [*QWEN, "<|video_pad|>"]})
-    return words
-
-
-def qwen_config(words: Any, text: dict[str, Any], vision: dict[str, Any]) -> dict[str, Any]:
-    number = words.convert_tokens_to_ids
-    rope = {"rope_type": "default", "rope_theta": 1e4, "mrope_section": [2, 3, 3]}
-    both = {**SMALL, "vocab_size": len(words), "num_key_value_heads": 1}
-    both |= {"max_position_embeddings": 2048, "eos_token_id": words.eos_token_id}
-    both |= {"pad_token_id": words.pad_token_id, "bos_token_id": None}
-    seen = {"depth": 2, "hidden_size": 32, "intermediate_size": 64, "num_heads": 2}
-    return {
-        "image_token_id": number("<|image_pad|>"),
-        "video_token_id": number("<|video_pad|>"),
-        "vision_start_token_id": number("<|vision_start|>"),
-        "vision_end_token_id": number("<|vision_end|>"),
-        "text_config": {**both, "rope_parameters": {**rope, **text.pop("rope", {})}, **text},
-        "vision_config": {**seen, "out_hidden_size": 32, **vision},
-    }
-
-
-QWEN_TURNS = TURNS.replace("IMAGE", "<|vision_start|><|image_pad|><|vision_end|>")
-
-
 def qwen2_5_vl() -> tuple[Any, Any]:
     import transformers as tf
 
@@ -141,7 +112,7 @@ def qwen2_5_vl() -> tuple[Any, Any]:
     sizes = {"shortest_edge": 28 * 28, "longest_edge": 4 * 28 * 28}
     images = tf.Qwen2VLImageProcessor(patch_size=14, merge_size=2, size=sizes)
     videos = tf.Qwen2VLVideoProcessor(patch_size=14, merge_size=2)
-    processor = tf.Qwen2_5_VLProcessor(images, words, videos, chat_template=QWEN_TURNS)
+    processor = tf.Qwen2_5_VLProcessor(images, words, videos, chat_template=qwen_turns())
     return tf.Qwen2_5_VLForConditionalGeneration(config), processor
 
 
@@ -156,7 +127,7 @@ def qwen3_vl() -> tuple[Any, Any]:
     sizes = {"shortest_edge": 32 * 32, "longest_edge": 4 * 32 * 32}
     images = tf.Qwen2VLImageProcessor(patch_size=16, merge_size=2, size=sizes)
     videos = tf.Qwen3VLVideoProcessor(patch_size=16, merge_size=2)
-    processor = tf.Qwen3VLProcessor(images, words, videos, chat_template=QWEN_TURNS)
+    processor = tf.Qwen3VLProcessor(images, words, videos, chat_template=qwen_turns())
     return tf.Qwen3VLForConditionalGeneration(config), processor
 
 
@@ -285,7 +256,7 @@ FAMILIES: dict[str, Callable[[], tuple[Any, Any]]] = {
         smolvlm,
         internvl,
     )
-}
+} | MORE
 
 
 def save_captioner(family: str, folder: Path) -> Path:

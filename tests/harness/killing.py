@@ -21,6 +21,7 @@ from pack.training.dataset.captioning import (
     caption_dataset,
     question_digest,
 )
+from pack.training.dataset.drafts import remove_drafts
 from pack.training.dataset.folder import read_folder
 from pack.training.dataset.journal import Journal
 from pack.training.dataset.store import content_digest
@@ -67,6 +68,7 @@ def run(folder: Path, user: Path) -> None:
     path = user / f"{question_digest(Steady.identity, asking)}.jsonl"
     memory = Memory(Journal(path), lambda record: content_digest(record.path))
     revision = history.revision() + 1
+    remove_drafts([folder])
     for progress in caption_dataset(read_folder(folder), Steady(), asking, order, memory):
         described = [replace(record, caption=text) for record, text in progress.fresh]
         history.write(plan_changes(described, Format.TXT, order.on_existing), revision)
@@ -113,7 +115,7 @@ def kill_once(work: Path, moment: float, wanted: dict[str, str]) -> dict[str, in
     assert set(end.kept.values()) == {1}, "a caption was made twice"
     return {"killed": os.WIFSIGNALED(status), "kept": sum(left.kept.values()),
             "written": sum(t == wanted[n] for n, t in left.files.items()),
-            "drafts": len(left.strays)}  # fmt: skip
+            "drafts": len(left.strays), "drafts_at_the_end": len(end.strays)}  # fmt: skip
 
 
 def reference(work: Path) -> tuple[dict[str, str], float]:

@@ -189,12 +189,17 @@ def test_a_dataset_is_captioned_kept_and_written_as_asked(host, run_graph, capti
     first = [record.caption for record in found[node, 0].records]
     assert first[0] == "by hand" and first[1] and not first[2]
     assert not (folder / "1.txt").exists()
+    draft = folder / ".0123456789abcdef.pivotal-part"
+    draft.write_text("of a run that was killed")
     graph, node = caption_graph(folder.name, captioner, write="beside the pictures")
     found = run_graph(graph)
+    assert not draft.exists()
     captions = [record.caption for record in found[node, 0].records]
     assert captions[:2] == first[:2] and captions[2]
     assert "1 captioned now" in found[node, 2] and "1 kept from before, 1 skipped" in found[node, 2]
     assert [(folder / f"{n}.txt").read_text().strip() for n in range(3)] == captions
+    # The report ends with what was described, to be looked at on the node.
+    assert found[node, 2].endswith(f"1.png: {captions[1]}\n2.png: {captions[2]}")
 
 
 def test_cancel_keeps_what_is_done_and_the_graph_goes_on(
@@ -266,7 +271,9 @@ def test_a_package_that_a_family_wants_is_named(models, monkeypatch):
     from transformers.models.smolvlm import processing_smolvlm
 
     monkeypatch.setattr(processing_smolvlm, "num2words", None)
-    with pytest.raises(ValueError, match="smolvlm needs another package: .*pip install num2words"):
+    with pytest.raises(
+        ValueError, match="smolvlm needs the package num2words, .*install num2words"
+    ):
         FolderCaptioner(folder, Precision.FP32)
 
 
@@ -309,6 +316,6 @@ def test_a_tagger_pads_with_white_reads_blue_first_and_keeps_faces(tmp_path: Pat
     (tags,) = tagger.caption([wide], Asking(), [0])
     # Padded with white to a square, three quarters of it are blue, green and red alike.
     assert tags.startswith("TOK, ") and set(tags.split(", ")) == {"TOK", "^_^", "blue sky"}
-    bare = Tagger(folder, Tagging(general=0.6, character=1.1, exclude="Blue Sky", spaces=False))
+    bare = Tagger(folder, Tagging(general=0.6, character=1.0, exclude="Blue Sky", spaces=False))
     assert bare.caption([blue, red], Asking(), [0, 0]) == ["^_^", ""]
     assert written("o_o", spaces=True) == "o_o" and written("long_hair", spaces=True) == "long hair"

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import comfy.clip_vision
 import pytest
 import torch
 from PIL import Image
@@ -341,10 +342,13 @@ def test_captions_are_saved_beside_pictures_inside_the_hosts_folders_alone(
         graph.keep(node.out())
         return run_graph(graph)[node, 0]
 
+    draft = folder / ".0123456789abcdef.pivotal-part"
+    draft.write_text("of a run that was killed")
     assert "2 files would be written" in save(on_existing="replace")
-    assert (folder / "0.txt").read_text() == "old"
+    assert (folder / "0.txt").read_text() == "old" and draft.exists()
     report = save(on_existing="replace", dry_run=False)
     assert (folder / "0.txt").read_text() == "new\n" == (folder / "1.txt").read_text()
+    assert not draft.exists()
     revision = int(report.splitlines()[0].split()[-1])
     save(undo_revision=revision)
     assert (folder / "0.txt").read_text() == "old" and not (folder / "1.txt").exists()
@@ -356,6 +360,49 @@ def test_captions_are_saved_beside_pictures_inside_the_hosts_folders_alone(
     (folder / "link").symlink_to(outside, target_is_directory=True)
     with pytest.raises(GraphFailed, match="0.png lies outside of the folders"):
         save(load={"folder": folder.name, "path": str(folder / "link")}, dry_run=False)
+
+
+@pytest.fixture(scope="module")
+def vision(host: Host) -> Any:
+    """A small random CLIP vision model in the host's own class."""
+    sizes = {"hidden_size": 32, "image_size": 32, "intermediate_size": 64, "patch_size": 8}
+    sizes |= {"num_attention_heads": 2, "num_channels": 3, "num_hidden_layers": 3}
+    sizes |= {"projection_dim": 16, "hidden_act": "quick_gelu", "model_type": "clip_vision_model"}
+    torch.manual_seed(1)
+    with torch.inference_mode():
+        model = comfy.clip_vision.ClipVisionModel(sizes)
+        state = {k: 0.1 * torch.randn(v.shape) for k, v in model.model.state_dict().items()}
+        model.model.load_state_dict(state)
+    return model
+
+
+def test_a_vision_model_says_how_alike_pictures_are_and_sees_each_once(
+    run_graph, folder, vision, monkeypatch
+):
+    for number in range(5):
+        noise((64, 48 + number)).save(folder / f"{number}.png")
+    (folder / "cut.bmp").write_bytes(b"BM")
+    seen: list[int] = []
+    encode = type(vision).encode_image
+
+    def counted(self: Any, image: torch.Tensor, *rest: Any, **named: Any) -> Any:
+        seen.append(len(image))
+        return encode(self, image, *rest, **named)
+
+    monkeypatch.setattr(type(vision), "encode_image", counted)
+
+    def report() -> str:
+        graph = Graph()
+        data = graph.add("Pivotal_LoadDataset", folder=folder.name)
+        checked = graph.add(
+            "Pivotal_CheckDataset", dataset=data.out(), clip_vision=graph.give(vision)
+        )
+        graph.keep(checked.out(1))
+        return run_graph(graph)[checked, 1]
+
+    first = report()
+    assert "likeness of two pictures by the vision model, 1 for the same: " in first
+    assert sum(seen) == 5 and report() == first and sum(seen) == 5
 
 
 def test_a_second_run_encodes_no_picture_again(run_graph, sd15, folder, monkeypatch):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -10,10 +11,14 @@ from statistics import median
 
 from .buckets import Crop
 from .captions import placeholder_pattern
-from .measure import Measures, alike, distance
+from .measure import Measures, distance
 from .plan import enlargement, kept_share
 from .records import Record
-from .refusals import opens_like_boilerplate, refuses
+from .refusals import is_unfinished, opens_like_boilerplate, refuses
+from .variety import Variety
+
+# What other programs fill while they train. {a|b} is a choice, which Vary Captions makes.
+HOLE = re.compile(r"\{[^{}|]*\}|\[(?:trigger|name|filewords)\]", re.IGNORECASE)
 
 
 class Level(str, Enum):
@@ -44,6 +49,11 @@ class Material:
     placeholders: Sequence[str] = ()
     count_tokens: Callable[[str], int] | None = None
     window: int = 75
+    clusters: Sequence[Sequence[int]] = ()
+    """Numbers of pictures that are nearly the same"""
+    compared: Sequence[int] = ()
+    """Numbers of the pictures that `variety` is about"""
+    variety: Variety | None = None
 
     def names(self, test: Callable[[Record, Measures, Crop], bool]) -> tuple[str, ...]:
         """Names of the pictures for which a test holds."""
@@ -53,7 +63,10 @@ class Material:
 
 def find_all(material: Material) -> list[Finding]:
     """Everything that was found, errors first."""
-    every = (picture_findings, twin_findings, face_findings, caption_findings, count_findings)
+    every = (
+        *(picture_findings, twin_findings, alike_findings),
+        *(face_findings, caption_findings, count_findings),
+    )
     found = [finding for check in every for finding in check(material)]
     order = list(Level)
     return sorted(found, key=lambda finding: order.index(finding.level))
@@ -130,7 +143,7 @@ def twin_findings(m: Material) -> Iterator[Finding]:
             "copy", Level.WARNING, f"{' = '.join(names)}: the same file", tuple(names[1:])
         )
     exact = {frozenset(names) for names in copies}
-    for group in alike(m.measures):
+    for group in m.clusters:
         rows = sorted((m.records[i] for i in group), key=lambda r: -r.width * r.height)
         names = tuple(record.name for record in rows)
         if frozenset(names) not in exact:
@@ -138,8 +151,15 @@ def twin_findings(m: Material) -> Iterator[Finding]:
             yield Finding("near_copy", Level.WARNING, text, names[1:])
 
 
+def alike_findings(m: Material) -> Iterator[Finding]:
+    """Pictures of one moment: no copies, and yet they teach little more than one of them."""
+    found = m.variety.close if m.variety else ()
+    names = tuple(m.records[m.compared[i]].name for i in found)
+    yield from _note("alike", "much like another, as of the same moment or pose", names)
+
+
 def face_findings(m: Material) -> Iterator[Finding]:
-    """Where a detector has looked: more than one subject, or a very small one."""
+    """Where a detector has looked: several subjects, a very small one, one that is cut off."""
     several = tuple(r.name for r in m.records if len(r.boxes or ()) > 1)
     yield from _warn(
         "faces", "with more than one face or subject: crop, or mask the others", several
@@ -150,12 +170,31 @@ def face_findings(m: Material) -> Iterator[Finding]:
         if r.boxes and max(b.width * b.height for b in r.boxes) < 0.05 * r.width * r.height
     )
     yield from _warn("far", "with the subject on less than 5 % of the area", far)
+    cut = m.names(lambda r, s, c: bool(r.boxes) and _kept_of_subject(r, c) < 0.5)
+    yield from _warn(
+        "cut", "whose subject the crop cuts off: choose face box in Prepare Images", cut
+    )
     none = tuple(r.name for r in m.records if r.boxes is not None and not r.boxes)
     yield from _note("no_face", "without any face or subject found", none)
 
 
+def _kept_of_subject(record: Record, crop: Crop) -> float:
+    """The share of the largest box's area that the crop keeps."""
+    box = max(record.boxes or (), key=lambda b: b.width * b.height)
+    width, height = crop.resized
+    across = _shared(box.left, box.width, crop.left, crop.width, width / record.width)
+    down = _shared(box.top, box.height, crop.top, crop.height, height / record.height)
+    return across * down
+
+
+def _shared(start: int, length: int, crop: int, size: int, scale: float) -> float:
+    """The share of a stretch of the picture that lies in a stretch of its resized version."""
+    first, last = max(start * scale, crop), min((start + length) * scale, crop + size)
+    return max(last - first, 0) / (length * scale)
+
+
 def caption_findings(m: Material) -> Iterator[Finding]:
-    """Missing, without placeholder, too long, the same, refusals, boilerplate."""
+    """Missing, without placeholder, too long, cut off, the same, refusals, boilerplate."""
     missing = tuple(r.name for r in m.records if not r.caption.strip())
     wanted = bool(m.placeholders)
     kind = _error if wanted else _warn
@@ -173,10 +212,14 @@ def caption_findings(m: Material) -> Iterator[Finding]:
         "ComfyUI encodes it in pieces, other programs cut it off",
         long,
     )
+    holes = tuple(r.name for r in m.records if HOLE.search(r.caption))
+    yield from _warn("hole", "whose caption has a hole such as {name} or [trigger]: fill it", holes)
     refused = tuple(r.name for r in m.records if refuses(r.caption))
     yield from _error("refusal", "whose caption is a refusal or an error text", refused)
     opened = tuple(r.name for r in m.records if opens_like_boilerplate(r.caption))
     yield from _note("boilerplate", 'whose caption opens like "This image shows"', opened)
+    cut = tuple(r.name for r in m.records if is_unfinished(r.caption))
+    yield from _note("unfinished", "whose caption ends within a sentence: raise max_tokens", cut)
     counts = Counter(r.caption.strip() for r in m.records if r.caption.strip())
     double = tuple(r.name for r in m.records if counts[r.caption.strip()] > 1)
     yield from _note("same_caption", "that share their caption with another", double)
@@ -191,6 +234,12 @@ def _placeholders(m: Material) -> Iterator[Finding]:
     pattern = placeholder_pattern(m.placeholders)
     without = tuple(r.name for r in m.records if r.caption and not pattern.search(r.caption))
     yield from _warn("no_placeholder", "whose caption has no placeholder", without)
+    count = m.count_tokens or rough_tokens
+    found = ((r, pattern.search(r.caption)) for r in m.records)
+    late = tuple(r.name for r, at in found if at and count(r.caption[: at.end()]) > m.window)
+    yield from _warn(
+        "late_placeholder", f"whose placeholder comes after the first {m.window} tokens", late
+    )
 
 
 def count_findings(m: Material) -> Iterator[Finding]:

@@ -7,13 +7,16 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from enum import Enum
 
+from torch import Tensor
+
 from .checks import Finding, Level, Material, find_all
 from .framing import Framing
-from .measure import Measures, measure
+from .measure import Measures, alike, measure
 from .merge import describe
 from .plan import histogram, plan_crops
 from .records import Dataset, Record
 from .store import Store
+from .variety import Variety, described, distinct, feature_variety, hash_variety
 
 NAMED = 8
 
@@ -57,28 +60,50 @@ def examine(
     framing: Framing,
     placeholders: Sequence[str] = (),
     count_tokens: Callable[[str], int] | None = None,
+    features: Sequence[Tensor] | None = None,
 ) -> Health:
-    """Judge a measured dataset; a picture that cannot be decoded is left out with a sentence."""
-    pairs = list(zip(dataset.records, measures, strict=True))
-    good = [(record, one) for record, one in pairs if not one.error]
-    records = [record for record, _ in good]
-    broken = tuple(one.error for _, one in pairs if one.error)
+    """Judge a measured dataset; a picture that cannot be decoded is left out with a sentence.
+
+    `features` are those of a vision model, (d) for each picture of the dataset.
+    """
+    kept = [i for i, one in enumerate(measures) if not one.error]
+    records = [dataset.records[i] for i in kept]
+    good = [measures[i] for i in kept]
+    broken = tuple(one.error for one in measures if one.error)
     crops = [each[0] for each in plan_crops(records, framing)]
+    clusters = alike(good)
+    compared = distinct(good, clusters)
     material = Material(
         records=records,
-        measures=[one for _, one in good],
+        measures=good,
         crops=crops,
         placeholders=placeholders,
         count_tokens=count_tokens,
+        clusters=clusters,
+        compared=compared,
+        variety=hash_variety(good, compared),
     )
     left_out = [_left_out(text) for text in (*dataset.skipped, *broken)]
     findings = (*find_all(material), *left_out)
-    kept = replace(
+    flagged = replace(
         dataset, records=tuple(_flagged(records, findings)), skipped=(*dataset.skipped, *broken)
     )
-    health = Health(dataset=kept, findings=findings, report="")
-    report = "\n".join([_verdict(health), "", describe(dataset), "", "buckets", histogram(crops)])
+    health = Health(dataset=flagged, findings=findings, report="")
+    likeness = _likeness(material, None if features is None else [features[i] for i in kept])
+    about = [describe(dataset), *likeness]
+    report = "\n".join([_verdict(health), "", *about, "", "buckets", histogram(crops)])
     return replace(health, report=report)
+
+
+def _likeness(material: Material, features: Sequence[Tensor] | None) -> Iterator[str]:
+    """A line for each way in which the pictures were compared with each other."""
+    found: dict[str, Variety | None] = {"light and dark": material.variety}
+    if features is not None:
+        found["the vision model"] = feature_variety(features, material.compared)
+    names = [material.records[i] for i in material.compared]
+    for by, one in found.items():
+        if one is not None:
+            yield described(one, names, by)
 
 
 def _left_out(text: str) -> Finding:

@@ -47,16 +47,3 @@ def _lacks_end(path: Path) -> bool:
     with open(path, "rb") as file:
         file.seek(-1, os.SEEK_END)
         return file.read(1) != b"\n"
-
-
-def replace_file(path: Path, text: str) -> None:
-    """Write UTF-8 text without byte-order mark so that the path holds the old or the new whole."""
-    draft = path.with_name(f".{path.name}.pivotal-part")
-    try:
-        with open(draft, "wb") as file:
-            file.write(text.encode("utf-8", "surrogateescape"))
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(draft, path)
-    finally:
-        draft.unlink(missing_ok=True)

@@ -158,17 +158,18 @@ def _near_pairs(hashes: Sequence[str], limit: int) -> Iterator[tuple[int, int]]:
     """Pairs (i, j), i < j, of hashes within a Hamming distance, by products of signs in blocks."""
     if not hashes:
         return
-    signs = torch.stack([_signs(one) for one in hashes])
-    bits, block = signs.shape[1], 1024
+    rows = torch.stack([signs(one) for one in hashes])
+    bits, block = rows.shape[1], 1024
     for start in range(0, len(hashes), block):
         # dot = same - different = bits - 2 * different
-        near = signs[start : start + block] @ signs[start:].T >= bits - 2 * limit
-        rows, columns = near.triu(1).nonzero(as_tuple=True)
-        for i, j in zip(rows, columns, strict=True):
+        near = rows[start : start + block] @ rows[start:].T >= bits - 2 * limit
+        left, right = near.triu(1).nonzero(as_tuple=True)
+        for i, j in zip(left, right, strict=True):
             yield start + int(i), start + int(j)
 
 
-def _signs(text: str) -> Tensor:
+def signs(text: str) -> Tensor:
+    """The bits of a hash as (bits,) of -1 and 1."""
     data = torch.frombuffer(bytearray.fromhex(text), dtype=torch.uint8)
     bits = (data[:, None] >> torch.arange(8, dtype=torch.uint8)) & 1
     return bits.flatten().float() * 2 - 1

@@ -41,6 +41,13 @@ def loops(caption: str) -> bool:
     return False
 
 
+def is_unfinished(caption: str) -> bool:
+    """Whether a caption of whole sentences ends in the middle of one, as at a limit of tokens."""
+    text = caption.rstrip()
+    ends = re.search(r"[.!?][\"')\]]*$", text)
+    return ends is None and re.search(r"\w{3,}[.!?]\s+[A-Z]", text) is not None
+
+
 def tidy(answer: str) -> str:
     """An answer without thoughts, role, quotes around it and line breaks within sentences."""
     text = ROLE.sub("", THOUGHT.sub("", answer)).strip()

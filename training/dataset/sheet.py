@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 
 from PIL import Image, ImageDraw, ImageOps
 
 from .buckets import Crop
-from .pictures import open_small
+from .pictures import open_mask, open_small
 from .records import Record
 
 CELL, TEXT, MARGIN, MOST = 160, 26, 6, 100
@@ -54,6 +55,19 @@ def framed(small: Image.Image, crop: Crop) -> Image.Image:
     shown = Image.composite(small, dark, inside)
     ImageDraw.Draw(shown).rectangle(box, outline=FRAME, width=2)
     return shown
+
+
+def trained(record: Record, side: int, crop: Crop | None = None) -> Image.Image:
+    """A small version of a picture, red where its mask takes the loss away or its crop ends.
+
+    ValueError when the picture cannot be read; a mask that cannot be is passed over.
+    """
+    small = open_small(record, side)
+    with suppress(ValueError):
+        if mask := open_mask(record):
+            red = Image.blend(small, Image.new("RGB", small.size, CUT), 0.6)
+            small = Image.composite(small, red, mask.resize(small.size))
+    return framed(small, crop) if crop else small
 
 
 def _thumbnail(record: Record) -> Image.Image:

@@ -13,7 +13,8 @@ from enum import Enum
 from pathlib import Path
 from typing import Any
 
-from .journal import Journal, replace_file
+from .drafts import replace_file
+from .journal import Journal
 from .records import Record
 from .sidecars import read_text
 

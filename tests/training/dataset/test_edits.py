@@ -11,7 +11,7 @@ from pack.training.dataset.diff import before_after
 from pack.training.dataset.edits import apply_operations, parse_operations
 from pack.training.dataset.label import Kind, Label, label_dataset
 from pack.training.dataset.records import Dataset, Record
-from pack.training.dataset.refusals import loops, problem, tidy
+from pack.training.dataset.refusals import is_unfinished, loops, problem, tidy
 from pack.training.dataset.statistics import caption_statistics, table
 from pack.training.dataset.templates import Template
 from pack.training.dataset.texts import texts_of
@@ -170,4 +170,8 @@ def test_answers_of_models_are_tidied_and_bad_ones_named():
     assert tidy("<think>never ends") == ""
     assert problem(tidy("I'm sorry, but I cannot help.")) == "the model refused"
     assert problem("") == "the answer is empty" and problem("a cat") == ""
+    assert is_unfinished("A cat sits. Behind it stands a")
+    assert not any(
+        map(is_unfinished, ("A cat sits.", 'He says "no."', "cat, mat", "a St. Bernard"))
+    )
     assert loops("a red hat a red hat a red hat") and not loops("a red hat and a red cap")

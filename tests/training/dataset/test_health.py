@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 from PIL import Image, ImageDraw, ImageFile, ImageFilter
 
 from pack.training.dataset.folder import read_folder
@@ -15,6 +16,7 @@ from pack.training.dataset.health import Gate, Health, examine, measured
 from pack.training.dataset.measure import Measures, alike, distance, measure
 from pack.training.dataset.records import Box, Dataset
 from pack.training.dataset.store import Store
+from pack.training.dataset.variety import variety
 
 FRAMING = Framing(resolution=64)
 
@@ -69,6 +71,52 @@ def test_copies_and_near_copies_are_found_and_others_are_not(tmp_path: Path):
     assert {"near_copy"} <= set(flags(health, "x_soft.png")) & set(flags(health, "3.png"))
     assert flags(health, "x_large.jpg").count("near_copy") == 0  # the largest stays
     assert all(not flags(health, f"{n}.png") for n in (0, 1, 2, 4, 11))
+
+
+def test_variety_is_the_mean_likeness_of_all_pairs_and_names_the_most_alike():
+    torch.manual_seed(0)
+    vectors = torch.randn(1500, 16)
+    vectors[1300] = 2 * vectors[5] + 0.01
+    found = variety(vectors, limit=0.99)
+    rows = torch.nn.functional.normalize(vectors, dim=1)
+    every = (rows @ rows.T)[tuple(torch.triu_indices(1500, 1500, 1))]
+    assert found.mean == pytest.approx(float(every.mean()), abs=1e-5)
+    assert (found.pairs[0].left, found.pairs[0].right) == (5, 1300)
+    assert [pair.likeness for pair in found.pairs] == pytest.approx(every.topk(3).values.tolist())
+    assert {5, 1300} <= set(found.close)
+    pairs = (rows @ rows.T).triu(1) >= 0.99
+    assert set(found.close) == {int(i) for pair in pairs.nonzero() for i in pair}
+
+
+def test_pictures_of_one_moment_are_noted_and_copies_do_not_count(tmp_path: Path):
+    fill(tmp_path)
+    moment = drawing(50, (240, 240))
+    for number, degrees in enumerate((0, 3)):
+        moment.rotate(degrees, Image.Resampling.BICUBIC).crop((20, 20, 220, 220)).save(
+            tmp_path / f"moment {number}.png"
+        )
+    health = check(tmp_path)
+    flagged = {r.name for r in health.dataset.records if "alike" in r.flags}
+    assert flagged == {"moment 0.png", "moment 1.png"}
+    assert "most: moment 0.png and moment 1.png (0." in health.report
+    moment.crop((20, 20, 220, 220)).save(tmp_path / "moment 1.png")
+    again = check(tmp_path)
+    assert not any("alike" in r.flags for r in again.dataset.records)
+
+
+def test_features_of_a_vision_model_tell_what_light_and_dark_do_not(tmp_path: Path):
+    fill(tmp_path, 6)
+    (tmp_path / "0.png").write_bytes(b"no picture")
+    drawing(0).save(tmp_path / "0.bmp")
+    (tmp_path / "0.bmp").write_bytes((tmp_path / "0.bmp").read_bytes()[:5000])
+    dataset = read_folder(tmp_path)
+    features = list(torch.eye(6))
+    features[4] = features[2] + 0.1 * features[4]
+    health = examine(dataset, list(measured(dataset, Store())), FRAMING, features=features)
+    assert dataset.records[2].name == "2.png" and len(health.dataset.records) == 5
+    assert "by the vision model, 1 for the same: 0.10; most: 2.png and 4.png (1.00)" in (
+        health.report.replace("0.99", "1.00")
+    )
 
 
 def test_flat_pictures_of_different_colors_are_no_copies(tmp_path: Path):
@@ -136,13 +184,18 @@ def test_borders_transparency_and_watermarks_are_noted(tmp_path: Path):
 
 
 def test_captions_are_checked(tmp_path: Path):
-    fill(tmp_path)
+    fill(tmp_path, 10)
     texts = {
         0: "",
         1: "a dog",
         2: "I'm sorry, I can't help with that TOK",
         3: "This image shows TOK",
         4: "TOK " + "word " * 90,
+        5: "A TOK sits on a chair. Behind it stands a tall",
+        6: "[Trigger] with TOK",
+        7: "a {TOK} {red|blue} TOK",
+        8: "a {red|blue} TOK",
+        9: "word " * 90 + "TOK",
     }
     for number, text in texts.items():
         (tmp_path / f"{number}.txt").write_text(text)
@@ -154,6 +207,11 @@ def test_captions_are_checked(tmp_path: Path):
         2: ("refusal",),
         3: ("boilerplate",),
         4: ("long_caption",),
+        5: ("unfinished",),
+        6: ("hole",),
+        7: ("hole",),
+        8: (),
+        9: ("late_placeholder", "long_caption"),
     }
     assert health.gate is Gate.NOT_READY
 
@@ -181,6 +239,22 @@ def test_boxes_tell_crowds_and_far_subjects(tmp_path: Path):
         ("no_face",),
         *[()] * 3,
     ]
+
+
+def test_a_subject_that_the_crop_cuts_off_is_told(tmp_path: Path):
+    fill(tmp_path)
+    drawing(50, (400, 100)).save(tmp_path / "wide.png")
+    dataset = read_folder(tmp_path)
+
+    def cut(left: int) -> bool:
+        boxed = dataset.with_records(
+            lambda r: replace(r, boxes=(Box(left, 10, 80, 80),) if r.name == "wide.png" else None)
+        )
+        health = examine(boxed, list(measured(boxed, Store())), FRAMING)
+        return "cut" in flags(health, "wide.png")
+
+    # The crop keeps the square in the middle, from 150 to 250.
+    assert [cut(left) for left in (0, 100, 120, 160, 200, 220)] == [1, 1, 0, 0, 0, 1]
 
 
 def test_what_cannot_be_decoded_is_left_out_with_a_sentence(tmp_path: Path):

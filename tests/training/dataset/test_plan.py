@@ -13,7 +13,7 @@ from pack.training.dataset.folder import read_folder
 from pack.training.dataset.framing import Anchor, Framing
 from pack.training.dataset.plan import choose_buckets, histogram, kept_share, plan_crops
 from pack.training.dataset.records import Box, Record
-from pack.training.dataset.sheet import crop_sheet, framed
+from pack.training.dataset.sheet import crop_sheet, framed, trained
 
 
 def record(width: int, height: int, **fields: object) -> Record:
@@ -130,3 +130,20 @@ def test_the_histogram_counts_and_the_sheet_frames_what_is_trained(tmp_path: Pat
     assert shown.getpixel((100, 50)) == (255, 255, 255)
     assert shown.getpixel((10, 50))[1] < 150 and shown.getpixel((190, 50))[1] < 150
     assert crop_sheet([one], [crop]).size[0] > 160
+
+
+def test_a_small_picture_is_red_outside_of_crop_and_mask(tmp_path: Path):
+    Image.new("RGB", (200, 100), "white").save(tmp_path / "a.png")
+    mask = Image.new("L", (200, 100))
+    mask.paste(255, (0, 0, 100, 100))
+    mask.save(tmp_path / "a_mask.png")
+    (one,) = read_folder(tmp_path).records
+    ((crop,),) = plan_crops([one], Framing(resolution=64))
+
+    def red(shown: Image.Image) -> list[bool]:
+        return [shown.getpixel((x, 50))[1] < 150 for x in (10, 70, 130, 190)]
+
+    assert red(trained(one, 200)) == [False, False, True, True]
+    assert red(trained(one, 200, crop)) == [True, False, True, True]
+    (tmp_path / "a_mask.png").write_bytes(b"no mask")
+    assert red(trained(one, 200, crop)) == [True, False, False, True]
