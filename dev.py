@@ -139,7 +139,7 @@ def parse(words: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
         sub = commands.add_parser(name, help=(function.__doc__ or "").split("\n")[0], **options)
         if name == "bench":
             what = ["startup", "learning", "speed", "dataset", "bundles", "fuzz", "adapters"]
-            sub.add_argument("what", choices=[*what, "families", "runs"])
+            sub.add_argument("what", choices=[*what, "families", "runs", "kernels"])
     known, rest = parser.parse_known_args(words)
     if rest and (known.command in ("demo", "registry") or getattr(known, "what", "") == "startup"):
         parser.error(f"{known.command} does not know {' '.join(rest)}")

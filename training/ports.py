@@ -155,6 +155,10 @@ class TextEncoder(Protocol):
 class LatentCodec(Protocol):
     """The autoencoder: pictures in, raw latents out."""
 
+    def together(self, width: int, height: int) -> int:
+        """How many pictures of a size are encoded at once, on this device always as many."""
+        ...
+
     def encode(self, pixels: Tensor) -> Tensor:
         """(batch, height, width, 3) in 0..1 -> (batch, channels, height / 8, width / 8)."""
         ...

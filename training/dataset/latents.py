@@ -1,11 +1,13 @@
-"""Pictures to latents, bucket by bucket, each encoded once by itself and kept on disk."""
+"""Pictures to latents, bucket by bucket in batches that are always the same, kept on disk."""
 
 from __future__ import annotations
 
 import hashlib
 import logging
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import astuple
+from itertools import groupby
 from pathlib import Path
 
 import torch
@@ -21,6 +23,9 @@ from .store import Store
 LOG = logging.getLogger(__name__)
 CURE = "make room or access there, or the pictures are encoded anew each time."
 
+Member = tuple[Record, Crop]
+"""A picture of a batch, and the part of it that is encoded."""
+
 
 class LatentCache:
     """Latents on disk by what they are made of: the file's bytes, the crop and the codec."""
@@ -30,27 +35,38 @@ class LatentCache:
         """codec: digest of the autoencoder"""
         self._refused = False
 
-    def path(self, record: Record, crop: Crop) -> Path:
-        """Where the latent of one crop is kept."""
+    def paths(self, members: Sequence[Member]) -> list[Path]:
+        """Where the latents of a batch are kept.
+
+        The last bits of each depend on the whole batch, so the others are part of its name.
+        """
+        made_of = [self._made_of(record, crop) for record, crop in members]
+        keys = made_of if len(made_of) == 1 else [repr((at, made_of)) for at in range(len(made_of))]
+        return [self._path(key) for key in keys]
+
+    def _made_of(self, record: Record, crop: Crop) -> str:
         made_of = (self.store.content(record.path), astuple(crop), self.codec)
         # The name colors what is seen through a picture.
         seen = (record.transparency.value, record.name) if "alpha" in record.traits else ()
-        key = hashlib.sha256(repr((made_of, seen)).encode("utf-8", "surrogatepass")).hexdigest()
-        return self.folder / key[:2] / f"{key}.safetensors"
+        return repr((made_of, seen))
 
-    def load(self, record: Record, crop: Crop) -> Tensor | None:
-        """The latent, None when it is not there or damaged."""
+    def _path(self, key: str) -> Path:
+        name = hashlib.sha256(key.encode("utf-8", "surrogatepass")).hexdigest()
+        return self.folder / name[:2] / f"{name}.safetensors"
+
+    def load(self, members: Sequence[Member]) -> list[Tensor] | None:
+        """The latents of a batch, None when one of them is not there or damaged."""
         try:
-            return read_safetensors(self.path(record, crop))[0].get("latent")
-        except (ValueError, FileNotFoundError):
+            return [read_safetensors(path)[0]["latent"] for path in self.paths(members)]
+        except (ValueError, KeyError, FileNotFoundError):
             return None
 
-    def save(self, record: Record, crop: Crop, latent: Tensor) -> None:
-        """Keep a latent, whole or not at all; a disk that refuses is told of once."""
+    def save(self, members: Sequence[Member], latents: Sequence[Tensor]) -> None:
+        """Keep latents, each whole or not at all; a disk that refuses is told of once."""
         try:
-            path = self.path(record, crop)
-            path.parent.mkdir(parents=True, exist_ok=True)
-            replace_safetensors(path, {"latent": latent}, {})
+            for path, latent in zip(self.paths(members), latents, strict=True):
+                path.parent.mkdir(parents=True, exist_ok=True)
+                replace_safetensors(path, {"latent": latent}, {})
         except (OSError, SafetensorError) as error:
             if not self._refused:
                 LOG.warning("No latents can be kept in %s (%s): %s", self.folder, error, CURE)
@@ -68,8 +84,9 @@ def encode_latents(
     """Yield (index of the crop, latent), fp32 on the CPU, (channels, height, width).
 
     `owners` names the record of each crop; without it there is one crop for each. What the cache
-    holds is not decoded, and each latent is kept as soon as it is made. Each is encoded alone: in
-    a batch its last bits depend on the others, so a run would differ with what is kept already.
+    holds is not decoded, and each batch is kept as soon as it is made. A batch has always the
+    same members, whatever is kept already: the last bits of a latent depend on its company, and
+    a run that goes on has to find the bits that it began with.
     """
     records = dataset.records
     owners = range(len(records)) if owners is None else owners
@@ -77,26 +94,52 @@ def encode_latents(
         raise ValueError(
             f"{len(crops)} crops for {len(owners)} pictures: give one crop for each picture."
         )
-    for index in _by_bucket(crops):
-        record, crop = records[owners[index]], crops[index]
-        latent = cache.load(record, crop) if cache else None
-        if latent is None:
-            latent = _encode(record, crop, codec)
-            if cache:
-                cache.save(record, crop, latent)
-        yield index, latent
+    batches = _batches(crops, codec)
+    members = [[(records[owners[i]], crops[i]) for i in batch] for batch in batches]
+    missing = list[int]()
+    for number, batch in enumerate(batches):
+        latents = cache.load(members[number]) if cache else None
+        if latents is None:
+            missing.append(number)
+        else:
+            yield from zip(batch, latents, strict=True)
+    for number, pixels in zip(missing, _read_ahead([members[n] for n in missing]), strict=True):
+        latents = _encode(pixels, codec)
+        if cache:
+            cache.save(members[number], latents)
+        yield from zip(batches[number], latents, strict=True)
 
 
-def _encode(record: Record, crop: Crop, codec: LatentCodec) -> Tensor:
+def _read_ahead(batches: Sequence[Sequence[Member]]) -> Iterator[Tensor]:
+    """The pictures of each batch, (batch, height, width, 3), read while another is encoded."""
+    with ThreadPoolExecutor(1, "pictures") as reader:
+        before = None
+        for members in [*batches, None]:
+            coming = None if members is None else reader.submit(_read, members)
+            if before is not None:
+                yield before.result()
+            before = coming
+
+
+def _read(members: Sequence[Member]) -> Tensor:
+    return torch.stack([load_pixels(record, crop) for record, crop in members])
+
+
+def _encode(pixels: Tensor, codec: LatentCodec) -> list[Tensor]:
     with torch.no_grad():
-        (latent,) = codec.encode(load_pixels(record, crop)[None])
-    # A copy, since the codec may have made it under inference mode.
-    return latent.to("cpu", torch.float32, copy=True).contiguous()
+        latents = codec.encode(pixels)
+    # Copies, since the codec may have made them under inference mode, and each of its own.
+    return [one.to("cpu", torch.float32, copy=True).contiguous() for one in latents]
 
 
-def _by_bucket(crops: Sequence[Crop]) -> list[int]:
-    """Crops of one size after each other, since a device sets itself up for a size."""
+def _batches(crops: Sequence[Crop], codec: LatentCodec) -> list[list[int]]:
+    """Crops of one size after each other, since a device sets itself up for a size, in batches."""
     places: dict[tuple[int, int], int] = {}
     for crop in crops:
         places.setdefault((crop.width, crop.height), len(places))
-    return sorted(range(len(crops)), key=lambda i: places[crops[i].width, crops[i].height])
+    made = list[list[int]]()
+    ordered = sorted(range(len(crops)), key=lambda i: places[crops[i].width, crops[i].height])
+    for size, group in groupby(ordered, lambda i: (crops[i].width, crops[i].height)):
+        same, count = list(group), codec.together(*size)
+        made += [same[start : start + count] for start in range(0, len(same), count)]
+    return made

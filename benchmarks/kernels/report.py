@@ -1,0 +1,56 @@
+"""The page of the ways that were weighed."""
+
+from __future__ import annotations
+
+from typing import Any
+
+INTRODUCTION = """# Ways to compute a step that were weighed
+
+`python3 dev.py bench kernels` writes this page. Each row times another way and ours in turns in
+one process on the CPU: the ratio is CPU seconds of the other way over ours, the median of the
+pairs with its interval of at least 95 % from order statistics. Below 1 the other way is faster.
+"""
+
+NOTES = {
+    "projections": """## One down-projection for q, k and v
+
+q, k and v of self-attention read one input, so one product could take it through the three
+down-projections, forward and backward, and one gradient of the input could take up all three.
+Both ways give the same gradients, which the command checks, and keep the same bytes. Timed are
+the three projections with their LoRA, forward and backward, without the rest of the step.
+""",
+    "layouts": """## Channels last
+
+Convolutions of SD1.5's UNet with the channels as the last axis of their input, or of input and
+weight. The second would need the weights of the MODEL in another layout, or a copy of them.
+""",
+    "pictures": """## Pictures through the VAE in batches
+
+SD1.5's autoencoder at its size with random weights. The pack encodes in batches on a GPU and one
+by one on a CPU.
+""",
+}
+
+
+def page(kept: dict[str, Any]) -> str:
+    """All that was measured so far."""
+    parts = [INTRODUCTION]
+    for name, note in NOTES.items():
+        if name in kept:
+            parts += [note, table(kept[name])]
+    return "\n".join(parts)
+
+
+def table(part: dict[str, Any]) -> str:
+    lines = [
+        f"torch {part['torch']}, {part['threads']} of {part['cores']} cores, {part['machine']}.",
+        "",
+        "| way | case | ours, CPU s | ratio | 95 % | pairs |",
+        "|---|---|---|---|---|---|",
+    ]
+    for row in part["rows"]:
+        lines.append(
+            f"| {row['idea']} | {row['case']} | {row['ours']:.4f} | {row['ratio']:.3f} | "
+            f"{row['low']:.3f} to {row['high']:.3f} | {row['pairs']} |"
+        )
+    return "\n".join([*lines, ""])
