@@ -29,8 +29,8 @@ contender's threads worked, which other programs on the machine disturb less.
 Contenders: `ours`, LoRA on the attention layers by this pack's loop; `ours_all`, on all its
 layers; `floor`, the bare frozen UNet of ComfyUI forward and backward to its inputs with torch's
 attention, `floor_host` with the host's default attention; `native`, ComfyUI's Train LoRA node with
-its defaults (bf16, checkpointing); `native_fp32`, with its defaults but for fp32, since bf16 is slow
-on a CPU that does not compute in it; `native_bypass`, the same node in bypass mode with its fastest
+its defaults (bf16, checkpointing); `native_fp32`, the same in fp32, since a CPU that does not
+compute in bf16 is slow in it; `native_bypass`, the same node in bypass mode with its fastest
 settings here (fp32, no checkpointing; adapters on all layers, norms and biases); `diffusers_peft`,
 the LoRA step of the diffusers scripts; `whole_table`, the pivotal step of the diffusers advanced
 script, which trains the whole token tables. `tiny_sdxl` is a small UNet with SDXL's conditioning,
