@@ -33,6 +33,7 @@ from harness.hosts import run_matrix  # noqa: E402
 from harness.manager import run_manager  # noqa: E402
 from harness.registry import check_registry  # noqa: E402
 from harness.server import ServerFailed  # noqa: E402
+from harness.suite import run_suite  # noqa: E402
 
 
 def run(name: str, command: Command, **variables: str) -> int:
@@ -43,7 +44,7 @@ def run(name: str, command: Command, **variables: str) -> int:
 
 
 def test(python: Path, host: Path, arguments: Sequence[str]) -> int:
-    """Linters, types and tests; pytest's summary is the last line when all is well."""
+    """Linters, types and tests; the summary of the tests is the last line when all is well."""
     ensure_browser(say)
     checks = {
         "ruff check": ["ruff", "check", "--no-cache", "."],
@@ -51,8 +52,11 @@ def test(python: Path, host: Path, arguments: Sequence[str]) -> int:
         "pyright": ["pyright", "--pythonpath", python],
     }
     failed = [name for name, words in checks.items() if run(name, [python, "-m", *words])]
-    command = [python, "-m", "pytest", *arguments]
-    code = run("pytest", command, PIVOTAL_COMFYUI=str(host))
+    if arguments:
+        command = [python, "-m", "pytest", *arguments]
+        code = run("pytest", command, PIVOTAL_COMFYUI=str(host))
+    else:
+        code = run_suite(python, host)
     if failed:
         say(f"failed: {', '.join(failed)}")
     return code or len(failed)

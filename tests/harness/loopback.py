@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -67,6 +67,11 @@ def served(folder: Path, registry: Registry) -> Iterator[str]:
             self.send_header("Content-Length", str(len(body)))
             self.end_headers()
             self.wfile.write(body)
+
+        def copyfile(self, source: Any, outputfile: Any) -> None:
+            # Who follows redirects asks once and hangs up before it downloads.
+            with suppress(ConnectionError):
+                super().copyfile(source, outputfile)
 
         def log_message(self, format: str, *args: Any) -> None:
             """Say nothing."""
