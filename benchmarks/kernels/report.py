@@ -46,15 +46,38 @@ Counted, not measured.
 """
 
 
+SHARES = """## Where the work of a step is
+
+Multiplications of one forward pass of the UNet with batch 1: what a faster way of these parts can
+change at most. Counted, not measured.
+"""
+
+
 def page(kept: dict[str, Any]) -> str:
     """All that was measured so far."""
     parts = [INTRODUCTION]
     for name, note in NOTES.items():
         if name in kept:
             parts += [note, table(kept[name])]
+    if "shares" in kept:
+        parts += [SHARES, shares(kept["shares"]["rows"])]
     if "moments" in kept:
         parts += [MOMENTS, moments(kept["moments"]["rows"])]
     return "\n".join(parts)
+
+
+def shares(rows: list[dict[str, Any]]) -> str:
+    lines = [
+        "| family | latents | multiplications, G | q, k, v of self-attention | convolutions |",
+        "|---|---|---|---|---|",
+    ]
+    for row in rows:
+        side = row["latent"]
+        lines.append(
+            f"| {row['family']} | {side}x{side} | {row['multiplications']:.0f} | "
+            f"{row['projections']:.3f} | {row['convolutions']:.3f} |"
+        )
+    return "\n".join([*lines, ""])
 
 
 def moments(rows: list[dict[str, Any]]) -> str:
