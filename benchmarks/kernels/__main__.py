@@ -23,7 +23,7 @@ from learning.__main__ import prepare  # noqa: E402
 
 from kernels.report import page  # noqa: E402
 
-PARTS = ("projections", "layouts", "pictures")
+PARTS = ("projections", "layouts", "pictures", "compiled", "moments", "shares")
 """Modules of this folder, each with `rows()`."""
 
 

@@ -26,6 +26,7 @@ class Row:
     """CPU seconds of the other way over ours: median of the pairs, and its 95 % interval"""
     low: float
     high: float
+    note: str = ""
 
 
 def compare(idea: str, case: str, ours: Work, other: Work, pairs: int) -> Row:

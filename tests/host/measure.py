@@ -17,6 +17,7 @@ from pack.nodes.host.runs import gradients
 from pack.nodes.host.text import HostTextEncoder
 from pack.training.adapters import build_adapters
 from pack.training.adapters.lora import LoraConfig
+from pack.training.adapters.targets import Targets
 from pack.training.concepts import Concept
 from pack.training.dataset.buckets import Crop
 from pack.training.embeddings import Vectors, initial_vectors
@@ -116,7 +117,12 @@ def make_batch(captions: Sequence[Caption], *, height: int = 64, width: int = 64
 
 @contextmanager
 def borrowed(
-    loaded: Loaded, *, model: object = None, rank: int = 0, checkpointing: bool = False
+    loaded: Loaded,
+    *,
+    model: object = None,
+    rank: int = 0,
+    checkpointing: bool = False,
+    targets: Targets = Targets.ATTENTION,
 ) -> Iterator[Ports]:
     """The host's models in training hands, with one concept and a LoRA whose `up` is not zero."""
     with gradients():
@@ -125,9 +131,8 @@ def borrowed(
             model or loaded.model, checkpointing=checkpointing, companions=text.companions
         )
         vectors = initial_vectors([CONCEPT], text, seed=0)
-        adapters = (
-            build_adapters(LoraConfig(rank=rank, alpha=rank), denoiser.layers(), 0) if rank else {}
-        )
+        config = LoraConfig(rank=rank or 1, alpha=rank or 1, targets=targets)
+        adapters = build_adapters(config, denoiser.layers(), 0) if rank else {}
         for adapter in adapters.values():
             nn.init.normal_(adapter.up, std=0.02, generator=draw(3))
         with text.attach(vectors), denoiser.attach(adapters):

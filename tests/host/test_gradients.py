@@ -27,6 +27,7 @@ from torch import nn
 from harness.runner import Loaded
 from pack.nodes.host import injection, text
 from pack.nodes.host.frozen import Forward
+from pack.training.adapters.targets import Targets
 
 STEP = 3e-2
 """Of a finite difference, as a share of the parameters' root mean square."""
@@ -127,9 +128,10 @@ def load_unet(loaded: Loaded, dtype: torch.dtype) -> object:
     return comfy.sd.load_diffusion_model(str(loaded.path), model_options={"dtype": dtype})
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.float8_e4m3fn])
+@pytest.mark.parametrize("targets", [Targets.ATTENTION, Targets.CONVOLUTIONS], ids=str)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.float8_e4m3fn], ids=str)
 def test_no_weight_of_the_unet_is_kept_for_backward(
-    loaded: Loaded, monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype
+    loaded: Loaded, monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype, targets: Targets
 ):
     model, batch = load_unet(loaded, dtype), make_batch([SHORT])
     network = model.model.diffusion_model
@@ -137,7 +139,7 @@ def test_no_weight_of_the_unet_is_kept_for_backward(
     for way in ("frozen", "plain"):
         if way == "plain":
             record_plainly(monkeypatch)
-        with varied(network), borrowed(loaded, model=model, rank=4) as ports:
+        with varied(network), borrowed(loaded, model=model, rank=4, targets=targets) as ports:
             conditions = ports.text.encode(batch.captions)
             noised = batch.noised(ports.denoiser)
             with kept_for_backward() as kept[way]:
