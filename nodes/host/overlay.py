@@ -22,6 +22,8 @@ PLAIN = "pivotal_plain"
 """Asks a tokenizer of ours to read parentheses as text. The host's own word for this is taken by
 the wrappers of LLM encoders, which always say it."""
 _TENSOR_ENCODERS = ("clip", "t5", "pile")
+# The host finds a name behind a blank alone, and Mistral's template ends in "[INST]".
+_TOUCHED = re.compile(r"(?<=\S)(?=embedding:pivotal\d+z )")
 # Tokenizers of several encoders hold those of each; none is deeper.
 _DEPTH = 3
 
@@ -79,7 +81,7 @@ class _Overlay:
         if kwargs.pop(PLAIN, False):
             kwargs["disable_weights"] = True
         if isinstance(text, str) and self.pivotal.pattern is not None:
-            text = self.pivotal.pattern.sub(self._spell, text)
+            text = _TOUCHED.sub(" ", self.pivotal.pattern.sub(self._spell, text))
         tokens = super().tokenize_with_weights(text, *args, **kwargs)  # type: ignore[misc]
         if self.embedding_key.startswith(_TENSOR_ENCODERS):  # type: ignore[attr-defined]
             return tokens

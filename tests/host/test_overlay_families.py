@@ -102,6 +102,8 @@ def test_names_are_found_by_every_encoder_of_a_family(place):
         "embedding:my cat",
         "a,embedding:my cat.",
         "x\nembedding:my cat",
+        # As captions are spelled in training, whatever a template puts before them.
+        f"embedding:{entry.identity} sleeps",
     ):
         assert vectors_in(made.tokenize_with_weights(prompt)) == 3 * len(readers), prompt
     assert vectors_in(tokenizer.tokenize_with_weights("a embedding:my cat")) == 0
