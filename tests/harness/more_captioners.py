@@ -199,7 +199,7 @@ def kosmos2() -> tuple[Any, Any]:
     images = tf.CLIPImageProcessor(size={"shortest_edge": 32}, crop_size=SQUARE)
     processor = tf.Kosmos2Processor(images, words, num_patch_index_tokens=4)
     text = {"vocab_size": 512, "embed_dim": 32, "ffn_dim": 64, "layers": 2, "attention_heads": 2}
-    text |= {"max_position_embeddings": 256, "dropout": 0.0, **ends_of(words)}
+    text |= {"max_position_embeddings": 512, "dropout": 0.0, **ends_of(words)}
     config = tf.Kosmos2Config(vision_config=VISION, text_config=text, latent_query_num=64)
     return tf.Kosmos2ForConditionalGeneration(config), processor
 
