@@ -9,6 +9,7 @@ import os
 import platform
 import sys
 import tempfile
+from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -27,18 +28,28 @@ PARTS = ("projections", "layouts", "pictures", "compiled", "moments", "shares")
 """Modules of this folder, each with `rows()`."""
 
 
-def measured(part: str) -> dict[str, Any]:
-    """The rows of a part, and on what they were measured."""
+def measured(part: str) -> Iterator[dict[str, Any]]:
+    """What a part has measured so far, after each row, and on what."""
     import torch
 
-    rows = importlib.import_module(f"kernels.{part}").rows()
-    return {
-        "rows": [asdict(row) for row in rows],
+    found = {
+        "rows": [],
         "torch": torch.__version__,
         "threads": torch.get_num_threads(),
         "cores": os.cpu_count(),
         "machine": f"{platform.machine()}, {platform.system()}",
     }
+    for row in importlib.import_module(f"kernels.{part}").rows():
+        found["rows"].append(asdict(row))
+        yield found
+
+
+def store(path: Path, part: str, found: dict[str, Any]) -> None:
+    """Put a part beside the others, into the numbers and the page."""
+    kept = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    kept[part] = found
+    replace_text(path, json.dumps(kept, indent=1) + "\n")
+    replace_text(path.with_suffix(".md"), page(kept))
 
 
 def main() -> None:
@@ -51,11 +62,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as base:
         prepare(Path(base))
         for part in arguments.parts:
-            found = measured(part)
-            kept = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-            kept[part] = found
-            replace_text(path, json.dumps(kept, indent=1) + "\n")
-            replace_text(path.with_suffix(".md"), page(kept))
+            for found in measured(part):
+                store(path, part, found)
 
 
 if __name__ == "__main__":

@@ -125,7 +125,11 @@ def rows() -> Iterator[Row]:
 
     # What an earlier call has compiled would make the seconds too short.
     torch._inductor.config.force_disable_caches = True
-    for dtype in (torch.float32, torch.float16):
-        for name, make in (("attention and MLP", transformer), ("convolutions", residual)):
-            weights = str(dtype).removeprefix("torch.")
-            yield row(f"{name}, {CHANNELS} channels, {SIDE}x{SIDE}, {weights} weights", make, dtype)
+    cases = (
+        ("attention and MLP", transformer, torch.float32),
+        ("attention and MLP", transformer, torch.float16),
+        ("convolutions", residual, torch.float32),
+    )
+    for name, make, dtype in cases:
+        weights = str(dtype).removeprefix("torch.")
+        yield row(f"{name}, {CHANNELS} channels, {SIDE}x{SIDE}, {weights} weights", make, dtype)

@@ -57,7 +57,7 @@ def test_one_cast_weight_at_a_time_forward_and_backward(
     network = model.model.diffusion_model
     largest = 4 * max(weight.numel() for weight in network.parameters())
     with borrowed(sd15, model=model, rank=4, targets=targets) as ports:
-        conditions = ports.text.encode(batch.captions)
+        conditions = [one.detach() for one in ports.text.encode(batch.captions)]
         noised = batch.noised(ports.denoiser)
         casts = Casts(monkeypatch)
         output = ports.denoiser.predict(noised, conditions, batch.crops)
