@@ -60,8 +60,8 @@ def variety(vectors: Tensor, limit: float = 2.0) -> Variety:
 
 
 def _best(likeness: Tensor, start: int) -> Iterator[Pair]:
-    found = likeness.flatten().topk(min(MOST, likeness.numel()))
-    for value, place in zip(found.values.tolist(), found.indices.tolist(), strict=True):
+    values, places = torch.topk(likeness.flatten(), min(MOST, likeness.numel()))
+    for value, place in zip(values, places, strict=True):
         if value > -2.0:
             row, column = divmod(int(place), likeness.shape[1])
             yield Pair(start + row, start + column, float(value))
