@@ -29,7 +29,7 @@ def test_reports_are_read_on_the_nodes(editor: Editor, server: Server):
     folder = make_folder(server)
     graph = {
         "1": node("Pivotal_LoadDataset", folder=folder.name),
-        "2": node("Pivotal_EditCaptions", dataset=["1", 0], operations="suffix: , on grass"),
+        "2": node("Pivotal_EditCaptions", dataset=["1", 0], operations='suffix: ", on grass"'),
         "3": node("Pivotal_CheckDataset", dataset=["2", 0]),
     }
     editor.load_prompt(graph)
