@@ -311,7 +311,4 @@ def load_vae(tiny: Tiny, draw: torch.Generator) -> Any:
     for key, value in weights.items():
         if key.endswith("gamma"):
             value.fill_(1.0)
-        elif ".middle.1.proj." in key:
-            # Random attention would spread every place over the whole picture.
-            value.zero_()
     return comfy.sd.VAE(sd=weights)
