@@ -32,6 +32,7 @@ class ReviewDataset(io.ComfyNode):
                     default="",
                     tooltip="Written by the gallery: which edits have been seen. Edits themselves "
                     "are never saved in the workflow.",
+                    extra_dict={"hidden": True},
                 ),
                 io.Boolean.Input(
                     "stop_until_approved",

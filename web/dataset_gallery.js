@@ -45,11 +45,12 @@ export function nodeCreated(node) {
   };
 }
 
-/** The classic renderer asks the widget, Nodes 2.0 its options. */
+/** For editors that do not read it from the node's definition; other options would not be seen. */
 function hide(widget) {
   if (!widget) return;
   widget.hidden = true;
-  widget.options = { ...widget.options, hidden: true };
+  widget.options ??= {};
+  widget.options.hidden = true;
 }
 
 /** After a reload the widget still says which dataset was shown. */

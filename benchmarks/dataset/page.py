@@ -15,13 +15,18 @@ def keep(name: str, result: dict[str, Any]) -> str:
     """Write `<name>.json` and the page anew; the text of the file."""
     text = json.dumps(result, indent=1) + "\n"
     (RESULTS / f"{name}.json").write_text(text, encoding="utf-8")
+    write_page()
+    return text
+
+
+def write_page() -> None:
+    """Write the page from the result files that are there."""
     lines = ["# Datasets and captions", "", "`dev.py bench dataset kills|many|captions`.", ""]
     for part, write in {"kills": kills, "many_pictures": many, "captions": captions}.items():
         path = RESULTS / f"{part}.json"
         if path.exists():
             lines += [*write(json.loads(path.read_text(encoding="utf-8"))), ""]
     (RESULTS / "datasets.md").write_text("\n".join(lines).rstrip() + "\n", encoding="utf-8")
-    return text
 
 
 def kills(result: dict[str, Any]) -> Iterator[str]:

@@ -66,6 +66,16 @@ def press(button: Any) -> None:
     button.evaluate("element => element.click()")
 
 
+def hidden(editor: Editor) -> bool:
+    """Whether the widget that only the gallery writes is out of sight."""
+    fields = editor.page.locator("input:visible").evaluate_all("all => all.map(one => one.value)")
+    (widget,) = editor.page.evaluate(
+        "() => app.graph.nodes.flatMap(n => n.widgets ?? [])"
+        ".filter(w => w.name === 'review').map(w => [w.hidden, w.value])"
+    )
+    return widget[0] and widget[1] not in fields
+
+
 def status(editor: Editor, text: str) -> None:
     editor.expect(".pivotal-gallery-status").to_contain_text(text, timeout=PATIENCE)
 
@@ -92,6 +102,7 @@ def test_captions_are_edited_replaced_undone_and_found_again(
         f"{COUNT - 3} captions would change", timeout=PATIENCE
     )
     editor.shot("gallery_preview")
+    assert hidden(editor)
     assert len(journal(server)) == 3
     press(bar.get_by_role("button", name="Apply"))
     status(editor, "revision 4")
