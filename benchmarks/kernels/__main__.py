@@ -26,6 +26,8 @@ from kernels.report import page  # noqa: E402
 
 PARTS = ("projections", "layouts", "pictures", "compiled", "moments", "shares")
 """Modules of this folder, each with `rows()`."""
+CASE = ("idea", "case", "family", "targets", "rank", "latent")
+"""What tells the rows of a part apart."""
 
 
 def measured(part: str) -> Iterator[dict[str, Any]]:
@@ -45,11 +47,18 @@ def measured(part: str) -> Iterator[dict[str, Any]]:
 
 
 def store(path: Path, part: str, found: dict[str, Any]) -> None:
-    """Put a part beside the others, into the numbers and the page."""
+    """Put a part beside the others, its rows in the place of those of the same cases."""
     kept = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-    kept[part] = found
+    new = {identity(row) for row in found["rows"]}
+    before = [row for row in kept.get(part, {}).get("rows", []) if identity(row) not in new]
+    kept[part] = found | {"rows": found["rows"] + before}
     replace_text(path, json.dumps(kept, indent=1) + "\n")
     replace_text(path.with_suffix(".md"), page(kept))
+
+
+def identity(row: dict[str, Any]) -> tuple[Any, ...]:
+    """What a row is about."""
+    return tuple(row.get(name) for name in CASE)
 
 
 def main() -> None:

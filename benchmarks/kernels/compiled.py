@@ -126,8 +126,8 @@ def rows() -> Iterator[Row]:
     # What an earlier call has compiled would make the seconds too short.
     torch._inductor.config.force_disable_caches = True
     cases = (
-        ("attention and MLP", transformer, torch.float32),
         ("attention and MLP", transformer, torch.float16),
+        ("attention and MLP", transformer, torch.float32),
         ("convolutions", residual, torch.float32),
     )
     for name, make, dtype in cases:
