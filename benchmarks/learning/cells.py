@@ -17,6 +17,7 @@ from torch import Tensor
 from pack.bundles.containers import Container, save_bundle
 from pack.bundles.manifest import Bundle
 from pack.nodes.host.bundling import apply_bundle
+from pack.nodes.host.name_settings import NameRules, parse_names
 from pack.nodes.host.request import Request
 from pack.nodes.host.runs import run_training
 from pack.training.dataset.folder import read_folder
@@ -31,6 +32,8 @@ from .scores import base_right, count, fidelity, thinned, transferred
 from .subjects import SUBJECTS, Asked, prompts_for
 
 STRIP = 8
+RENAMED = 8
+"""Samples of each concept of a set under another name."""
 Row = dict[str, Any]
 
 
@@ -95,6 +98,7 @@ def run_cell(cell: Cell, bench: Bench) -> tuple[Row, Tensor]:
         "seed": cell.seed,
         "budget": cell.budget,
         "steps": cell.steps,
+        "samples": bench.samples,
         **scores,
         "base_kept": right,
         "base_leakage": leaked,
@@ -105,6 +109,7 @@ def run_cell(cell: Cell, bench: Bench) -> tuple[Row, Tensor]:
     }
     if len(subject.concepts) > 1:
         row["concepts"] = by_concept(pictures, prompts)
+        row["renamed"] = renamed(bundle, bench, cell)
     return row, shown(pictures, prompts)
 
 
@@ -134,12 +139,14 @@ def train(cell: Cell, bench: Bench) -> tuple[Bundle, float]:
         return run_training(*bench.base, request).bundle, time.monotonic() - started
 
 
-def applied(models: Models, bundle: Bundle, *, lora: float = 1.0) -> Models:
+def applied(
+    models: Models, bundle: Bundle, *, lora: float = 1.0, rules: NameRules | None = None
+) -> Models:
     """The models with the bundle on them; a `lora` of 0 leaves the names alone."""
     model, clip, vae = models
     with torch.inference_mode():
         changed, named, _, _ = apply_bundle(
-            model, clip, bundle, strength_model=lora, strength_clip=lora
+            model, clip, bundle, strength_model=lora, strength_clip=lora, rules=rules
         )
     return changed, named, vae
 
@@ -157,6 +164,18 @@ def transfer(bundle: Bundle, bench: Bench, prompts: Sequence[Asked]) -> dict[str
     return {"transfer_bundle": whole} | (
         alone or {"embedding_alone": None, "transfer_embedding": None}
     )
+
+
+def renamed(bundle: Bundle, bench: Bench, cell: Cell) -> float | None:
+    """Fidelity when every name is another one by Load Bundle's own line for it."""
+    method, subject = METHODS[cell.method], SUBJECTS[cell.subject]
+    if not method.embeddings:
+        return None
+    words = method.words(subject)
+    rules = NameRules(settings=parse_names("\n".join(f"{w} = new{w}" for w in words.values())))
+    changed = {concept: f"embedding:new{word}" for concept, word in words.items()}
+    prompts = prompts_for(changed, RENAMED)
+    return fidelity(applied(bench.base, bundle, rules=rules), prompts)
 
 
 def by_concept(pictures: Tensor, prompts: Sequence[Asked]) -> Mapping[str, dict[str, float]]:

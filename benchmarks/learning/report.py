@@ -12,7 +12,6 @@ from PIL import Image, ImageDraw, ImageFont
 from world.sampling import SETTINGS
 
 from .claims import claims
-from .scores import transferred
 
 COLUMNS = (
     "fidelity",
@@ -42,18 +41,16 @@ the host's sampler draws ({settings}):
 - **transfer_bundle**, **transfer_embedding**: fidelity on a second base, made by training the
   first on faded colors: of the whole bundle, and of its embeddings alone.
 
-Mean of the seeds (least to most); {samples} samples of each kind, {transferred} of a transfer.
+Mean of the seeds (least to most). `samples` is how many were drawn of each kind for all seeds
+together; of a transfer two fifths of them.
 `seconds` is the training alone, on a busy machine with one thread; it says which methods are
 dearer, not how fast a step is.
 """
 
 
-def write_report(rows: Rows, methods: Mapping[str, object], samples: int, folder: Path) -> None:
+def write_report(rows: Rows, methods: Mapping[str, object], folder: Path) -> None:
     """Write learning.md and learning.png from the rows and the strips of pictures."""
-    settings = INTRODUCTION.format(
-        settings=SETTINGS, samples=samples, transferred=transferred(samples)
-    )
-    lines = [settings]
+    lines = [INTRODUCTION.format(settings=SETTINGS)]
     for subject in dict.fromkeys(row["subject"] for row in rows):
         lines += section(subject, [row for row in rows if row["subject"] == subject])
     lines += ["## The claims of the literature", "", *claims(rows), ""]
@@ -72,14 +69,15 @@ def section(subject: str, rows: Rows) -> list[str]:
     lines = [
         f"## {subject}",
         "",
-        "| method | steps | seeds | " + " | ".join(names) + " |",
-        "|" + "---|" * (len(names) + 3),
+        "| method | steps | seeds | samples | " + " | ".join(names) + " |",
+        "|" + "---|" * (len(names) + 4),
     ]
     for method, steps in dict.fromkeys((row["method"], row["steps"]) for row in rows):
         same = [row for row in rows if (row["method"], row["steps"]) == (method, steps)]
         cells = [spread([row[name] for row in same]) for name in COLUMNS]
         cells += [f"{sum(row[name] for row in same) / len(same):.0f}" for name in names[-2:]]
-        lines.append(f"| {method} | {steps} | {len(same)} | " + " | ".join(cells) + " |")
+        drawn = sum(row["samples"] for row in same)
+        lines.append(f"| {method} | {steps} | {len(same)} | {drawn} | " + " | ".join(cells) + " |")
     lines.append("")
     for row in (row for row in rows if "concepts" in row):
         lines += of_concepts(row)
@@ -97,6 +95,8 @@ def of_concepts(row: dict[str, Any]) -> list[str]:
     for concept, scores in row["concepts"].items():
         cells = [f"{scores[name]:.2f}" for name in ("fidelity", "following", "leakage")]
         lines.append(f"| {concept} | " + " | ".join(cells) + " |")
+    if row.get("renamed") is not None:
+        lines += ["", f"Fidelity with every name changed while loading: {row['renamed']:.2f}."]
     return [*lines, ""]
 
 

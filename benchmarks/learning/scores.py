@@ -85,7 +85,7 @@ def share(hits: Iterable[bool]) -> float:
 
 
 def transferred(samples: int) -> int:
-    """Samples of each of the transfers, of which a cell has three."""
+    """Samples of each of the transfers, of which a cell has three: two fifths."""
     return max(1, samples * 2 // 5)
 
 
