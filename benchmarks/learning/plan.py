@@ -57,24 +57,29 @@ def run_plan(work: Path, results: Path, *, samples: int, only: str, minutes: flo
     """Run what has no row yet, and write rows, table and pictures after every cell."""
     path, strips = results / "learning.json", results / "learning"
     strips.mkdir(parents=True, exist_ok=True)
-    rows = {key_of(row): row for row in read_rows(path)}
+    rows = {cell.name: row for cell, row in still_true(read_rows(path), samples)}
     began = time.monotonic()
     bench: Bench | None = None
     for cell in growing(lambda: plan(list(rows.values()))):
         due = only in cell.name and time.monotonic() - began < 60 * minutes
-        count = samples_of(cell, samples)
-        done = rows.get(cell.name, {}).get("definition") == cell.definition(count)
-        if done or not due:
+        if cell.name in rows or not due:
             continue
+        count = samples_of(cell, samples)
         bench = bench or Bench(
             base=load_base(work), second=load_second(work), work=work, samples=samples
         )
         rows[cell.name], pictures = run_cell(cell, replace(bench, samples=count))
         write_strip(pictures, strips / f"{cell.name}.png")
-        replace_text(path, json.dumps(in_order(rows), indent=1) + "\n")
+        keep(rows, path)
         sys.stdout.write(f"{cell.name}: {rows[cell.name]}\n")
         sys.stdout.flush()
+    keep(rows, path)
     write_report(in_order(rows), METHODS, results)
+
+
+def keep(rows: Mapping[str, Row], path: Path) -> None:
+    """Write the rows as they are now."""
+    replace_text(path, json.dumps(in_order(rows), indent=1) + "\n")
 
 
 def samples_of(cell: Cell, samples: int) -> int:
@@ -88,7 +93,9 @@ def in_order(rows: Mapping[str, Row]) -> list[Row]:
     return [rows[cell.name] for cell in plan(list(rows.values())) if cell.name in rows]
 
 
-def key_of(row: Row) -> str:
-    """The name of the cell that a row is of."""
-    cell = Cell(**{name: row[name] for name in ("subject", "method", "seed", "budget")})
-    return cell.name
+def still_true(rows: Sequence[Row], samples: int) -> Iterator[tuple[Cell, Row]]:
+    """The rows of earlier calls that were made as their cells are made today."""
+    for row in rows:
+        cell = Cell(**{name: row[name] for name in ("subject", "method", "seed", "budget")})
+        if row["definition"] == cell.definition(samples_of(cell, samples)):
+            yield cell, row
