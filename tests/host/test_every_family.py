@@ -12,6 +12,7 @@ import comfy.sampler_helpers
 import comfy.samplers
 import pytest
 import torch
+from comfy.model_base import ModelType
 from host.measure import SHORT, TOK, Batch, Ports, disagreement, draw, make_batch, probe, relative
 from torch import Tensor, nn
 
@@ -160,15 +161,17 @@ def host_output(loaded: Loaded, noisy: Tensor, sigma: Tensor, prompt: str) -> Te
     finally:
         model.cleanup()
     x, s = noisy.double(), sigma.double().reshape(-1, *[1] * (noisy.ndim - 1))
-    if family_of(model) == "sd2":
+    if model.model.model_type is ModelType.V_PREDICTION:
         return (x / (s.square() + 1) - denoised.double()) * (s.square() + 1).sqrt() / s
     return (x - denoised.double()) / s
 
 
-def closed_form(name: str, x0: Tensor, noise: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:
-    """Noisy latents and their target: v of Salimans and Ho 2022, else the straight flow."""
+def closed_form(model: Any, x0: Tensor, noise: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:
+    """Noisy latents and their target: noise, v of Salimans and Ho 2022, or the straight flow."""
     s = sigma.reshape(-1, *[1] * (noise.ndim - 1))
-    if name == "sd2":
+    if model.model.model_type is ModelType.EPS:
+        return x0 + s * noise, noise
+    if model.model.model_type is ModelType.V_PREDICTION:
         return x0 + s * noise, (noise - s * x0) / (s.square() + 1).sqrt()
     return s * noise + (1 - s) * x0, noise - x0
 
@@ -193,7 +196,7 @@ def test_the_loss_is_the_closed_form_of_what_the_host_samples(loaded: Loaded, na
             found, noised = batch_errors(run, drawn, run.conditions.of_step(drawn.captions))
         sigma = noised.sigma.double()
         x0 = loaded.model.model.process_latent_in(drawn.latents.double())
-        noisy, target = closed_form(name, x0, drawn.noise.double(), sigma)
+        noisy, target = closed_form(loaded.model, x0, drawn.noise.double(), sigma)
         output = host_output(loaded, noisy.float(), sigma.float(), "a red cat")
     wanted = (output - target).square().mean().item()
     assert found.mean().item() == pytest.approx(wanted, rel=1e-4)
