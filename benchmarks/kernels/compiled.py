@@ -15,9 +15,6 @@ from .turns import Row, compare
 IDEA = "torch.compile"
 CHANNELS, SIDE, CONTEXT, RANK, PAIRS = 640, 16, 768, 8, 16
 
-PARTITION = "aot_eager_decomp_partition"
-"""The same graphs and the same choice of what is kept for backward, without their compilation."""
-
 
 class Holder:
     """What the injection asks of a MODEL that it is installed in."""
@@ -95,13 +92,13 @@ def kept_bytes(
     return sum(kept.values())
 
 
-def row(name: str, make: Callable[[torch.dtype], Any], dtype: torch.dtype, backend: str) -> Row:
+def row(name: str, make: Callable[[torch.dtype], Any], dtype: torch.dtype) -> Row:
     """Forward and backward of one block, and what its compilation took."""
     block, given, options = make(dtype)
     with torch.no_grad():
         factors = prepared(block)
     leaves = [*(one.requires_grad_() for one in given), *factors]
-    made = torch.compile(block.forward, dynamic=False, backend=backend)
+    made = torch.compile(block.forward, dynamic=False)
 
     def run(forward: Callable[..., Tensor]) -> Tensor:
         # A copy, since blocks may change their input.
@@ -118,9 +115,7 @@ def row(name: str, make: Callable[[torch.dtype], Any], dtype: torch.dtype, backe
             raise ValueError(f"{IDEA} gives another gradient of {name}.")
     resident = {one.untyped_storage().data_ptr() for one in (*block.parameters(), *factors)}
     sizes = [kept_bytes(run, forward, resident) for forward in (block.forward, made)]
-    measured = compare(
-        f"{IDEA}, {backend}", name, lambda: step(block.forward), lambda: step(made), PAIRS
-    )
+    measured = compare(IDEA, name, lambda: step(block.forward), lambda: step(made), PAIRS)
     kept = " and ".join(f"{size / 2**20:.1f} MB" for size in sizes)
     return replace(measured, note=f"compiled in {took:.0f} s; kept for backward: {kept}")
 
@@ -131,11 +126,10 @@ def rows() -> Iterator[Row]:
     # What an earlier call has compiled would make the seconds too short.
     torch._inductor.config.force_disable_caches = True
     cases = (
-        ("attention and MLP", transformer, torch.float16, PARTITION),
-        ("attention and MLP", transformer, torch.float32, "inductor"),
-        ("convolutions", residual, torch.float32, "inductor"),
+        ("attention and MLP", transformer, torch.float16),
+        ("attention and MLP", transformer, torch.float32),
+        ("convolutions", residual, torch.float32),
     )
-    for name, make, dtype, backend in cases:
+    for name, make, dtype in cases:
         weights = str(dtype).removeprefix("torch.")
-        case = f"{name}, {CHANNELS} channels, {SIDE}x{SIDE}, {weights} weights"
-        yield row(case, make, dtype, backend)
+        yield row(f"{name}, {CHANNELS} channels, {SIDE}x{SIDE}, {weights} weights", make, dtype)

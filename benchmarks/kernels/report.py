@@ -34,8 +34,7 @@ by one on a CPU.
 One block of SD1.5's UNet with LoRA on all its layers, forward and backward, through
 torch.compile with its default compiler, which needs a C++ compiler on a CPU and Triton on a GPU.
 Kept for backward: ours, then compiled. Over fp16 weights the compiled block keeps the fp32 copies
-of its weights that the forward pass has cast; the row says so with the graphs alone, which are
-those that inductor compiles.
+of its weights that the forward pass has cast, where ours fetches each weight again.
 """,
 }
 
