@@ -9,7 +9,7 @@ import torch
 from .turns import Row, compare
 
 IDEA = "a batch of pictures through the VAE"
-SIDE, PICTURES, PAIRS = 256, 2, 6
+SIDE, PICTURES, PAIRS = 128, 2, 6
 
 
 @torch.no_grad()

@@ -22,9 +22,9 @@ class HostLatentCodec:
     def together(self, width: int, height: int) -> int:
         """How many pictures go at once: as many as there is room for, on a CPU one by one.
 
-        There a batch takes as long as its pictures (benchmarks/results/kernels.md), and one by
-        one a picture that joins a dataset leaves the latents of the others as they are. A VAE of
-        videos would read a batch as the frames of one.
+        There one picture keeps every core busy, and one by one a picture that joins a dataset
+        leaves the latents of the others as they are. A VAE of videos would read a batch as the
+        frames of one.
         """
         if self._vae.latent_dim != 2 or management.is_device_cpu(self._vae.device):
             return 1
