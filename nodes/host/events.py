@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from html import escape
 from typing import Any
 
 from comfy_execution.utils import get_executing_context
@@ -11,6 +10,8 @@ from server import PromptServer
 
 LINES = 60
 """Most lines of a text that are shown on a node; its output has them all."""
+MARKS = frozenset("\\`*_{}[]<>()#+-.!|~&=")
+"""Letters that HTML or Markdown takes for its own."""
 
 
 def send_event(noun: str, data: Mapping[str, Any]) -> None:
@@ -26,7 +27,14 @@ def tell(text: str) -> str:
     if server is not None and context is not None:
         lines = text.splitlines()
         rest = [f"and {len(lines) - LINES} more lines"] if len(lines) > LINES else []
-        # The editor shows it as HTML, and "<" is a letter like any other in captions.
-        shown = escape("\n".join([*lines[:LINES], *rest]), quote=False)
+        shown = "  \n".join(map(verbatim, [*lines[:LINES], *rest]))
         server.send_progress_text(shown, context.node_id, server.client_id)
     return text
+
+
+def verbatim(line: str) -> str:
+    """A line that the editor shows letter by letter: Nodes 2.0 reads the text as Markdown, the
+    classic renderer as HTML, and captions are neither. Two blanks at its end part lines in both."""
+    words = line.lstrip(" ")
+    indented = "&nbsp;" * (len(line) - len(words))
+    return indented + "".join(f"&#{ord(c)};" if c in MARKS else c for c in words)
