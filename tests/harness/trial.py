@@ -69,6 +69,8 @@ class Trial:
         with torch.inference_mode():
             model, clip, vae = FAMILIES[self._name].load()
         loaded = Loaded(model=model, clip=clip, vae=vae, path=self._host.base)
+        # The tests of a family have one of that name as well.
+        self._before = self._host.loaded.get(self._name)
         self._host.loaded[self._name] = loaded
         self._modules = (model.model, clip.cond_stage_model, vae.first_stage_model)
         loras = Path(folder_paths.get_output_directory(), "loras")
@@ -77,6 +79,8 @@ class Trial:
 
     def __exit__(self, *_: object) -> None:
         del self._host.loaded[self._name], self._modules
+        if self._before is not None:
+            self._host.loaded[self._name] = self._before
         management.unload_all_models()
         gc.collect()
 
