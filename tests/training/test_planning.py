@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from pack.training.planning import MARGIN, Cost, choose
@@ -42,6 +42,8 @@ def test_the_reason_names_the_figures():
 SIZES = st.dictionaries(st.text(min_size=1, max_size=2), st.integers(1, 1000), max_size=5)
 
 
+# A busy machine draws examples slowly.
+@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(
     blocks=SIZES, rest=st.integers(0, 1000), free=st.integers(0, 10_000), batch=st.integers(1, 6)
 )
