@@ -1,14 +1,15 @@
-"""The base model, and a second one that was made by training the first on another look."""
+"""The base model, and what further training made of it: one of another look, one of flows."""
 
 from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
 from safetensors.torch import load_file, save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from world import sprites, train_base
 from world.base import COMPACT, base_unet, write_base
@@ -17,9 +18,14 @@ from world.codec import latents_of
 from world.compact import unpack
 from world.sampling import Models
 
-STEPS, RATE, SCENES = 100, 2e-4, 400
-FADE = 0.25
+SCENES = 400
+"""Of the training scenes, for further training"""
+STEPS, RATE, FADE = 100, 2e-4, 0.25
 SECOND = f"second_{STEPS}_{RATE:g}_{FADE:g}"
+FLOW_STEPS, FLOW_RATE = 600, 3e-4
+FLOW = f"flow_{FLOW_STEPS}_{FLOW_RATE:g}"
+Loss = Callable[[nn.Module, Tensor, Tensor, torch.Generator], Tensor]
+"""Of a UNet on latents (n, 4, 8, 8) and conditioning (n, 77, 768), with randomness from there"""
 
 
 def load_base(folder: Path) -> Models:
@@ -29,13 +35,50 @@ def load_base(folder: Path) -> Models:
 
 def load_second(folder: Path) -> Models:
     """The second base, which draws in faded colors; made in minutes when it is not there."""
-    weights = folder / f"{SECOND}_unet.safetensors"
+    alphas = train_base.noise_levels()
+
+    def loss(unet: nn.Module, latents: Tensor, rows: Tensor, chance: torch.Generator) -> Tensor:
+        return train_base.loss_of(unet, latents, rows, alphas, chance, torch.float32)
+
+    def make() -> dict[str, Tensor]:
+        batches = FadedBatches(some_scenes(load_base(folder)[1]), 5)
+        return fine_tune(batches, loss, STEPS, RATE)
+
+    return _load(folder / f"{SECOND}.safetensors", _made(folder / SECOND, make))
+
+
+def load_flow(folder: Path) -> Models:
+    """The base as a flow model (Lipman et al. 2022, arXiv 2210.02747), sampled as the host's SD3.
+
+    Made in about a quarter of an hour when it is not there.
+    """
+    from comfy_extras.nodes_model_advanced import ModelSamplingSD3
+
+    def make() -> dict[str, Tensor]:
+        batches = train_base.Batches(some_scenes(load_base(folder)[1]), 5)
+        return fine_tune(batches, flow_loss, FLOW_STEPS, FLOW_RATE)
+
+    model, clip, vae = _load(folder / f"{FLOW}.safetensors", _made(folder / FLOW, make))
+    return ModelSamplingSD3().patch(model, shift=1.0)[0], clip, vae
+
+
+def flow_loss(unet: nn.Module, latents: Tensor, rows: Tensor, chance: torch.Generator) -> Tensor:
+    """The error of noise minus picture at uniform positions of the straight path between them."""
+    position = torch.rand(len(latents), generator=chance)
+    noise = torch.randn(latents.shape, generator=chance)
+    noisy = latents.lerp(noise, position.view(-1, 1, 1, 1))
+    guess = train_base.predict(unet, noisy, 1000 * position, rows, torch.float32)
+    return (guess - (noise - latents)).square().mean()
+
+
+def _made(place: Path, make: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
+    """The weights beside `place`, made when they are not there."""
+    weights = place.with_name(f"{place.name}_unet.safetensors")
     if not weights.exists():
-        trained = fine_tune(load_base(folder)[1])
         part = weights.with_suffix(".part")
-        save_file(trained, part)
+        save_file(make(), part)
         os.replace(part, weights)
-    return _load(folder / f"{SECOND}.safetensors", load_file(weights))
+    return load_file(weights)
 
 
 def _load(path: Path, unet: dict[str, Tensor]) -> Models:
@@ -45,27 +88,28 @@ def _load(path: Path, unet: dict[str, Tensor]) -> Models:
         return load_short(path)
 
 
-def fine_tune(clip: object) -> dict[str, Tensor]:
-    """All weights of the UNet after `STEPS` steps on pictures a quarter of the way to gray."""
+def fine_tune(
+    batches: train_base.Batches, loss_of: Loss, steps: int, rate: float
+) -> dict[str, Tensor]:
+    """All weights of the base's UNet after further steps, the first twenty of which warm up."""
     unet = base_unet()
     unet.load_state_dict(unpack(load_file(COMPACT)))
-    optimizer = torch.optim.AdamW(unet.parameters(), lr=RATE, betas=(0.9, 0.99), fused=True)
-    batches, chance = FadedBatches(faded_world(clip), 5), torch.Generator().manual_seed(6)
-    alphas = train_base.noise_levels()
-    for step in range(STEPS):
+    optimizer = torch.optim.AdamW(unet.parameters(), lr=rate, betas=(0.9, 0.99), fused=True)
+    chance = torch.Generator().manual_seed(6)
+    for step in range(steps):
         for group in optimizer.param_groups:
-            group["lr"] = RATE * min(1.0, (step + 1) / 20)
-        loss = train_base.loss_of(unet, *batches.draw(), alphas, chance, torch.float32)
+            group["lr"] = rate * min(1.0, (step + 1) / 20)
+        loss = loss_of(unet, *batches.draw(), chance)
         loss.backward()
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
         if step % 25 == 0:
-            sys.stdout.write(f"second base: step {step} of {STEPS}, loss {loss.item():.4f}\n")
+            sys.stdout.write(f"further training: step {step} of {steps}, loss {loss.item():.4f}\n")
             sys.stdout.flush()
     return {key: value.detach() for key, value in unet.state_dict().items()}
 
 
-def faded_world(clip: object) -> train_base.World:
+def some_scenes(clip: object) -> train_base.World:
     """Some training scenes and their captions without an opening."""
     scenes = sprites.split_scenes()[0]
     picked = torch.randperm(len(scenes), generator=torch.Generator().manual_seed(4))[:SCENES]

@@ -25,7 +25,7 @@ from pack.training.objective import Prior
 from world.concepts import write_folder
 from world.sampling import SETTINGS, Models, sample
 
-from .bases import SECOND
+from .bases import FLOW, SECOND
 from .methods import BATCH, METHODS
 from .remembered import PICTURES, base_pictures
 from .scores import base_right, count, fidelity, thinned, transferred
@@ -61,6 +61,7 @@ class Cell:
         """A digest of all that the row depends on by choice; another one makes the row anew."""
         chosen = [settled(self), settled(METHODS[self.method]), self.steps]
         parts = [*chosen, BATCH, samples, SETTINGS, SECOND, PICTURES]
+        parts += [FLOW] if METHODS[self.method].flow else []
         return hashlib.sha256(repr(parts).encode()).hexdigest()[:12]
 
 
@@ -74,10 +75,11 @@ def settled(settings: Any) -> Any:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Bench:
-    """What every cell works with."""
+    """What a cell works with."""
 
     base: Models
-    second: Models
+    second: Models | None
+    """What the bundle is carried over to; None where that is not the question"""
     work: Path
     samples: int
     """Of each kind: with the concept, and of the base's own prompts"""
@@ -89,7 +91,8 @@ def run_cell(cell: Cell, bench: Bench) -> tuple[Row, Tensor]:
     method, subject = METHODS[cell.method], SUBJECTS[cell.subject]
     prompts = prompts_for(method.triggers(subject), per_concept(cell, bench))
     trained = applied(bench.base, bundle)
-    pictures = sample(trained, [one.prompt for one in prompts])
+    words = [one.prompt for one in prompts]
+    pictures = sample(trained, words, unwanted=method.unwanted(subject))
     scores = count(pictures, prompts)
     right, leaked = base_right(trained, bench.samples)
     row = {
@@ -153,17 +156,17 @@ def applied(
 
 def transfer(bundle: Bundle, bench: Bench, prompts: Sequence[Asked]) -> dict[str, float | None]:
     """Fidelity on the second base: of the whole bundle, and of its embeddings alone."""
+    found: dict[str, float | None]
+    found = dict.fromkeys(("transfer_bundle", "embedding_alone", "transfer_embedding"))
+    if bench.second is None:
+        return found
     some = thinned(prompts, transferred(bench.samples))
-    alone = None
+    found["transfer_bundle"] = fidelity(applied(bench.second, bundle), some)
     if bundle.embeddings:
-        alone = {
-            "embedding_alone": fidelity(applied(bench.base, bundle, lora=0.0), some),
-            "transfer_embedding": fidelity(applied(bench.second, bundle, lora=0.0), some),
-        }
-    whole = fidelity(applied(bench.second, bundle), some)
-    return {"transfer_bundle": whole} | (
-        alone or {"embedding_alone": None, "transfer_embedding": None}
-    )
+        alone = applied(bench.base, bundle, lora=0.0), applied(bench.second, bundle, lora=0.0)
+        found["embedding_alone"] = fidelity(alone[0], some)
+        found["transfer_embedding"] = fidelity(alone[1], some)
+    return found
 
 
 def renamed(bundle: Bundle, bench: Bench, cell: Cell) -> float | None:

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from pack.training.adapters import AdapterConfig
 from pack.training.adapters.lora import LoraConfig
 from pack.training.adapters.targets import Targets
-from pack.training.concepts import Concept
+from pack.training.concepts import NEGATIVE, Concept
 from pack.training.loop import TrainConfig
 from pack.training.objective import ObjectiveConfig, Prior, Weighting
-from pack.training.optimizers import OptimizerConfig
+from pack.training.optimizers import Algorithm, OptimizerConfig, Precision
 from pack.training.schedule import Schedule
 
 from .subjects import Subject
@@ -36,6 +36,16 @@ class Method:
     pivot: float = 0.4
     adapter_rate: float = 2e-3
     embedding_rate: float = 5e-3
+    algorithm: Algorithm = Algorithm.ADAMW
+    """Of the adapters and the vectors"""
+    precision: Precision = Precision.FP32
+    schedule: Schedule = Schedule.COSINE
+    objective: ObjectiveConfig = ObjectiveConfig(weighting=Weighting.NONE)
+    """All but its prior, which is above"""
+    ema_decay: float = 0.0
+    negative_vectors: int = 0
+    flow: bool = False
+    """Whether the base is the one that predicts flows"""
 
     def words(self, subject: Subject) -> dict[str, str]:
         """Concept -> the word that stands for it in the training captions."""
@@ -48,6 +58,11 @@ class Method:
         prefix = "embedding:" if self.embeddings else ""
         return {concept: prefix + word for concept, word in self.words(subject).items()}
 
+    def unwanted(self, subject: Subject) -> str:
+        """The negative prompt: the negative embeddings, where they are trained."""
+        words = self.triggers(subject).values() if self.negative_vectors else ()
+        return " ".join(word + NEGATIVE for word in words)
+
     def concepts(self, subject: Subject) -> tuple[Concept, ...]:
         """What the run learns as new words; none for rare words."""
         if not self.embeddings:
@@ -59,24 +74,27 @@ class Method:
                 class_word=subject.concepts[concept],
                 vectors=2,
                 pivot=self.pivot,
+                negative_vectors=self.negative_vectors,
             )
             for concept, word in self.words(subject).items()
         )
 
     def config(self, steps: int, seed: int) -> TrainConfig:
         """The run's settings; the rates are for a model of 19 M parameters."""
+        optimizer = OptimizerConfig(
+            algorithm=self.algorithm, precision=self.precision, learning_rate=self.adapter_rate
+        )
         return TrainConfig(
             steps=steps,
             batch_size=BATCH,
             seed=seed,
-            schedule=Schedule.COSINE,
-            optimizer=OptimizerConfig(learning_rate=self.adapter_rate),
-            embedding_optimizer=OptimizerConfig(
-                learning_rate=self.embedding_rate, weight_decay=0.0
+            schedule=self.schedule,
+            optimizer=optimizer,
+            embedding_optimizer=replace(
+                optimizer, learning_rate=self.embedding_rate, weight_decay=0.0
             ),
-            objective=ObjectiveConfig(
-                prior=self.prior, prior_weight=self.prior_weight, weighting=Weighting.NONE
-            ),
+            objective=replace(self.objective, prior=self.prior, prior_weight=self.prior_weight),
+            ema_decay=self.ema_decay,
         )
 
 

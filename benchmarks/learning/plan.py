@@ -6,19 +6,24 @@ import json
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import replace
+from functools import cache
 from pathlib import Path
 
 from atomic import replace_text
 
 from .adapters import adapter_cells
-from .bases import load_base, load_second
+from .bases import load_base, load_flow, load_second
 from .cells import Bench, Cell, Row, read_rows, run_cell, write_strip
+from .choices import CHOICES, NEGATIVES, choice_cells
 from .methods import METHODS
 from .report import write_report
 from .scores import transferred
 
 COMPARED = ("pivotal_prior", "pivotal", "lora", "textual_inversion", "pivotal_noise")
+
+CHOSEN = "Optimizers and objectives"
+GUIDED = "Negative embeddings"
+ADAPTERS = "LoRA and TriLoRA"
 
 BRIEF = 0.675
 """Share of the steps that takes less than five minutes on two cores."""
@@ -42,7 +47,7 @@ def plan(rows: Sequence[Row]) -> list[Cell]:
         for method in COMPARED
     ]
     brief = [Cell(subject="character", method="pivotal_prior", seed=0, budget=BRIEF)]
-    return first + brief + sets + others + seeds + adapter_cells(rows)
+    return first + brief + sets + others + seeds + adapter_cells(rows) + choice_cells()
 
 
 def growing(make: Callable[[], list[Cell]]) -> Iterator[Cell]:
@@ -59,22 +64,33 @@ def run_plan(work: Path, results: Path, *, samples: int, only: str, minutes: flo
     strips.mkdir(parents=True, exist_ok=True)
     rows = {cell.name: row for cell, row in still_true(read_rows(path), samples)}
     began = time.monotonic()
-    bench: Bench | None = None
+    load = Loader(work)
     for cell in growing(lambda: plan(list(rows.values()))):
         due = only in cell.name and time.monotonic() - began < 60 * minutes
         if cell.name in rows or not due:
             continue
-        count = samples_of(cell, samples)
-        bench = bench or Bench(
-            base=load_base(work), second=load_second(work), work=work, samples=samples
-        )
-        rows[cell.name], pictures = run_cell(cell, replace(bench, samples=count))
+        bench = load.bench(cell, samples_of(cell, samples))
+        rows[cell.name], pictures = run_cell(cell, bench)
         write_strip(pictures, strips / f"{cell.name}.png")
         keep(rows, path)
         sys.stdout.write(f"{cell.name}: {rows[cell.name]}\n")
         sys.stdout.flush()
     keep(rows, path)
-    write_report(in_order(rows), METHODS, results)
+    write_report(grouped(in_order(rows)), results)
+
+
+class Loader:
+    """Loads each base when the first cell asks for it."""
+
+    def __init__(self, work: Path):
+        self._work = work
+        self._base, self._second, self._flow = map(cache, (load_base, load_second, load_flow))
+
+    def bench(self, cell: Cell, samples: int) -> Bench:
+        """What the cell works with; only the compared methods are carried to the second base."""
+        base = self._flow if METHODS[cell.method].flow else self._base
+        second = self._second(self._work) if is_compared(cell) else None
+        return Bench(base=base(self._work), second=second, work=self._work, samples=samples)
 
 
 def keep(rows: Mapping[str, Row], path: Path) -> None:
@@ -82,10 +98,15 @@ def keep(rows: Mapping[str, Row], path: Path) -> None:
     replace_text(path, json.dumps(in_order(rows), indent=1) + "\n")
 
 
+def is_compared(cell: Cell) -> bool:
+    """Whether the cell is of the comparison of methods, rather than of what one is made of."""
+    return cell.method in COMPARED and cell.budget in (1, BRIEF)
+
+
 def samples_of(cell: Cell, samples: int) -> int:
     """All for the cells that are held against a bar; fewer for those that repeat or compare."""
-    counted = cell.subject in ("character", "crew") and cell.seed == 0 and cell.method in COMPARED
-    return samples if counted else transferred(samples)
+    held = is_compared(cell) and cell.seed == 0 and cell.subject in ("character", "crew")
+    return samples if held else transferred(samples)
 
 
 def in_order(rows: Mapping[str, Row]) -> list[Row]:
@@ -93,9 +114,31 @@ def in_order(rows: Mapping[str, Row]) -> list[Row]:
     return [rows[cell.name] for cell in plan(list(rows.values())) if cell.name in rows]
 
 
+def grouped(rows: Sequence[Row]) -> dict[str, list[Row]]:
+    """The rows by the part of the page that they belong to."""
+    parts: dict[str, list[Row]] = {}
+    for row in rows:
+        cell = cell_of(row)
+        title = cell.subject if is_compared(cell) else part_of(cell.method)
+        parts.setdefault(title, []).append(row)
+    return parts
+
+
+def part_of(method: str) -> str:
+    """The title of a part that looks into one method."""
+    if method in CHOICES:
+        return CHOSEN
+    return GUIDED if method in ("pivotal", *NEGATIVES) else ADAPTERS
+
+
+def cell_of(row: Row) -> Cell:
+    """The cell that a row is of."""
+    return Cell(**{name: row[name] for name in ("subject", "method", "seed", "budget")})
+
+
 def still_true(rows: Sequence[Row], samples: int) -> Iterator[tuple[Cell, Row]]:
     """The rows of earlier calls that were made as their cells are made today."""
     for row in rows:
-        cell = Cell(**{name: row[name] for name in ("subject", "method", "seed", "budget")})
+        cell = cell_of(row)
         if row["definition"] == cell.definition(samples_of(cell, samples)):
             yield cell, row

@@ -11,7 +11,10 @@ from PIL import Image, ImageDraw, ImageFont
 
 from world.sampling import SETTINGS
 
+from .cells import settled
+from .choices import LEARNED
 from .claims import claims
+from .methods import METHODS
 
 COLUMNS = (
     "fidelity",
@@ -36,6 +39,8 @@ the host's sampler draws ({settings}):
   training picture).
 - **base_kept**: the base's own held-out prompts, without the concept, that are still drawn right
   (the untrained base: 1).
+- **missing**: what the mean fidelity falls short of {learned:g}, from which on a concept counts as
+  learned.
 - **leakage**: samples that show another new thing than the one asked for.
 - **embedding_alone**: fidelity with the LoRA at strength 0.
 - **transfer_bundle**, **transfer_embedding**: fidelity on a second base, made by training the
@@ -48,40 +53,49 @@ dearer, not how fast a step is.
 """
 
 
-def write_report(rows: Rows, methods: Mapping[str, object], folder: Path) -> None:
-    """Write learning.md and learning.png from the rows and the strips of pictures."""
-    lines = [INTRODUCTION.format(settings=SETTINGS)]
-    for subject in dict.fromkeys(row["subject"] for row in rows):
-        lines += section(subject, [row for row in rows if row["subject"] == subject])
-    lines += ["## The claims of the literature", "", *claims(rows), ""]
+def write_report(parts: Mapping[str, Rows], folder: Path) -> None:
+    """Write learning.md and learning.png from the rows of each part and the strips of pictures."""
+    lines = [INTRODUCTION.format(settings=SETTINGS, learned=LEARNED)]
+    for title, rows in parts.items():
+        lines += section(title, rows)
+    every = [row for rows in parts.values() for row in rows]
+    lines += ["## The claims of the literature", "", *claims(every), ""]
     lines += ["## The methods", ""]
-    used = {row["method"] for row in rows}
-    lines += [f"- {name}: `{method}`" for name, method in methods.items() if name in used]
+    lines += [f"`pivotal` is `{METHODS['pivotal']}`; the others differ from it in:", ""]
+    used = {row["method"] for row in every} - {"pivotal"}
+    lines += [f"- {name}: `{settled(METHODS[name])}`" for name in METHODS if name in used]
     lines += ["", f"Python {platform.python_version()}, {platform.machine()}, CPU, fp32."]
     lines += ["Made by `python3 dev.py bench learning`; ![samples](learning.png)"]
     (folder / "learning.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
-    write_grid(rows, folder)
+    write_grid(every, folder)
 
 
-def section(subject: str, rows: Rows) -> list[str]:
-    """The table of one subject, and for a set the scores of each concept."""
-    names = [*COLUMNS, "bytes", "seconds"]
+def section(title: str, rows: Rows) -> list[str]:
+    """The table of one part, and for a set the scores of each concept."""
+    columns = [name for name in COLUMNS if any(row[name] is not None for row in rows)]
+    names = [*columns, "missing", "bytes", "seconds"]
     lines = [
-        f"## {subject}",
+        f"## {title}",
         "",
         "| method | steps | seeds | samples | " + " | ".join(names) + " |",
         "|" + "---|" * (len(names) + 4),
     ]
     for method, steps in dict.fromkeys((row["method"], row["steps"]) for row in rows):
         same = [row for row in rows if (row["method"], row["steps"]) == (method, steps)]
-        cells = [spread([row[name] for row in same]) for name in COLUMNS]
-        cells += [f"{sum(row[name] for row in same) / len(same):.0f}" for name in names[-2:]]
+        cells = [spread([row[name] for row in same]) for name in columns]
+        cells += [f"{max(0.0, LEARNED - mean_of(same, 'fidelity')):.2f}"]
+        cells += [f"{mean_of(same, name):.0f}" for name in ("bytes", "seconds")]
         drawn = sum(row["samples"] for row in same)
         lines.append(f"| {method} | {steps} | {len(same)} | {drawn} | " + " | ".join(cells) + " |")
     lines.append("")
     for row in (row for row in rows if "concepts" in row):
         lines += of_concepts(row)
     return lines
+
+
+def mean_of(rows: Rows, name: str) -> float:
+    """The mean of a column that every row has."""
+    return sum(row[name] for row in rows) / len(rows)
 
 
 def of_concepts(row: dict[str, Any]) -> list[str]:

@@ -124,21 +124,28 @@ def loss_of(
 
     Processors without bf16 of their own are ten times slower in it than in fp32.
     """
-    from comfy.ldm.modules.attention import attention_pytorch
-
     steps = torch.randint(1000, (len(latents),), generator=generator)
     noise = torch.randn(latents.shape, generator=generator)
     alpha = alphas[steps].view(-1, 1, 1, 1)
     noisy = alpha.sqrt() * latents + (1 - alpha).sqrt() * noise
+    guess = predict(unet, noisy, steps.float(), rows, precision)
+    error = (guess - noise).square().mean((1, 2, 3))
+    # 1 + sigma^2 weighs as an error of the velocity does; the cap keeps the noisiest steps tame.
+    weight = (1 / alpha.flatten()).clamp(max=HIGHEST_WEIGHT)
+    return (weight * error).mean()
+
+
+def predict(
+    unet: nn.Module, noisy: Tensor, times: Tensor, rows: Tensor, precision: torch.dtype
+) -> Tensor:
+    """What the UNet says of noisy latents, under autograd, in fp32."""
+    from comfy.ldm.modules.attention import attention_pytorch
+
     options = {
         "optimized_attention_override": lambda _, *args, **kw: attention_pytorch(*args, **kw)
     }
     with torch.autocast("cpu", precision, enabled=precision is not torch.float32):
-        guess = unet(noisy, steps.float(), context=rows, transformer_options=options)
-    error = (guess.float() - noise).square().mean((1, 2, 3))
-    # 1 + sigma^2 weighs as an error of the velocity does; the cap keeps the noisiest steps tame.
-    weight = (1 / alpha.flatten()).clamp(max=HIGHEST_WEIGHT)
-    return (weight * error).mean()
+        return unet(noisy, times, context=rows, transformer_options=options).float()
 
 
 def rate_at(progress: float, step: int) -> float:

@@ -1,0 +1,65 @@
+"""Optimizers, objectives and negative embeddings, each learning the character like `pivotal`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from pack.training.objective import ObjectiveConfig, Weighting
+from pack.training.optimizers import Algorithm, Precision
+from pack.training.schedule import Schedule
+from pack.training.timesteps import Density
+
+from .cells import Cell
+from .methods import METHODS, Method
+
+LEARNED = 0.9
+"""Fidelity from which a concept counts as learned."""
+HALFWAY = 0.25
+"""Share of the steps after which the character is half learned, where guidance can help."""
+
+
+def objective(**settings: object) -> ObjectiveConfig:
+    """The benchmark's plain objective but for these settings."""
+    return ObjectiveConfig(**{"weighting": Weighting.NONE, **settings})  # pyright: ignore
+
+
+OPTIMIZERS: Mapping[str, Method] = {
+    # Prodigy's rate is 1, and Schedule-Free needs no schedule: so their authors.
+    "prodigy": Method(algorithm=Algorithm.PRODIGY, adapter_rate=1.0, embedding_rate=1.0),
+    "schedule_free": Method(algorithm=Algorithm.SCHEDULE_FREE, schedule=Schedule.CONSTANT),
+    "adamw_8bit": Method(algorithm=Algorithm.ADAMW_8BIT),
+    "adafactor": Method(algorithm=Algorithm.ADAFACTOR),
+    "bf16_factors": Method(precision=Precision.BF16),
+    "moving_average": Method(ema_decay=0.98),
+}
+OBJECTIVES: Mapping[str, Method] = {
+    "min_snr": Method(objective=objective(weighting=Weighting.MIN_SNR)),
+    "debiased": Method(objective=objective(weighting=Weighting.DEBIASED)),
+    "huber": Method(objective=objective(huber=0.1)),
+    "noise_offset": Method(objective=objective(noise_offset=0.05)),
+    "caption_dropout": Method(objective=objective(caption_dropout=0.1)),
+}
+FLOWS: Mapping[str, Method] = {
+    "flow_uniform": Method(flow=True),
+    "flow_logit_normal": Method(flow=True, objective=objective(density=Density.LOGIT_NORMAL)),
+    "flow_mode": Method(flow=True, objective=objective(density=Density.MODE)),
+    "flow_shift": Method(flow=True, objective=objective(shift=3.0)),
+    "flow_huber": Method(flow=True, objective=objective(huber=0.1)),
+}
+NEGATIVES: Mapping[str, Method] = {
+    "negative": Method(negative_vectors=2, objective=objective(negative_guidance=3.0)),
+}
+"""Trained at the guidance that the samples have."""
+
+CHOICES: Mapping[str, Method] = {**OPTIMIZERS, **OBJECTIVES, **FLOWS}
+METHODS.update({**CHOICES, **NEGATIVES})
+
+
+def choice_cells() -> list[Cell]:
+    """Every choice at the budget; with and without negative vectors where there is room to gain."""
+    cells = [Cell(subject="character", method=name, seed=0) for name in CHOICES]
+    return cells + [
+        Cell(subject="character", method=name, seed=seed, budget=HALFWAY)
+        for name in ("pivotal", *NEGATIVES)
+        for seed in (0, 1, 2)
+    ]
