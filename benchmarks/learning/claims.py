@@ -18,7 +18,8 @@ def claims(rows: Rows) -> list[str]:
     return [
         f"- {text}: {sentence}"
         for text, sentence in (
-            ("Pivotal tuning damages the base less than LoRA alone", damage(mean)),
+            ("Pivotal tuning damages the base less than LoRA alone", damage(mean, "")),
+            ("The same with prior preservation on both sides", damage(mean, "_prior")),
             ("Prior preservation keeps more of the base", preserved),
             ("An embedding transfers to another base better than weights", carried(mean)),
             ("Starting from a word beats starting from noise", started),
@@ -43,13 +44,17 @@ class Means:
         return sum(values) / len(values)
 
 
-def damage(mean: Means) -> str:
-    if not mean.has("pivotal", "lora"):
+def damage(mean: Means, both: str) -> str:
+    """What is left of the base after pivotal tuning and after LoRA, and the fidelity of each."""
+    ours, theirs = f"pivotal{both}", f"lora{both}"
+    if not mean.has(ours, theirs):
         return ""
-    ours, theirs = mean.of("pivotal", "base_kept"), mean.of("lora", "base_kept")
-    fidelities = f"{mean.of('pivotal', 'fidelity'):.2f} and {mean.of('lora', 'fidelity'):.2f}"
-    numbers = f"base kept {ours:.2f} against {theirs:.2f}, at fidelity {fidelities}"
-    return f"{verdict(ours - theirs)} ({numbers})."
+    kept = mean.of(ours, "base_kept"), mean.of(theirs, "base_kept")
+    numbers = (
+        f"base kept {kept[0]:.2f} against {kept[1]:.2f}, at fidelity "
+        f"{mean.of(ours, 'fidelity'):.2f} and {mean.of(theirs, 'fidelity'):.2f}"
+    )
+    return f"{verdict(kept[0] - kept[1])} ({numbers})."
 
 
 def beats(mean: Means, ours: str, theirs: str, column: str) -> str:

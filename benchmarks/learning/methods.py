@@ -104,4 +104,5 @@ METHODS: dict[str, Method] = {
     "pivotal": Method(),
     "pivotal_prior": Method(prior=Prior.BASE, prior_weight=0.5),
     "pivotal_noise": Method(initial_word=False),
+    "lora_prior": Method(embeddings=False, prior=Prior.BASE, prior_weight=0.5),
 }

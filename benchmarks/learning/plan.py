@@ -19,7 +19,9 @@ from .methods import METHODS
 from .report import write_report
 from .scores import transferred
 
-COMPARED = ("pivotal_prior", "pivotal", "lora", "textual_inversion", "pivotal_noise")
+COMPARED = (
+    "pivotal_prior", "pivotal", "lora", "textual_inversion", "pivotal_noise", "lora_prior",
+)  # fmt: skip
 
 CHOSEN = "Optimizers and objectives"
 GUIDED = "Negative embeddings"
