@@ -12,7 +12,6 @@ from typing import Any
 from pack.training.adapters import AdapterConfig
 from pack.training.adapters.lora import LoraConfig
 from pack.training.adapters.trilora import Sigma, TriLoraConfig
-from pack.training.objective import Prior
 
 from .cells import Cell
 from .methods import LORA, METHODS, Method
@@ -43,14 +42,9 @@ def method_name(kind: str, rank: int, rate: float) -> str:
 
 
 def adapter_methods() -> dict[str, Method]:
-    """Pivotal tuning with the base's own prior, for every kind, rank and rate."""
+    """Pivotal tuning for every kind, rank and rate."""
     return {
-        method_name(kind, rank, rate): Method(
-            prior=Prior.BASE,
-            prior_weight=0.5,
-            adapter=config_of(kind, rank),
-            adapter_rate=rate,
-        )
+        method_name(kind, rank, rate): Method(adapter=config_of(kind, rank), adapter_rate=rate)
         for kind in ("lora", *STARTS)
         for rank in (RANK, *RANKS)
         for rate in RATES
