@@ -14,8 +14,8 @@ from .methods import METHODS, Method
 
 LEARNED = 0.9
 """Fidelity from which a concept counts as learned."""
-HALFWAY = 0.25
-"""Share of the steps after which the character is half learned, where guidance can help."""
+EARLY = 0.25
+"""Share of the steps after which the character is half learned, where methods can differ."""
 
 
 def objective(**settings: object) -> ObjectiveConfig:
@@ -52,14 +52,20 @@ NEGATIVES: Mapping[str, Method] = {
 """Trained at the guidance that the samples have."""
 
 CHOICES: Mapping[str, Method] = {**OPTIMIZERS, **OBJECTIVES, **FLOWS}
+HASTY = ("pivotal", "lora", "pivotal_noise", *NEGATIVES)
+"""Methods that are compared early."""
 METHODS.update({**CHOICES, **NEGATIVES})
 
 
 def choice_cells() -> list[Cell]:
-    """Every choice at the budget; with and without negative vectors where there is room to gain."""
-    cells = [Cell(subject="character", method=name, seed=0) for name in CHOICES]
-    return cells + [
-        Cell(subject="character", method=name, seed=seed, budget=HALFWAY)
-        for name in ("pivotal", *NEGATIVES)
+    """Every choice at the budget."""
+    return [Cell(subject="character", method=name, seed=0) for name in CHOICES]
+
+
+def early_cells() -> list[Cell]:
+    """What is compared when the character is half learned."""
+    return [
+        Cell(subject="character", method=name, seed=seed, budget=EARLY)
+        for name in HASTY
         for seed in (0, 1, 2)
     ]

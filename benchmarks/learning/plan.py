@@ -14,7 +14,7 @@ from atomic import replace_text
 from .adapters import adapter_cells
 from .bases import load_base, load_flow, load_second
 from .cells import Bench, Cell, Row, read_rows, run_cell, write_strip
-from .choices import CHOICES, NEGATIVES, choice_cells
+from .choices import CHOICES, EARLY, choice_cells, early_cells
 from .methods import METHODS
 from .report import write_report
 from .scores import transferred
@@ -24,7 +24,7 @@ COMPARED = (
 )  # fmt: skip
 
 CHOSEN = "Optimizers and objectives"
-GUIDED = "Negative embeddings"
+HALF_LEARNED = "After a quarter of the steps"
 ADAPTERS = "LoRA and TriLoRA"
 
 BRIEF = 0.675
@@ -49,7 +49,8 @@ def plan(rows: Sequence[Row]) -> list[Cell]:
         for method in COMPARED
     ]
     brief = [Cell(subject="character", method="pivotal_prior", seed=0, budget=BRIEF)]
-    return first + brief + sets + others + seeds + adapter_cells(rows) + choice_cells()
+    compared = [*first, *brief, *sets, *others, *seeds, *early_cells()]
+    return [*compared, *adapter_cells(rows), *choice_cells()]
 
 
 def growing(make: Callable[[], list[Cell]]) -> Iterator[Cell]:
@@ -120,17 +121,17 @@ def grouped(rows: Sequence[Row]) -> dict[str, list[Row]]:
     """The rows by the part of the page that they belong to."""
     parts: dict[str, list[Row]] = {}
     for row in rows:
-        cell = cell_of(row)
-        title = cell.subject if is_compared(cell) else part_of(cell.method)
-        parts.setdefault(title, []).append(row)
+        parts.setdefault(part_of(cell_of(row)), []).append(row)
     return parts
 
 
-def part_of(method: str) -> str:
-    """The title of a part that looks into one method."""
-    if method in CHOICES:
-        return CHOSEN
-    return GUIDED if method in ("pivotal", *NEGATIVES) else ADAPTERS
+def part_of(cell: Cell) -> str:
+    """The title of the part of the page with the cell."""
+    if is_compared(cell):
+        return cell.subject
+    if cell.budget == EARLY:
+        return HALF_LEARNED
+    return CHOSEN if cell.method in CHOICES else ADAPTERS
 
 
 def cell_of(row: Row) -> Cell:
