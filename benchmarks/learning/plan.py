@@ -37,7 +37,8 @@ def plan(rows: Sequence[Row]) -> list[Cell]:
     Rows of earlier cells choose the rates of later ones.
     """
     first = [Cell(subject="character", method=method, seed=0) for method in COMPARED]
-    sets = [Cell(subject="crew", method=method, seed=0) for method in ("pivotal", "pivotal_prior")]
+    # Min-SNR learns in fewer steps, and a set needs many.
+    sets = [Cell(subject=subject, method="min_snr", seed=0) for subject in ("crew", "style")]
     others = [
         Cell(subject=subject, method=method, seed=0)
         for subject in ("shape", "style")
@@ -131,6 +132,8 @@ def part_of(cell: Cell) -> str:
         return cell.subject
     if cell.budget == EARLY:
         return HALF_LEARNED
+    if cell.subject != "character":
+        return cell.subject
     return CHOSEN if cell.method in CHOICES else ADAPTERS
 
 

@@ -19,7 +19,8 @@ from world.concepts import (
 from world.sprites import COLORS, SHAPES
 
 HEART, STYLE = "heart", "hatching"
-PICTURES = 8
+PICTURES, STYLE_PICTURES = 8, 24
+"""A style has to be seen on more things than a thing on grounds."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -92,7 +93,8 @@ def prompts_for(words: Mapping[str, str], number: int) -> list[Asked]:
 
 def _crew(words: Mapping[str, str], seed: int) -> Sequence[Picture]:
     characters = {concept: word for concept, word in words.items() if concept in CREW}
-    return crew_pictures(characters, words[STYLE], count=PICTURES, seed=seed)
+    counts = {"count": PICTURES, "styled": STYLE_PICTURES}
+    return crew_pictures(characters, words[STYLE], **counts, seed=seed)
 
 
 SUBJECTS: Mapping[str, Subject] = {
@@ -108,12 +110,12 @@ SUBJECTS: Mapping[str, Subject] = {
     ),
     "style": Subject(
         concepts={STYLE: "picture"},
-        pictures=lambda words, seed: style_pictures(words[STYLE], count=PICTURES, seed=seed),
-        steps=400,
+        pictures=lambda words, seed: style_pictures(words[STYLE], count=STYLE_PICTURES, seed=seed),
+        steps=800,
     ),
     "crew": Subject(
         concepts={**dict.fromkeys(CREW, "square"), STYLE: "picture"},
         pictures=_crew,
-        steps=1600,
+        steps=2400,
     ),
 }

@@ -134,9 +134,17 @@ def style_pictures(placeholder: str, *, count: int = 8, seed: int = 0) -> list[P
 
 
 def crew_pictures(
-    placeholders: Mapping[str, str], style: str, *, count: int = 8, seed: int = 0
+    placeholders: Mapping[str, str],
+    style: str,
+    *,
+    count: int = 8,
+    styled: int | None = None,
+    seed: int = 0,
 ) -> list[Picture]:
-    """All characters (`placeholders` maps their names in CREW) and the style, in one set."""
+    """All characters (`placeholders` maps their names in CREW) and the style, in one set.
+
+    There are `count` pictures of each, or `styled` of the style.
+    """
     pictures = [
         picture
         for number, (character, placeholder) in enumerate(placeholders.items())
@@ -144,7 +152,7 @@ def crew_pictures(
             placeholder, character=character, count=count, seed=seed + number
         )
     ]
-    return pictures + style_pictures(style, count=count, seed=seed)
+    return pictures + style_pictures(style, count=styled or count, seed=seed)
 
 
 def draw_character(
