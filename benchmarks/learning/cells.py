@@ -108,6 +108,7 @@ def run_cell(cell: Cell, bench: Bench) -> tuple[Row, Tensor]:
         **transfer(bundle, bench, prompts),
         "bytes": size_of(bundle, bench.work / f"{cell.name}.safetensors"),
         "seconds": round(seconds, 1),
+        "threads": torch.get_num_threads(),
         "definition": cell.definition(bench.samples),
     }
     if len(subject.concepts) > 1:

@@ -27,9 +27,6 @@ CHOSEN = "Optimizers and objectives"
 HALF_LEARNED = "After a quarter of the steps"
 ADAPTERS = "LoRA and TriLoRA"
 
-BRIEF = 0.675
-"""Share of the steps that takes less than five minutes on two cores."""
-
 
 def plan(rows: Sequence[Row]) -> list[Cell]:
     """All cells, the most telling first, so that a run that is stopped has those.
@@ -37,8 +34,7 @@ def plan(rows: Sequence[Row]) -> list[Cell]:
     Rows of earlier cells choose the rates of later ones.
     """
     first = [Cell(subject="character", method=method, seed=0) for method in COMPARED]
-    # Min-SNR learns in fewer steps, and a set needs many.
-    sets = [Cell(subject=subject, method="min_snr", seed=0) for subject in ("crew", "style")]
+    sets = [Cell(subject="crew", method="pivotal", seed=0)]
     others = [
         Cell(subject=subject, method=method, seed=0)
         for subject in ("shape", "style")
@@ -49,8 +45,7 @@ def plan(rows: Sequence[Row]) -> list[Cell]:
         for seed in (1, 2)
         for method in COMPARED
     ]
-    brief = [Cell(subject="character", method="pivotal_prior", seed=0, budget=BRIEF)]
-    compared = [*first, *brief, *sets, *others, *seeds, *early_cells()]
+    compared = [*first, *sets, *others, *seeds, *early_cells()]
     return [*compared, *adapter_cells(rows), *choice_cells()]
 
 
@@ -104,7 +99,7 @@ def keep(rows: Mapping[str, Row], path: Path) -> None:
 
 def is_compared(cell: Cell) -> bool:
     """Whether the cell is of the comparison of methods, rather than of what one is made of."""
-    return cell.method in COMPARED and cell.budget in (1, BRIEF)
+    return cell.method in COMPARED and cell.budget == 1
 
 
 def samples_of(cell: Cell, samples: int) -> int:
@@ -132,8 +127,6 @@ def part_of(cell: Cell) -> str:
         return cell.subject
     if cell.budget == EARLY:
         return HALF_LEARNED
-    if cell.subject != "character":
-        return cell.subject
     return CHOSEN if cell.method in CHOICES else ADAPTERS
 
 

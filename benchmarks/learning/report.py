@@ -48,8 +48,8 @@ the host's sampler draws ({settings}):
 
 Mean of the seeds (least to most). `samples` is how many were drawn of each kind for all seeds
 together; of a transfer two fifths of them.
-`seconds` is the training alone, on a busy machine with one thread; it says which methods are
-dearer, not how fast a step is.
+`seconds` is the training alone, by so many `threads`; those of one thread shared the machine with
+other runs, so that they say which methods are dearer and not how fast a step is.
 """
 
 
@@ -73,7 +73,7 @@ def write_report(parts: Mapping[str, Rows], folder: Path) -> None:
 def section(title: str, rows: Rows) -> list[str]:
     """The table of one part, and for a set the scores of each concept."""
     columns = [name for name in COLUMNS if any(row[name] is not None for row in rows)]
-    names = [*columns, "missing", "bytes", "seconds"]
+    names = [*columns, "missing", "bytes", "seconds", "threads"]
     lines = [
         f"## {title}",
         "",
@@ -84,7 +84,7 @@ def section(title: str, rows: Rows) -> list[str]:
         same = [row for row in rows if (row["method"], row["steps"]) == (method, steps)]
         cells = [spread([row[name] for row in same]) for name in columns]
         cells += [f"{max(0.0, LEARNED - mean_of(same, 'fidelity')):.2f}"]
-        cells += [f"{mean_of(same, name):.0f}" for name in ("bytes", "seconds")]
+        cells += [f"{mean_of(same, name):.0f}" for name in ("bytes", "seconds", "threads")]
         drawn = sum(row["samples"] for row in same)
         lines.append(f"| {method} | {steps} | {len(same)} | {drawn} | " + " | ".join(cells) + " |")
     lines.append("")
