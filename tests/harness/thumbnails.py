@@ -177,10 +177,20 @@ def fitted(picture: Image.Image) -> Image.Image:
 
 
 def bundles(server: Server) -> Image.Image:
-    """The names of two bundles in one graph, one of them renamed, one picture each."""
+    """The names of two bundles in one graph, one of them renamed, each beside its own weights."""
     name, found = "5 Use and edit bundles", []
-    for prompt in ("red square", "embedding:tok", "embedding:heroine", "embedding:ben"):
-        changes = {**RUNS[name], "Prompt": {"text": f"a {prompt} {CYAN}"}}
+    for prompt, first, second in (
+        ("red square", 0.0, 0.0),
+        ("embedding:tok", 1.0, 0.0),
+        ("embedding:heroine", 0.0, 1.0),
+        ("embedding:ben", 0.0, 1.0),
+    ):
+        changes = {
+            **RUNS[name],
+            "First bundle": {"strength_model": first},
+            "Second bundle": {"strength_model": second},
+            "Prompt": {"text": f"a {prompt} {CYAN}"},
+        }
         found += run(server, name, changes)
     return sheet(found, 2)
 
