@@ -18,6 +18,11 @@ EARLY = 0.25
 """Share of the steps after which the character is half learned, where methods can differ."""
 
 
+def objective(**settings: object) -> ObjectiveConfig:
+    """The benchmark's plain objective but for these settings."""
+    return ObjectiveConfig(**{"weighting": Weighting.NONE, **settings})  # pyright: ignore
+
+
 OPTIMIZERS: Mapping[str, Method] = {
     # Prodigy's rate is 1, and Schedule-Free needs no schedule: so their authors.
     "prodigy": Method(algorithm=Algorithm.PRODIGY, adapter_rate=1.0, embedding_rate=1.0),
@@ -28,21 +33,21 @@ OPTIMIZERS: Mapping[str, Method] = {
     "moving_average": Method(ema_decay=0.98),
 }
 OBJECTIVES: Mapping[str, Method] = {
-    "no_weighting": Method(objective=ObjectiveConfig(weighting=Weighting.NONE)),
-    "debiased": Method(objective=ObjectiveConfig(weighting=Weighting.DEBIASED)),
-    "huber": Method(objective=ObjectiveConfig(huber=0.1)),
-    "noise_offset": Method(objective=ObjectiveConfig(noise_offset=0.05)),
-    "caption_dropout": Method(objective=ObjectiveConfig(caption_dropout=0.1)),
+    "min_snr": Method(objective=objective(weighting=Weighting.MIN_SNR)),
+    "debiased": Method(objective=objective(weighting=Weighting.DEBIASED)),
+    "huber": Method(objective=objective(huber=0.1)),
+    "noise_offset": Method(objective=objective(noise_offset=0.05)),
+    "caption_dropout": Method(objective=objective(caption_dropout=0.1)),
 }
 FLOWS: Mapping[str, Method] = {
     "flow_uniform": Method(flow=True),
-    "flow_logit_normal": Method(flow=True, objective=ObjectiveConfig(density=Density.LOGIT_NORMAL)),
-    "flow_mode": Method(flow=True, objective=ObjectiveConfig(density=Density.MODE)),
-    "flow_shift": Method(flow=True, objective=ObjectiveConfig(shift=3.0)),
-    "flow_huber": Method(flow=True, objective=ObjectiveConfig(huber=0.1)),
+    "flow_logit_normal": Method(flow=True, objective=objective(density=Density.LOGIT_NORMAL)),
+    "flow_mode": Method(flow=True, objective=objective(density=Density.MODE)),
+    "flow_shift": Method(flow=True, objective=objective(shift=3.0)),
+    "flow_huber": Method(flow=True, objective=objective(huber=0.1)),
 }
 NEGATIVES: Mapping[str, Method] = {
-    "negative": Method(negative_vectors=2, objective=ObjectiveConfig(negative_guidance=3.0)),
+    "negative": Method(negative_vectors=2, objective=objective(negative_guidance=3.0)),
 }
 """Trained at the guidance that the samples have."""
 
@@ -53,8 +58,9 @@ METHODS.update({**CHOICES, **NEGATIVES})
 
 
 def choice_cells() -> list[Cell]:
-    """Every choice at the budget."""
-    return [Cell(subject="character", method=name, seed=0) for name in CHOICES]
+    """Every choice at the budget; of the pack's own default as many seeds as of the methods."""
+    cells = [Cell(subject="character", method=name, seed=0) for name in CHOICES]
+    return cells + [Cell(subject="character", method="min_snr", seed=seed) for seed in (1, 2)]
 
 
 def early_cells() -> list[Cell]:

@@ -9,7 +9,7 @@ from pack.training.adapters.lora import LoraConfig
 from pack.training.adapters.targets import Targets
 from pack.training.concepts import NEGATIVE, Concept
 from pack.training.loop import TrainConfig
-from pack.training.objective import ObjectiveConfig, Prior
+from pack.training.objective import ObjectiveConfig, Prior, Weighting
 from pack.training.optimizers import Algorithm, OptimizerConfig, Precision
 from pack.training.schedule import Schedule
 
@@ -40,7 +40,7 @@ class Method:
     """Of the adapters and the vectors"""
     precision: Precision = Precision.FP32
     schedule: Schedule = Schedule.COSINE
-    objective: ObjectiveConfig = ObjectiveConfig()
+    objective: ObjectiveConfig = ObjectiveConfig(weighting=Weighting.NONE)
     """All but its prior, which is above"""
     ema_decay: float = 0.0
     negative_vectors: int = 0

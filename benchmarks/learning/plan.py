@@ -34,7 +34,7 @@ def plan(rows: Sequence[Row]) -> list[Cell]:
     Rows of earlier cells choose the rates of later ones.
     """
     first = [Cell(subject="character", method=method, seed=0) for method in COMPARED]
-    sets = [Cell(subject="crew", method="pivotal", seed=0)]
+    sets = [Cell(subject="crew", method="min_snr", seed=0)]
     others = [
         Cell(subject=subject, method=method, seed=0)
         for subject in ("shape", "style")
@@ -104,8 +104,8 @@ def is_compared(cell: Cell) -> bool:
 
 def samples_of(cell: Cell, samples: int) -> int:
     """All for the cells that are held against a bar; fewer for those that repeat or compare."""
-    held = is_compared(cell) and cell.seed == 0 and cell.subject in ("character", "crew")
-    return samples if held else transferred(samples)
+    held = cell.subject == "character" and is_compared(cell) and cell.seed == 0
+    return samples if held or cell.subject == "crew" else transferred(samples)
 
 
 def in_order(rows: Mapping[str, Row]) -> list[Row]:
@@ -127,6 +127,8 @@ def part_of(cell: Cell) -> str:
         return cell.subject
     if cell.budget == EARLY:
         return HALF_LEARNED
+    if cell.subject != "character":
+        return cell.subject
     return CHOSEN if cell.method in CHOICES else ADAPTERS
 
 

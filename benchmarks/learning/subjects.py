@@ -101,17 +101,17 @@ SUBJECTS: Mapping[str, Subject] = {
     "character": Subject(
         concepts={"robot": "square"},
         pictures=lambda words, seed: character_pictures(words["robot"], count=PICTURES, seed=seed),
-        steps=300,
+        steps=400,
     ),
     "shape": Subject(
         concepts={HEART: "square"},
         pictures=lambda words, seed: shape_pictures(words[HEART], count=PICTURES, seed=seed),
-        steps=300,
+        steps=400,
     ),
     "style": Subject(
         concepts={STYLE: "picture"},
         pictures=lambda words, seed: style_pictures(words[STYLE], count=STYLE_PICTURES, seed=seed),
-        steps=600,
+        steps=800,
     ),
     "crew": Subject(
         concepts={**dict.fromkeys(CREW, "square"), STYLE: "picture"},
