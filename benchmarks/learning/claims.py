@@ -18,7 +18,7 @@ def claims(rows: Rows) -> list[str]:
     return [
         f"- {text}: {sentence}"
         for text, sentence in (
-            ("Pivotal tuning damages the base less than LoRA alone", damage(full, "")),
+            ("Pivotal tuning gives more fidelity for less damage than LoRA", damage(full, "")),
             ("The same after a quarter of the steps", damage(early, "")),
             ("The same with prior preservation on both sides", damage(full, "_prior")),
             (
@@ -49,58 +49,78 @@ def means_at(rows: Rows, budget: float) -> Means:
 
 
 class Means:
-    """Means over seeds, by method and column."""
+    """Means by method and column, over the seeds that all compared methods have."""
 
     def __init__(self, rows: Rows):
         self._rows = rows
 
-    def has(self, *methods: str) -> bool:
-        """Whether there are rows of all the methods."""
-        return set(methods) <= {row["method"] for row in self._rows}
+    def shared(self, *methods: str) -> Means | None:
+        """The rows of the seeds that all the methods have; None where there is no such seed."""
+        rows = [row for row in self._rows if row["method"] in methods]
+        seeds = [{row["seed"] for row in rows if row["method"] == name} for name in methods]
+        common = set.intersection(*seeds)
+        return Means([row for row in rows if row["seed"] in common]) if common else None
 
     def of(self, method: str, column: str) -> float:
         """The mean of a column over the seeds of a method."""
         values = [row[column] for row in self._rows if row["method"] == method]
         return sum(values) / len(values)
 
+    @property
+    def seeds(self) -> str:
+        """How many there are, in words."""
+        number = len({row["seed"] for row in self._rows})
+        return f"{number} seed{'s' if number > 1 else ''}"
+
 
 def damage(mean: Means, both: str) -> str:
     """What is left of the base after pivotal tuning and after LoRA, and the fidelity of each."""
     ours, theirs = f"pivotal{both}", f"lora{both}"
-    if not mean.has(ours, theirs):
+    found = mean.shared(ours, theirs)
+    if found is None:
         return ""
-    kept = mean.of(ours, "base_kept"), mean.of(theirs, "base_kept")
-    numbers = (
-        f"base kept {kept[0]:.2f} against {kept[1]:.2f}, at fidelity "
-        f"{mean.of(ours, 'fidelity'):.2f} and {mean.of(theirs, 'fidelity'):.2f}"
+    kept = found.of(ours, "base_kept"), found.of(theirs, "base_kept")
+    shown = found.of(ours, "fidelity"), found.of(theirs, "fidelity")
+    return (
+        f"{trade(kept[0] - kept[1], shown[0] - shown[1])} (base kept {kept[0]:.2f} against "
+        f"{kept[1]:.2f}, at fidelity {shown[0]:.2f} against {shown[1]:.2f}; {found.seeds})."
     )
-    return f"{verdict(kept[0] - kept[1])} ({numbers})."
+
+
+def trade(*differences: float) -> str:
+    """The verdict of what can only be judged together: better in one and worse in none."""
+    if all(abs(one) < NEAR for one in differences):
+        return verdict(0)
+    if all(one > -NEAR for one in differences):
+        return verdict(1)
+    return verdict(-1) if all(one < NEAR for one in differences) else "not to be told"
 
 
 def beats(mean: Means, ours: str, theirs: str, column: str) -> str:
     """Whether a method has more of a column than another."""
-    if not mean.has(ours, theirs):
+    found = mean.shared(ours, theirs)
+    if found is None:
         return ""
-    more, less = mean.of(ours, column), mean.of(theirs, column)
+    more, less = found.of(ours, column), found.of(theirs, column)
     label = column.replace("_", " ")
-    return f"{verdict(more - less)} ({label} {more:.2f} against {less:.2f})."
+    return f"{verdict(more - less)} ({label} {more:.2f} against {less:.2f}; {found.seeds})."
 
 
 def carried(mean: Means) -> str:
     """Each as the share of its fidelity at home that is left on the second base."""
-    if not mean.has("textual_inversion", "lora"):
+    found = mean.shared("textual_inversion", "lora")
+    if found is None:
         return ""
-    parts = {
-        "the embedding of textual inversion": ("textual_inversion", "transfer_bundle"),
-        "the LoRA": ("lora", "transfer_bundle"),
-    }
     kept: list[float] = []
-    for label, (method, column) in parts.items():
-        home = mean.of(method, "fidelity")
+    for label, method in (
+        ("the embedding of textual inversion", "textual_inversion"),
+        ("the LoRA", "lora"),
+    ):
+        home = found.of(method, "fidelity")
         if home < NEAR:
             return f"not to be told: {label} shows the concept in only {home:.2f} at home."
-        kept.append(mean.of(method, column) / home)
-    numbers = f"{kept[0]:.2f} of its fidelity kept against {kept[1]:.2f}"
+        kept.append(found.of(method, "transfer_bundle") / home)
+    numbers = f"{kept[0]:.2f} of its fidelity kept against {kept[1]:.2f}; {found.seeds}"
     return f"{verdict(kept[0] - kept[1])} ({numbers})."
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Mapping, Sequence
+from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,6 @@ from PIL import Image, ImageDraw, ImageFont
 
 from world.sampling import SETTINGS
 
-from .cells import settled
 from .choices import LEARNED
 from .claims import claims
 from .methods import METHODS
@@ -63,11 +63,20 @@ def write_report(parts: Mapping[str, Rows], folder: Path) -> None:
     lines += ["## The methods", ""]
     lines += [f"`pivotal` is `{METHODS['pivotal']}`; the others differ from it in:", ""]
     used = {row["method"] for row in every} - {"pivotal"}
-    lines += [f"- {name}: `{settled(METHODS[name])}`" for name in METHODS if name in used]
+    plain = METHODS["pivotal"]
+    lines += [f"- {n}: `{differing(m, plain)}`" for n, m in METHODS.items() if n in used]
     lines += ["", f"Python {platform.python_version()}, {platform.machine()}, CPU, fp32."]
     lines += ["Made by `python3 dev.py bench learning`; ![samples](learning.png)"]
     (folder / "learning.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
     write_grid(every, folder)
+
+
+def differing(settings: Any, plain: Any) -> Any:
+    """What of the settings differs from the plain ones; of an enum its value."""
+    if not is_dataclass(settings) or type(settings) is not type(plain):
+        return getattr(settings, "value", settings)
+    pairs = [(f.name, getattr(settings, f.name), getattr(plain, f.name)) for f in fields(settings)]
+    return {name: differing(ours, theirs) for name, ours, theirs in pairs if ours != theirs}
 
 
 def section(title: str, rows: Rows) -> list[str]:

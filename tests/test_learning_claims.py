@@ -1,0 +1,66 @@
+"""What the learning benchmark says of the literature's claims, and how it groups its rows."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytest.importorskip("comfy", reason="needs ComfyUI: set PIVOTAL_COMFYUI")
+pytestmark = pytest.mark.host
+sys.path.append(str(Path(__file__).parents[1] / "benchmarks"))
+claims = importlib.import_module("learning.claims")
+plan = importlib.import_module("learning.plan")
+report = importlib.import_module("learning.report")
+methods = importlib.import_module("learning.methods")
+
+
+def row(method: str, seed: int = 0, **scores: float) -> dict[str, Any]:
+    """A row of the character at the budget."""
+    return {"subject": "character", "method": method, "seed": seed, "budget": 1.0, **scores}
+
+
+def sentence(rows: list[dict[str, Any]], words: str) -> str:
+    """The claim that begins with the words, or nothing."""
+    return next((one for one in claims.claims(rows) if words in one), "")
+
+
+def test_only_seeds_that_both_methods_have_are_compared():
+    rows = [row("pivotal", seed, fidelity=fidelity) for seed, fidelity in ((0, 0.9), (1, 0.1))]
+    rows.append(row("pivotal_noise", fidelity=0.5))
+    assert "held (fidelity 0.90 against 0.50; 1 seed)" in sentence(rows, "Starting from a word")
+
+
+def test_a_claim_without_a_shared_seed_is_not_told():
+    rows = [row("pivotal", 0, fidelity=0.9), row("pivotal_noise", 1, fidelity=0.5)]
+    assert not claims.claims(rows)
+
+
+@pytest.mark.parametrize(
+    ("differences", "said"),
+    [
+        ((0.0, 0.3), "held"),
+        ((0.3, 0.01), "held"),
+        ((0.01, -0.02), "no difference here"),
+        ((-0.3, 0.0), "did not hold"),
+        ((0.3, -0.3), "not to be told"),
+    ],
+)
+def test_better_in_one_and_worse_in_none_is_better(differences: tuple[float, ...], said: str):
+    assert claims.trade(*differences) == said
+
+
+def test_every_planned_cell_has_a_name_of_its_own_a_method_and_a_part_of_the_page():
+    cells = plan.plan([])
+    assert len({cell.name for cell in cells}) == len(cells)
+    assert {cell.method for cell in cells} <= methods.METHODS.keys()
+    parts = {plan.part_of(cell) for cell in cells}
+    assert {"character", "crew", plan.CHOSEN, plan.HALF_LEARNED, plan.ADAPTERS} <= parts
+
+
+def test_the_page_names_what_differs_from_pivotal_and_nothing_else():
+    found = report.differing(methods.METHODS["min_snr"], methods.METHODS["pivotal"])
+    assert found == {"objective": {"weighting": "min-SNR"}}
