@@ -50,7 +50,7 @@ def test_a_claim_without_a_shared_seed_is_not_told():
     ],
 )
 def test_better_in_one_and_worse_in_none_is_better(differences: tuple[float, ...], said: str):
-    assert claims.trade(*differences) == said
+    assert claims.verdict(*differences) == said
 
 
 def test_every_planned_cell_has_a_name_of_its_own_a_method_and_a_part_of_the_page():

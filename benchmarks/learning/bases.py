@@ -5,10 +5,11 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from world import sprites, train_base
@@ -28,25 +29,29 @@ Loss = Callable[[nn.Module, Tensor, Tensor, torch.Generator], Tensor]
 """Of a UNet on latents (n, 4, 8, 8) and conditioning (n, 77, 768), with randomness from there"""
 
 
+@cache
 def load_base(folder: Path) -> Models:
     """The base of the sprite world; its text encoder is cut to the layers that are not zero."""
-    return _load(folder / "base.safetensors", unpack(load_file(COMPACT)))
+    return _load(folder / "base.safetensors", lambda: unpack(load_file(COMPACT)))
 
 
+@cache
 def load_second(folder: Path) -> Models:
     """The second base, which draws in faded colors; made in minutes when it is not there."""
-    alphas = train_base.noise_levels()
-
-    def loss(unet: nn.Module, latents: Tensor, rows: Tensor, chance: torch.Generator) -> Tensor:
-        return train_base.loss_of(unet, latents, rows, alphas, chance, torch.float32)
 
     def make() -> dict[str, Tensor]:
+        alphas = train_base.noise_levels()
+
+        def loss(unet: nn.Module, latents: Tensor, rows: Tensor, chance: torch.Generator) -> Tensor:
+            return train_base.loss_of(unet, latents, rows, alphas, chance, torch.float32)
+
         batches = FadedBatches(some_scenes(load_base(folder)[1]), 5)
         return fine_tune(batches, loss, STEPS, RATE)
 
-    return _load(folder / f"{SECOND}.safetensors", _made(folder / SECOND, make))
+    return _load(folder / f"{SECOND}.safetensors", make)
 
 
+@cache
 def load_flow(folder: Path) -> Models:
     """The base as a flow model (Lipman et al. 2022, arXiv 2210.02747), sampled as the host's SD3.
 
@@ -58,8 +63,18 @@ def load_flow(folder: Path) -> Models:
         batches = train_base.Batches(some_scenes(load_base(folder)[1]), 5)
         return fine_tune(batches, flow_loss, FLOW_STEPS, FLOW_RATE)
 
-    model, clip, vae = _load(folder / f"{FLOW}.safetensors", _made(folder / FLOW, make))
+    model, clip, vae = _load(folder / f"{FLOW}.safetensors", make)
     return ModelSamplingSD3().patch(model, shift=1.0)[0], clip, vae
+
+
+def _load(path: Path, unet: Callable[[], dict[str, Tensor]]) -> Models:
+    """Load a checkpoint, which is made around the weights of its UNet when it is not there."""
+    if not path.exists():
+        part = path.with_suffix(".part")
+        write_base(part, unet(), short=True)
+        os.replace(part, path)
+    with torch.inference_mode():
+        return load_short(path)
 
 
 def flow_loss(unet: nn.Module, latents: Tensor, rows: Tensor, chance: torch.Generator) -> Tensor:
@@ -69,23 +84,6 @@ def flow_loss(unet: nn.Module, latents: Tensor, rows: Tensor, chance: torch.Gene
     noisy = latents.lerp(noise, position.view(-1, 1, 1, 1))
     guess = train_base.predict(unet, noisy, 1000 * position, rows, torch.float32)
     return (guess - (noise - latents)).square().mean()
-
-
-def _made(place: Path, make: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
-    """The weights beside `place`, made when they are not there."""
-    weights = place.with_name(f"{place.name}_unet.safetensors")
-    if not weights.exists():
-        part = weights.with_suffix(".part")
-        save_file(make(), part)
-        os.replace(part, weights)
-    return load_file(weights)
-
-
-def _load(path: Path, unet: dict[str, Tensor]) -> Models:
-    if not path.exists():
-        write_base(path, unet, short=True)
-    with torch.inference_mode():
-        return load_short(path)
 
 
 def fine_tune(

@@ -23,13 +23,13 @@ from pack.nodes.host.runs import run_training
 from pack.training.dataset.folder import read_folder
 from pack.training.objective import Prior
 from world.concepts import write_folder
-from world.sampling import SETTINGS, Models, sample
+from world.sampling import FLOW_SCHEDULER, SETTINGS, Models, sample
 
 from .bases import FLOW, SECOND
 from .methods import BATCH, METHODS
 from .remembered import PICTURES, base_pictures
 from .scores import base_right, count, fidelity, thinned, transferred
-from .subjects import SUBJECTS, Asked, prompts_for
+from .subjects import STYLE, STYLE_PICTURES, SUBJECTS, Asked, prompts_for
 
 STRIP = 8
 RENAMED = 8
@@ -61,7 +61,8 @@ class Cell:
         """A digest of all that the row depends on by choice; another one makes the row anew."""
         chosen = [settled(self), settled(METHODS[self.method]), self.steps]
         parts = [*chosen, BATCH, samples, SETTINGS, SECOND, PICTURES]
-        parts += [FLOW] if METHODS[self.method].flow else []
+        parts += [FLOW, FLOW_SCHEDULER] if METHODS[self.method].flow else []
+        parts += [STYLE_PICTURES] if STYLE in SUBJECTS[self.subject].concepts else []
         return hashlib.sha256(repr(parts).encode()).hexdigest()[:12]
 
 

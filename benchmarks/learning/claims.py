@@ -15,32 +15,24 @@ NEAR = 0.05
 def claims(rows: Rows) -> list[str]:
     """A sentence for every claim that the rows can tell of."""
     full, early = (means_at(rows, budget) for budget in (1, EARLY))
-    return [
-        f"- {text}: {sentence}"
-        for text, sentence in (
-            ("Pivotal tuning gives more fidelity for less damage than LoRA", damage(full, "")),
-            ("The same after a quarter of the steps", damage(early, "")),
-            ("The same with prior preservation on both sides", damage(full, "_prior")),
-            (
-                "Prior preservation keeps more of the base",
-                beats(full, "pivotal_prior", "pivotal", "base_kept"),
-            ),
-            ("An embedding transfers to another base better than weights", carried(full)),
-            (
-                "Starting from a word beats starting from noise",
-                beats(full, "pivotal", "pivotal_noise", "fidelity"),
-            ),
-            (
-                "The same after a quarter of the steps",
-                beats(early, "pivotal", "pivotal_noise", "fidelity"),
-            ),
-            (
-                "Negative embeddings raise fidelity, after a quarter of the steps",
-                beats(early, "negative", "pivotal", "fidelity"),
-            ),
-        )
-        if sentence
-    ]
+    traded = "Pivotal tuning gives more fidelity for less damage than LoRA"
+    started = "Starting from a word beats starting from noise"
+    soon = "after a quarter of the steps"
+    told = {
+        traded: damage(full, ""),
+        f"{traded}, {soon}": damage(early, ""),
+        f"{traded}, with prior preservation on both sides": damage(full, "_prior"),
+        "Prior preservation keeps more of the base": beats(
+            full, "pivotal_prior", "pivotal", "base_kept"
+        ),
+        "An embedding transfers to another base better than weights": carried(full),
+        started: beats(full, "pivotal", "pivotal_noise", "fidelity"),
+        f"{started}, {soon}": beats(early, "pivotal", "pivotal_noise", "fidelity"),
+        f"Negative embeddings raise fidelity, {soon}": beats(
+            early, "negative", "pivotal", "fidelity"
+        ),
+    }
+    return [f"- {text}: {sentence}" for text, sentence in told.items() if sentence]
 
 
 def means_at(rows: Rows, budget: float) -> Means:
@@ -82,18 +74,9 @@ def damage(mean: Means, both: str) -> str:
     kept = found.of(ours, "base_kept"), found.of(theirs, "base_kept")
     shown = found.of(ours, "fidelity"), found.of(theirs, "fidelity")
     return (
-        f"{trade(kept[0] - kept[1], shown[0] - shown[1])} (base kept {kept[0]:.2f} against "
+        f"{verdict(kept[0] - kept[1], shown[0] - shown[1])} (base kept {kept[0]:.2f} against "
         f"{kept[1]:.2f}, at fidelity {shown[0]:.2f} against {shown[1]:.2f}; {found.seeds})."
     )
-
-
-def trade(*differences: float) -> str:
-    """The verdict of what can only be judged together: better in one and worse in none."""
-    if all(abs(one) < NEAR for one in differences):
-        return verdict(0)
-    if all(one > -NEAR for one in differences):
-        return verdict(1)
-    return verdict(-1) if all(one < NEAR for one in differences) else "not to be told"
 
 
 def beats(mean: Means, ours: str, theirs: str, column: str) -> str:
@@ -124,8 +107,10 @@ def carried(mean: Means) -> str:
     return f"{verdict(kept[0] - kept[1])} ({numbers})."
 
 
-def verdict(difference: float) -> str:
-    """Held, not held or no difference, by how far two shares are apart."""
-    if abs(difference) < NEAR:
+def verdict(*differences: float) -> str:
+    """What differences say together: better is better in one of them and worse in none."""
+    if all(abs(one) < NEAR for one in differences):
         return "no difference here"
-    return "held" if difference > 0 else "did not hold"
+    if all(one > -NEAR for one in differences):
+        return "held"
+    return "did not hold" if all(one < NEAR for one in differences) else "not to be told"

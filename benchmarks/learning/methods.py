@@ -16,6 +16,7 @@ from pack.training.schedule import Schedule
 from .subjects import Subject
 
 BATCH = 4
+PLAIN = ObjectiveConfig(weighting=Weighting.NONE)
 # Attention alone learns the silhouette and not the inks: cells are what convolutions draw.
 LORA = LoraConfig(rank=16, alpha=16, targets=Targets.CONVOLUTIONS)
 # Words of the vocabulary that the base was never trained on.
@@ -40,7 +41,7 @@ class Method:
     """Of the adapters and the vectors"""
     precision: Precision = Precision.FP32
     schedule: Schedule = Schedule.COSINE
-    objective: ObjectiveConfig = ObjectiveConfig(weighting=Weighting.NONE)
+    objective: ObjectiveConfig = PLAIN
     """All but its prior, which is above"""
     ema_decay: float = 0.0
     negative_vectors: int = 0

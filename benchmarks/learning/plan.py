@@ -6,7 +6,6 @@ import json
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import cache
 from pathlib import Path
 
 from atomic import replace_text
@@ -63,13 +62,11 @@ def run_plan(work: Path, results: Path, *, samples: int, only: str, minutes: flo
     strips.mkdir(parents=True, exist_ok=True)
     rows = {cell.name: row for cell, row in still_true(read_rows(path), samples)}
     began = time.monotonic()
-    load = Loader(work)
     for cell in growing(lambda: plan(list(rows.values()))):
         due = only in cell.name and time.monotonic() - began < 60 * minutes
         if cell.name in rows or not due:
             continue
-        bench = load.bench(cell, samples_of(cell, samples))
-        rows[cell.name], pictures = run_cell(cell, bench)
+        rows[cell.name], pictures = run_cell(cell, bench_of(cell, work, samples))
         write_strip(pictures, strips / f"{cell.name}.png")
         keep(rows, path)
         sys.stdout.write(f"{cell.name}: {rows[cell.name]}\n")
@@ -78,18 +75,11 @@ def run_plan(work: Path, results: Path, *, samples: int, only: str, minutes: flo
     write_report(grouped(in_order(rows)), results)
 
 
-class Loader:
-    """Loads each base when the first cell asks for it."""
-
-    def __init__(self, work: Path):
-        self._work = work
-        self._base, self._second, self._flow = map(cache, (load_base, load_second, load_flow))
-
-    def bench(self, cell: Cell, samples: int) -> Bench:
-        """What the cell works with; only the compared methods are carried to the second base."""
-        base = self._flow if METHODS[cell.method].flow else self._base
-        second = self._second(self._work) if is_compared(cell) else None
-        return Bench(base=base(self._work), second=second, work=self._work, samples=samples)
+def bench_of(cell: Cell, work: Path, samples: int) -> Bench:
+    """What the cell works with; only the compared methods are carried to the second base."""
+    base = load_flow(work) if METHODS[cell.method].flow else load_base(work)
+    second = load_second(work) if is_compared(cell) else None
+    return Bench(base=base, second=second, work=work, samples=samples_of(cell, samples))
 
 
 def keep(rows: Mapping[str, Row], path: Path) -> None:

@@ -10,11 +10,12 @@ from typing import Any
 
 from PIL import Image, ImageDraw, ImageFont
 
-from world.sampling import SETTINGS
+from world.sampling import FLOW_SCHEDULER, SETTINGS
 
 from .choices import LEARNED
 from .claims import claims
 from .methods import METHODS
+from .subjects import PICTURES, STYLE_PICTURES
 
 COLUMNS = (
     "fidelity",
@@ -30,9 +31,9 @@ Rows = Sequence[dict[str, Any]]
 
 INTRODUCTION = """# Learning
 
-What each method learns from 8 pictures of a concept in the sprite world, and what it costs. All
-numbers are shares from 0 to 1, counted by the judge of `tests/world/judge.py` on pictures that
-the host's sampler draws ({settings}):
+What each method learns from {pictures} pictures of a concept in the sprite world ({styled} of a
+style), and what it costs. All numbers are shares from 0 to 1, counted by the judge of
+`tests/world/judge.py` on pictures that the host's sampler draws ({settings}; {flow} for flows):
 
 - **fidelity**: samples that show the concept; **following**: samples with the background, and for
   shape and style the color and shape, that the prompt asks for (every second background was in no
@@ -55,15 +56,15 @@ other runs, so that they say which methods are dearer and not how fast a step is
 
 def write_report(parts: Mapping[str, Rows], folder: Path) -> None:
     """Write learning.md and learning.png from the rows of each part and the strips of pictures."""
-    lines = [INTRODUCTION.format(settings=SETTINGS, learned=LEARNED)]
+    told = {"pictures": PICTURES, "styled": STYLE_PICTURES, "learned": LEARNED}
+    lines = [INTRODUCTION.format(settings=SETTINGS, flow=FLOW_SCHEDULER, **told)]
     for title, rows in parts.items():
         lines += section(title, rows)
     every = [row for rows in parts.values() for row in rows]
     lines += ["## The claims of the literature", "", *claims(every), ""]
     lines += ["## The methods", ""]
-    lines += [f"`pivotal` is `{METHODS['pivotal']}`; the others differ from it in:", ""]
-    used = {row["method"] for row in every} - {"pivotal"}
-    plain = METHODS["pivotal"]
+    plain, used = METHODS["pivotal"], {row["method"] for row in every} - {"pivotal"}
+    lines += [f"`pivotal` is `{plain}`; the others differ from it in:", ""]
     lines += [f"- {n}: `{differing(m, plain)}`" for n, m in METHODS.items() if n in used]
     lines += ["", f"Python {platform.python_version()}, {platform.machine()}, CPU, fp32."]
     lines += ["Made by `python3 dev.py bench learning`; ![samples](learning.png)"]
@@ -93,7 +94,8 @@ def section(title: str, rows: Rows) -> list[str]:
         same = [row for row in rows if (row["method"], row["steps"]) == (method, steps)]
         cells = [spread([row[name] for row in same]) for name in columns]
         cells += [f"{max(0.0, LEARNED - mean_of(same, 'fidelity')):.2f}"]
-        cells += [f"{mean_of(same, name):.0f}" for name in ("bytes", "seconds", "threads")]
+        cells += [f"{mean_of(same, name):.0f}" for name in ("bytes", "seconds")]
+        cells += [" or ".join(str(n) for n in sorted({row["threads"] for row in same}))]
         drawn = sum(row["samples"] for row in same)
         lines.append(f"| {method} | {steps} | {len(same)} | {drawn} | " + " | ".join(cells) + " |")
     lines.append("")

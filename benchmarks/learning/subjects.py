@@ -93,8 +93,7 @@ def prompts_for(words: Mapping[str, str], number: int) -> list[Asked]:
 
 def _crew(words: Mapping[str, str], seed: int) -> Sequence[Picture]:
     characters = {concept: word for concept, word in words.items() if concept in CREW}
-    counts = {"count": PICTURES, "styled": STYLE_PICTURES}
-    return crew_pictures(characters, words[STYLE], **counts, seed=seed)
+    return crew_pictures(characters, words[STYLE], count=PICTURES, styled=STYLE_PICTURES, seed=seed)
 
 
 SUBJECTS: Mapping[str, Subject] = {
