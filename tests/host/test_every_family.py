@@ -113,7 +113,7 @@ def test_gradients_agree_with_finite_differences(loaded: Loaded, name: str):
                 part: disagreement(
                     lambda: probe(ports.predict(batch)),
                     *zip(*pairs, strict=True),
-                    step=0.02,
+                    step=0.03,
                     tries=1,
                 )
                 for part, pairs in {"rows": found[:rows], "adapters": found[rows:]}.items()
