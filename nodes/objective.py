@@ -159,6 +159,16 @@ class Objective(io.ComfyNode):
                     advanced=True,
                     optional=True,
                 ),
+                io.Int.Input(
+                    "prior_batch",
+                    default=0,
+                    min=0,
+                    max=1024,
+                    tooltip="Class pictures in each step: fewer than the batch make the prior "
+                    "cheaper. 0 takes as many as pictures.",
+                    advanced=True,
+                    optional=True,
+                ),
             ],
             outputs=[sockets.Objective.Output(display_name="objective")],
         )
@@ -180,6 +190,7 @@ class Objective(io.ComfyNode):
         shift: float = 1.0,
         guidance: float = 0.0,
         negative_guidance: float = 5.0,
+        prior_batch: int = 0,
     ) -> io.NodeOutput:
         return io.NodeOutput(
             ObjectiveConfig(
@@ -197,6 +208,7 @@ class Objective(io.ComfyNode):
                 shift=shift,
                 guidance=guidance,
                 negative_guidance=negative_guidance,
+                prior_batch=prior_batch,
             )
         )
 

@@ -41,6 +41,8 @@ class ObjectiveConfig:
     prior: Prior = Prior.NONE
     prior_weight: float = 1.0
     """Weight of the prior's loss beside the loss of the pictures."""
+    prior_batch: int = 0
+    """Class pictures in a step; 0 is as many as pictures."""
     weighting: Weighting = Weighting.MIN_SNR
     huber: float = 0.0
     """Size of an error above which it counts linearly; 0 is the mean squared error."""
@@ -79,6 +81,10 @@ class ObjectiveConfig:
             raise ValueError(f"negative_guidance is {self.negative_guidance}: use 1 or more.")
         if self.prior_weight < 0:
             raise ValueError(f"prior_weight is {self.prior_weight}: use 0 or more.")
+        if self.prior_batch < 0:
+            raise ValueError(
+                f"prior_batch is {self.prior_batch}: use 0 (as many as pictures) or more."
+            )
 
 
 def min_snr_weight(snr: Tensor, gain: Tensor, gamma: float) -> Tensor:

@@ -25,7 +25,7 @@ from .storage import file_facts
 
 
 def make_data(
-    request: Request, dataset: Dataset, codec: HostLatentCodec, seed: int
+    request: Request, dataset: Dataset, codec: HostLatentCodec, seed: int, batch_size: int
 ) -> TrainingData:
     """Everything a run draws from; only what no earlier run has encoded is decoded."""
     default = Framing(resolution=request.resolution)
@@ -51,7 +51,7 @@ def make_data(
             # All views of a picture have its bucket.
             [(each[0].width, each[0].height) for each in plans],
             [record.repeats for record in dataset.records],
-            request.config.batch_size,
+            batch_size,
             seed,
         ),
     )

@@ -8,6 +8,7 @@ from typing import Any
 
 from ...training.config import TrainConfig
 from ...training.state import RunState, load_state
+from .recipes import flat
 from .run_folder import STEP_FILE, RunFolder, run_folders, runs_root
 
 NONE = "(no checkpoint yet)"
@@ -81,14 +82,3 @@ def parse_checkpoint(name: str) -> tuple[str, int]:
             f'There is no checkpoint "{name}": train a run first, or refresh the list.'
         )
     return run, int(match[1])
-
-
-def flat(nested: Any, prefix: str = "") -> list[tuple[str, Any]]:
-    """The leaves of nested objects and lists by their dotted names."""
-    if isinstance(nested, Mapping):
-        pairs = [(str(key), value) for key, value in nested.items()]
-    elif isinstance(nested, list | tuple):
-        pairs = [(str(place), value) for place, value in enumerate(nested)]
-    else:
-        return [(prefix, nested)]
-    return [leaf for key, value in pairs for leaf in flat(value, f"{prefix}.{key}".strip("."))]

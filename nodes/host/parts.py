@@ -38,12 +38,14 @@ def make_parts(
     request: Request, denoiser: HostDenoiser, text: HostTextEncoder, codec: HostLatentCodec
 ) -> Parts:
     """Everything the loop needs; settings that do not fit the model fail before any encoding."""
-    seed, prior = request.config.seed, request.class_dataset
+    config, prior = request.config, request.class_dataset
+    seed, batch = config.seed, config.batch_size
     adapters = make_adapters(request.adapter, denoiser, text, seed)
     vectors = initial_vectors(with_negatives(request.concepts), text, seed)
     held = request.validation.dataset if request.validation else None
-    if request.config.objective.prior is Prior.NONE:
+    if config.objective.prior is Prior.NONE:
         prior = None
+    beside = config.objective.prior_batch or batch
     return Parts(
         denoiser=denoiser,
         text=text,
@@ -52,9 +54,9 @@ def make_parts(
         adapters=adapters[MODEL],
         text_adapters=adapters[TEXT],
         text_rate=request.adapter.text_rate if request.adapter else 1.0,
-        data=make_data(request, request.dataset, codec, seed),
-        prior_data=make_data(request, prior, codec, seed + 1) if prior else None,
-        held_out=make_data(request, held, codec, seed) if held else None,
+        data=make_data(request, request.dataset, codec, seed, batch),
+        prior_data=make_data(request, prior, codec, seed + 1, beside) if prior else None,
+        held_out=make_data(request, held, codec, seed, batch) if held else None,
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
@@ -132,10 +133,7 @@ class Request:
     def _recipe(self) -> dict[str, Any]:
         """Looked up once, since pictures may change or go while the run trains."""
         made = {
-            "train": asdict(self.config),
-            "concepts": [asdict(concept) for concept in self.concepts],
-            "adapter": self.adapter
-            and {"kind": type(self.adapter).__name__, **asdict(self.adapter)},
+            **_settings(self.config, self.concepts, self.adapter),
             "resolution": self.resolution,
             "dataset": _described(self.dataset),
             "class_dataset": self.class_dataset and _described(self.class_dataset),
@@ -146,6 +144,15 @@ class Request:
         if self.origin is not None:
             made["continues"] = {"run": self.origin.run, "step": self.origin.step}
         return made
+
+    def usual(self) -> dict[str, Any]:
+        """The recipe's settings as they are when nobody sets them, without those that all set."""
+        concepts = [Concept(placeholder=concept.placeholder) for concept in self.concepts]
+        adapter = self.adapter and type(self.adapter)()
+        made = _settings(TrainConfig(steps=self.config.steps), concepts, adapter)
+        for concept in made["concepts"]:
+            del concept["placeholder"]
+        return json.loads(json.dumps(made))
 
     def _lasting_concepts(self) -> tuple[Concept, ...]:
         """Without an adapter nothing can take over at the pivot, so vectors train to the end."""
@@ -182,6 +189,17 @@ def hold_out(
         for held in (True, False)
     ]
     return replace(dataset, records=parts[0]), replace(dataset, records=parts[1])
+
+
+def _settings(
+    config: TrainConfig, concepts: Sequence[Concept], adapter: AdapterConfig | None
+) -> dict[str, Any]:
+    """The part of a recipe that is settings."""
+    return {
+        "train": asdict(config),
+        "concepts": [asdict(concept) for concept in concepts],
+        "adapter": adapter and {"kind": type(adapter).__name__, **asdict(adapter)},
+    }
 
 
 def _described(dataset: Dataset) -> dict[str, Any]:

@@ -22,6 +22,7 @@ from ...bundles.manifest import Bundle
 from ...training.state import RunState, load_state, save_state
 from .disk import Disk, discard, replace_bundle, replace_text
 from .folders import RUNS, checked_run_name
+from .recipes import is_same
 
 LOG = logging.getLogger(__name__)
 IDENTITY, PROGRESS, JOURNAL = "run.json", "progress.json", "report.jsonl"
@@ -217,15 +218,17 @@ def runs_root() -> Path:
     return Path(folder_paths.get_output_directory(), RUNS)
 
 
-def find_run_folder(name: str, identity: Mapping[str, Any]) -> RunFolder:
+def find_run_folder(name: str, identity: Mapping[str, Any], usual: Any) -> RunFolder:
     """The folder of the run with this name and identity, or a free name for it.
 
-    Another run under the same name makes it <name>_2, <name>_3, ...
+    Another run under the same name makes it <name>_2, <name>_3, ... `usual` is the identity's
+    settings by default, which those that an earlier version did not know are taken to have.
     """
     base, text = checked_run_name(name), json.dumps(identity, indent=1, sort_keys=True)
     for number in itertools.count(1):
         path = runs_root() / (base if number == 1 else f"{base}_{number}")
-        if not path.exists() or _identity(path) == text or _unborn(path):
+        known = read_json(path / IDENTITY)
+        if not path.exists() or is_same(known, json.loads(text), usual) or _unborn(path):
             return RunFolder(path, text)
     raise AssertionError("unreachable")
 
@@ -233,13 +236,6 @@ def find_run_folder(name: str, identity: Mapping[str, Any]) -> RunFolder:
 def _unborn(path: Path) -> bool:
     """Whether a run was killed here before it could write what it is, which comes first."""
     return path.is_dir() and all(DRAFT.fullmatch(one.name) for one in path.iterdir())
-
-
-def _identity(path: Path) -> str:
-    try:
-        return (path / IDENTITY).read_text(encoding="utf-8")
-    except OSError:
-        return ""
 
 
 def model_digest(model: ModelPatcher) -> str:

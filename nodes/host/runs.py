@@ -73,7 +73,8 @@ def run_training(model: ModelPatcher, clip: CLIP, vae: VAE, request: Request) ->
     check_clip(model, clip)
     check_vae(model, vae)
     with gradients():
-        folder = find_run_folder(request.run_name, identity(request, model, clip, vae))
+        wanted, usual = identity(request, model, clip, vae), {"recipe": request.usual()}
+        folder = find_run_folder(request.run_name, wanted, usual)
         if is_finished(folder, request.config.steps):
             return _read(folder)
         names = tuple(concept.final_name for concept in request.concepts)

@@ -123,6 +123,24 @@ def test_another_recipe_under_the_same_name_leaves_the_first_run_alone(host, run
     assert identity["recipe"]["train"]["seed"] == 2
 
 
+def test_a_run_begun_before_a_setting_existed_is_found_by_a_graph_that_leaves_it_alone(
+    host, run_graph
+):
+    run_graph(training("older")[0])
+    place = files(host, "older") / folders.IDENTITY
+    kept = json.loads(place.read_text())
+    del kept["recipe"]["train"]["objective"]["prior_batch"]
+    del kept["recipe"]["concepts"][0]["negative_vectors"]
+    del kept["recipe"]["adapter"]["text_rate"]
+    place.write_text(json.dumps(kept))
+    graph, node = training("older")
+    assert "finished before" in run_graph(graph)[node, 5]
+    del kept["recipe"]["train"]["seed"]
+    place.write_text(json.dumps(kept))
+    run_graph(training("older", seed=5)[0])
+    assert files(host, "older_2").exists()
+
+
 def test_checkpoints_come_every_so_many_steps(host, run_graph, monkeypatch):
     kept = []
     save = folders.save_state

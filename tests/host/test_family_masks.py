@@ -73,7 +73,7 @@ def masked(
     config = TrainConfig(steps=1, objective=ObjectiveConfig(min_snr_gamma=0))
     with gradients():
         request = Request(dataset=dataset, config=config)
-        data = make_data(request, dataset, HostLatentCodec(models[2]), seed=0)
+        data = make_data(request, dataset, HostLatentCodec(models[2]), seed=0, batch_size=1)
     yield Masked(models=models, dataset=dataset, data=data)
     management.unload_all_models()
     gc.collect()

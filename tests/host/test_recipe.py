@@ -9,6 +9,7 @@ import torch
 
 from harness.graphs import Graph, write_pictures
 from pack.nodes.host.reporter import Reporter
+from pack.training import loop
 
 NAMES = (f"recipe_{number}" for number in itertools.count())
 
@@ -57,6 +58,22 @@ def test_class_pictures_add_their_loss_times_its_weight(run_graph):
     assert one > none
     assert three - none == pytest.approx(3 * (one - none), rel=1e-4)
     assert none == losses(run_graph)[0]
+
+
+@pytest.mark.parametrize(("beside", "drawn"), [(0, 2), (1, 1), (3, 3)])
+def test_a_step_has_as_many_class_pictures_as_are_asked_for(
+    run_graph, monkeypatch, beside: int, drawn: int
+):
+    seen: list[int] = []
+    step = loop.prior_loss
+
+    def watch(run, prior, *rest):
+        seen.append(len(prior))
+        return step(run, prior, *rest)
+
+    monkeypatch.setattr(loop, "prior_loss", watch)
+    losses(run_graph, 2, prior="base model", prior_batch=beside)
+    assert max(seen) == drawn
 
 
 def test_an_empty_caption_and_a_noise_offset_change_what_is_learned_from(run_graph):

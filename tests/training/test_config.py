@@ -23,6 +23,7 @@ from pack.training.optimizers import OptimizerConfig
         (lambda: TrainConfig(steps=5, norm_pull=-0.1), "norm_pull is -0.1: use 0 to 1"),
         (lambda: TrainConfig(steps=5, norm_pull=1.5), "norm_pull is 1.5"),
         (lambda: ObjectiveConfig(min_snr_gamma=-1.0), "min_snr_gamma is -1.0"),
+        (lambda: ObjectiveConfig(prior_batch=-1), "prior_batch is -1"),
         (lambda: ObjectiveConfig(noise_offset=-0.1), "noise_offset is -0.1"),
         (lambda: ObjectiveConfig(caption_dropout=1.1), "caption_dropout is 1.1: use 0 to 1"),
         (lambda: ObjectiveConfig(caption_dropout=-0.1), "caption_dropout is -0.1"),
