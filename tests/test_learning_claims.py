@@ -62,5 +62,5 @@ def test_every_planned_cell_has_a_name_of_its_own_a_method_and_a_part_of_the_pag
 
 
 def test_the_page_names_what_differs_from_pivotal_and_nothing_else():
-    found = report.differing(methods.METHODS["min_snr"], methods.METHODS["pivotal"])
-    assert found == {"objective": {"weighting": "min-SNR"}}
+    found = report.differing(methods.METHODS["no_weighting"], methods.METHODS["pivotal"])
+    assert found == {"objective": {"weighting": "none"}}

@@ -26,7 +26,7 @@ from world.concepts import write_folder
 from world.sampling import FLOW_SCHEDULER, SETTINGS, Models, sample
 
 from .bases import FLOW, SECOND
-from .methods import BATCH, METHODS
+from .methods import BATCH, LORA, METHODS, PLAIN
 from .remembered import PICTURES, base_pictures
 from .scores import base_right, count, fidelity, thinned, transferred
 from .subjects import STYLE, STYLE_PICTURES, SUBJECTS, Asked, prompts_for
@@ -60,7 +60,8 @@ class Cell:
     def definition(self, samples: int) -> str:
         """A digest of all that the row depends on by choice; another one makes the row anew."""
         chosen = [settled(self), settled(METHODS[self.method]), self.steps]
-        parts = [*chosen, BATCH, samples, SETTINGS, SECOND, PICTURES]
+        parts = [*chosen, settled(PLAIN), settled(LORA), BATCH, samples]
+        parts += [SETTINGS, SECOND, PICTURES]
         parts += [FLOW, FLOW_SCHEDULER] if METHODS[self.method].flow else []
         parts += [STYLE_PICTURES] if STYLE in SUBJECTS[self.subject].concepts else []
         return hashlib.sha256(repr(parts).encode()).hexdigest()[:12]

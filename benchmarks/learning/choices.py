@@ -29,7 +29,7 @@ OPTIMIZERS: Mapping[str, Method] = {
     "moving_average": Method(ema_decay=0.98),
 }
 OBJECTIVES: Mapping[str, Method] = {
-    "min_snr": Method(objective=replace(PLAIN, weighting=Weighting.MIN_SNR)),
+    "no_weighting": Method(objective=replace(PLAIN, weighting=Weighting.NONE)),
     "debiased": Method(objective=replace(PLAIN, weighting=Weighting.DEBIASED)),
     "huber": Method(objective=replace(PLAIN, huber=0.1)),
     "noise_offset": Method(objective=replace(PLAIN, noise_offset=0.05)),
@@ -54,9 +54,9 @@ METHODS.update({**CHOICES, **NEGATIVES})
 
 
 def choice_cells() -> list[Cell]:
-    """Every choice at the budget; of the pack's own default as many seeds as of the methods."""
+    """Every choice at the budget; without weighting on all seeds, since it was seen to matter."""
     cells = [Cell(subject="character", method=name, seed=0) for name in CHOICES]
-    return cells + [Cell(subject="character", method="min_snr", seed=seed) for seed in (1, 2)]
+    return cells + [Cell(subject="character", method="no_weighting", seed=seed) for seed in (1, 2)]
 
 
 def early_cells() -> list[Cell]:

@@ -9,14 +9,14 @@ from pack.training.adapters.lora import LoraConfig
 from pack.training.adapters.targets import Targets
 from pack.training.concepts import NEGATIVE, Concept
 from pack.training.loop import TrainConfig
-from pack.training.objective import ObjectiveConfig, Prior, Weighting
+from pack.training.objective import ObjectiveConfig, Prior
 from pack.training.optimizers import Algorithm, OptimizerConfig, Precision
 from pack.training.schedule import Schedule
 
 from .subjects import Subject
 
 BATCH = 4
-PLAIN = ObjectiveConfig(weighting=Weighting.NONE)
+PLAIN = ObjectiveConfig()
 # Attention alone learns the silhouette and not the inks: cells are what convolutions draw.
 LORA = LoraConfig(rank=16, alpha=16, targets=Targets.CONVOLUTIONS)
 # Words of the vocabulary that the base was never trained on.
