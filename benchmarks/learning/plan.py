@@ -33,7 +33,7 @@ def plan(rows: Sequence[Row]) -> list[Cell]:
     Rows of earlier cells choose the rates of later ones.
     """
     first = [Cell(subject="character", method=method, seed=0) for method in COMPARED]
-    sets = [Cell(subject="crew", method="min_snr", seed=0)]
+    sets = [Cell(subject="crew", method="pivotal", seed=0)]
     others = [
         Cell(subject=subject, method=method, seed=0)
         for subject in ("shape", "style")
