@@ -26,7 +26,7 @@ from world.concepts import write_folder
 from world.sampling import FLOW_SCHEDULER, SETTINGS, Models, sample
 
 from .bases import FLOW, SECOND
-from .methods import BATCH, LORA, METHODS, PLAIN
+from .methods import LORA, METHODS, PLAIN
 from .remembered import PICTURES, base_pictures
 from .scores import base_right, count, fidelity, thinned, transferred
 from .subjects import STYLE, STYLE_PICTURES, SUBJECTS, Asked, prompts_for
@@ -60,7 +60,7 @@ class Cell:
     def definition(self, samples: int) -> str:
         """A digest of all that the row depends on by choice; another one makes the row anew."""
         chosen = [settled(self), settled(METHODS[self.method]), self.steps]
-        parts = [*chosen, settled(PLAIN), settled(LORA), BATCH, samples]
+        parts = [*chosen, settled(PLAIN), settled(LORA), SUBJECTS[self.subject].batch, samples]
         parts += [SETTINGS, SECOND, PICTURES]
         parts += [FLOW, FLOW_SCHEDULER] if METHODS[self.method].flow else []
         parts += [STYLE_PICTURES] if STYLE in SUBJECTS[self.subject].concepts else []
@@ -133,7 +133,7 @@ def train(cell: Cell, bench: Bench) -> tuple[Bundle, float]:
     request = Request(
         dataset=read_folder(pictures),
         class_dataset=remembered,
-        config=method.config(cell.steps, cell.seed),
+        config=method.config(cell.steps, subject.batch, cell.seed),
         concepts=method.concepts(subject),
         adapter=method.adapter,
         resolution=64,

@@ -15,10 +15,11 @@ from pack.training.schedule import Schedule
 
 from .subjects import Subject
 
-BATCH = 4
 PLAIN = ObjectiveConfig()
+# Two class pictures beside four pictures hold the base as well as four do.
+HOLDING = replace(PLAIN, prior_batch=2)
 # Attention alone learns the silhouette and not the inks: cells are what convolutions draw.
-LORA = LoraConfig(rank=16, alpha=16, targets=Targets.CONVOLUTIONS)
+LORA = LoraConfig(rank=32, alpha=32, targets=Targets.CONVOLUTIONS)
 # Words of the vocabulary that the base was never trained on.
 RARE_WORDS = ("sks", "ohwx", "zwx", "bnha", "vqv", "jrk")
 
@@ -80,14 +81,14 @@ class Method:
             for concept, word in self.words(subject).items()
         )
 
-    def config(self, steps: int, seed: int) -> TrainConfig:
+    def config(self, steps: int, batch: int, seed: int) -> TrainConfig:
         """The run's settings; the rates are for a model of 19 M parameters."""
         optimizer = OptimizerConfig(
             algorithm=self.algorithm, precision=self.precision, learning_rate=self.adapter_rate
         )
         return TrainConfig(
             steps=steps,
-            batch_size=BATCH,
+            batch_size=batch,
             seed=seed,
             schedule=self.schedule,
             optimizer=optimizer,
@@ -103,7 +104,7 @@ METHODS: dict[str, Method] = {
     "textual_inversion": Method(adapter=None, pivot=1.0),
     "lora": Method(embeddings=False),
     "pivotal": Method(),
-    "pivotal_prior": Method(prior=Prior.BASE, prior_weight=0.5),
+    "pivotal_prior": Method(prior=Prior.BASE, prior_weight=0.5, objective=HOLDING),
     "pivotal_noise": Method(initial_word=False),
-    "lora_prior": Method(embeddings=False, prior=Prior.BASE, prior_weight=0.5),
+    "lora_prior": Method(embeddings=False, prior=Prior.BASE, prior_weight=0.5, objective=HOLDING),
 }

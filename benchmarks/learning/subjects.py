@@ -45,7 +45,8 @@ class Subject:
     pictures: Callable[[Mapping[str, str], int], Sequence[Picture]]
     """Training pictures from concept -> word in the captions, and a seed"""
     steps: int
-    """The budget, of batches of `methods.BATCH`"""
+    """The budget"""
+    batch: int = 4
 
 
 def grounds(number: int) -> list[str]:
