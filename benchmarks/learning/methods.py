@@ -36,8 +36,8 @@ class Method:
     """Held by pictures that the base drew itself"""
     prior_weight: float = 1.0
     pivot: float = 0.4
-    adapter_rate: float = 2e-3
-    embedding_rate: float = 5e-3
+    adapter_rate: float = 1e-3
+    embedding_rate: float = 1e-3
     algorithm: Algorithm = Algorithm.ADAMW
     """Of the adapters and the vectors"""
     precision: Precision = Precision.FP32

@@ -116,6 +116,7 @@ SUBJECTS: Mapping[str, Subject] = {
     "crew": Subject(
         concepts={**dict.fromkeys(CREW, "square"), STYLE: "picture"},
         pictures=_crew,
-        steps=2400,
+        steps=3000,
+        batch=8,
     ),
 }
