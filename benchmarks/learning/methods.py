@@ -36,12 +36,13 @@ class Method:
     """Held by pictures that the base drew itself"""
     prior_weight: float = 1.0
     pivot: float = 0.4
-    adapter_rate: float = 1e-3
+    adapter_rate: float = 1.5e-3
     embedding_rate: float = 1e-3
     algorithm: Algorithm = Algorithm.ADAMW
     """Of the adapters and the vectors"""
     precision: Precision = Precision.FP32
     schedule: Schedule = Schedule.COSINE
+    warmup: int = 20
     objective: ObjectiveConfig = PLAIN
     """All but its prior, which is above"""
     ema_decay: float = 0.0
@@ -91,6 +92,7 @@ class Method:
             batch_size=batch,
             seed=seed,
             schedule=self.schedule,
+            warmup_steps=self.warmup,
             optimizer=optimizer,
             embedding_optimizer=replace(
                 optimizer, learning_rate=self.embedding_rate, weight_decay=0.0
