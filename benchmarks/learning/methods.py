@@ -106,7 +106,10 @@ METHODS: dict[str, Method] = {
     "textual_inversion": Method(adapter=None, pivot=1.0),
     "lora": Method(embeddings=False),
     "pivotal": Method(),
-    "pivotal_prior": Method(prior=Prior.BASE, prior_weight=0.5, objective=HOLDING),
+    # Vectors that stand still early leave more steps in which only the weights move.
+    "pivotal_prior": Method(
+        prior=Prior.BASE, prior_weight=0.5, objective=HOLDING, pivot=0.15, embedding_rate=2e-3
+    ),
     "pivotal_noise": Method(initial_word=False),
     "lora_prior": Method(embeddings=False, prior=Prior.BASE, prior_weight=0.5, objective=HOLDING),
 }
