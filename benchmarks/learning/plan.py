@@ -40,7 +40,7 @@ def plan(rows: Sequence[Row]) -> list[Cell]:
         for seed in (0, 1, 2)
     ]
     first = [Cell(subject="character", method=method, seed=0) for method in COMPARED]
-    sets = [Cell(subject="crew", method="pivotal", seed=0)]
+    sets = [Cell(subject="crew", method="set", seed=0)]
     others = [
         Cell(subject=subject, method=method, seed=0)
         for subject in ("shape", "style")

@@ -116,7 +116,7 @@ SUBJECTS: Mapping[str, Subject] = {
     "crew": Subject(
         concepts={**dict.fromkeys(CREW, "square"), STYLE: "picture"},
         pictures=_crew,
-        steps=3000,
+        steps=2600,
         batch=8,
     ),
 }
