@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ pytest.importorskip("comfy", reason="needs ComfyUI: set PIVOTAL_COMFYUI")
 pytestmark = pytest.mark.host
 sys.path.append(str(Path(__file__).parents[1] / "benchmarks"))
 claims = importlib.import_module("learning.claims")
+cells = importlib.import_module("learning.cells")
 plan = importlib.import_module("learning.plan")
 report = importlib.import_module("learning.report")
 methods = importlib.import_module("learning.methods")
@@ -64,3 +66,15 @@ def test_every_planned_cell_has_a_name_of_its_own_a_method_and_a_part_of_the_pag
 def test_the_page_names_what_differs_from_pivotal_and_nothing_else():
     found = report.differing(methods.METHODS["no_weighting"], methods.METHODS["pivotal"])
     assert found == {"objective": {"weighting": "none"}}
+
+
+@pytest.mark.parametrize("setting", [{"adapter_rate": 9.0}, {"pivot": 0.9}, {"warmup": 3}])
+def test_a_row_is_made_anew_when_what_its_method_sets_changes(
+    monkeypatch: pytest.MonkeyPatch, setting: dict[str, Any]
+):
+    cell = cells.Cell(subject="character", method="pivotal", seed=0)
+    before = cell.definition(40)
+    assert cell.definition(40) == before != cell.definition(100)
+    changed = replace(methods.METHODS["pivotal"], **setting)
+    monkeypatch.setitem(methods.METHODS, "pivotal", changed)
+    assert cell.definition(40) != before
