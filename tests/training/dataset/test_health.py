@@ -10,6 +10,7 @@ import pytest
 import torch
 from PIL import Image, ImageDraw, ImageFile, ImageFilter
 
+from harness.grain import grain
 from pack.training.dataset.folder import read_folder
 from pack.training.dataset.framing import Framing
 from pack.training.dataset.health import Gate, Health, examine, measured
@@ -25,7 +26,7 @@ def drawing(seed: int, size: tuple[int, int] = (200, 200)) -> Image.Image:
     """Shapes on a rough ground of their own, so that any two are different."""
     draw = random.Random(seed)
     picture = Image.new("RGB", size, tuple(draw.randrange(60, 200) for _ in range(3)))
-    picture = Image.blend(picture, Image.effect_noise(size, 90).convert("RGB"), 0.25)
+    picture = Image.blend(picture, grain(size, draw), 0.25)
     pen = ImageDraw.Draw(picture)
     for _ in range(30):
         x, y = draw.randrange(size[0]), draw.randrange(size[1])

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from PIL import Image, ImageCms, ImageDraw, ImageFilter
 
+from harness.grain import grain
 from pack.training.dataset.buckets import load_pixels
 from pack.training.dataset.folder import FolderOptions, read_folder
 from pack.training.dataset.framing import Framing
@@ -23,7 +24,7 @@ SIZE = (160, 160)
 
 def drawing(seed: int, size: tuple[int, int] = SIZE) -> Image.Image:
     draw = random.Random(seed)
-    picture = Image.effect_noise(size, 60).convert("RGB")
+    picture = grain(size, draw)
     pen = ImageDraw.Draw(picture)
     for _ in range(25):
         x, y = draw.randrange(size[0]), draw.randrange(size[1])
