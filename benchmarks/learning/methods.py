@@ -106,10 +106,7 @@ METHODS: dict[str, Method] = {
     "textual_inversion": Method(adapter=None, pivot=1.0),
     "lora": Method(embeddings=False),
     "pivotal": Method(),
-    # Vectors that stand still early leave more steps in which only the weights move.
-    "pivotal_prior": Method(
-        prior=Prior.BASE, prior_weight=0.5, objective=HOLDING, pivot=0.15, embedding_rate=2e-3
-    ),
+    "pivotal_prior": Method(prior=Prior.BASE, prior_weight=0.5, objective=HOLDING),
     "pivotal_noise": Method(initial_word=False),
     # For a set: at 0.0015 the loss stands still from the three hundredth step on.
     "set": Method(adapter_rate=1e-3, embedding_rate=5e-3, pivot=0.3),

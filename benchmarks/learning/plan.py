@@ -22,7 +22,7 @@ COMPARED = (
     "pivotal_prior", "pivotal", "lora", "textual_inversion", "pivotal_noise", "lora_prior",
 )  # fmt: skip
 
-IN_TIME = 1.75
+IN_TIME = 1.5
 """Share of the steps that two cores do in five minutes with a prior."""
 TIMED = "In five minutes on two cores"
 CHOSEN = "Optimizers and objectives"
