@@ -41,6 +41,16 @@ def test_a_claim_without_a_shared_seed_is_not_told():
     assert not claims.claims(rows)
 
 
+def test_what_is_left_on_another_base_is_compared_with_and_without_an_embedding_beside():
+    scores = {"base_kept": 0.0, "fidelity": 1.0}
+    rows = [
+        row("pivotal", transfer_bundle=0.9, **scores),
+        row("lora", transfer_bundle=0.5, **scores),
+    ]
+    told = sentence(rows, "beside an embedding")
+    assert "held (transfer bundle 0.90 against 0.50; 1 seed)" in told
+
+
 @pytest.mark.parametrize(
     ("differences", "said"),
     [

@@ -26,6 +26,9 @@ def claims(rows: Rows) -> list[str]:
             full, "pivotal_prior", "pivotal", "base_kept"
         ),
         "An embedding transfers to another base better than weights": carried(full),
+        "Weights learned beside an embedding transfer better than weights alone": beats(
+            full, "pivotal", "lora", "transfer_bundle"
+        ),
         started: beats(full, "pivotal", "pivotal_noise", "fidelity"),
         f"{started}, {soon}": beats(early, "pivotal", "pivotal_noise", "fidelity"),
         f"Negative embeddings raise fidelity, {soon}": beats(
