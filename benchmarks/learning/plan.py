@@ -23,8 +23,8 @@ COMPARED = (
 )  # fmt: skip
 
 IN_TIME = 1.5
-"""Share of the steps that two cores do in five minutes with a prior."""
-TIMED = "In five minutes on two cores"
+"""Share of the steps for which two cores are to have time in five minutes with a prior."""
+TIMED = "Pivotal tuning with a prior, half as many steps again"
 CHOSEN = "Optimizers and objectives"
 HALF_LEARNED = "After a quarter of the steps"
 ADAPTERS = "LoRA and TriLoRA"
