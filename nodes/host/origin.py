@@ -8,7 +8,7 @@ from typing import Any
 
 from ...training.config import TrainConfig
 from ...training.state import RunState, load_state
-from .recipes import flat
+from .recipes import changes
 from .run_folder import STEP_FILE, RunFolder, run_folders, runs_root
 
 NONE = "(no checkpoint yet)"
@@ -55,12 +55,15 @@ class Origin:
             )
         return load_state(path)
 
-    def changes(self, recipe: Mapping[str, Any]) -> dict[str, Any]:
-        """What differs from the run that is continued: {setting: [before, now]}."""
-        now = dict(flat(recipe))
-        before = dict(flat(self.folder.recipe()))
-        names = sorted((now.keys() | before.keys()) - {"continues.run", "continues.step"})
-        return {n: [before.get(n), now.get(n)] for n in names if before.get(n) != now.get(n)}
+    def changes(self, recipe: Mapping[str, Any], usual: Mapping[str, Any]) -> dict[str, Any]:
+        """What differs from the run that is continued: {setting: [before, now]}.
+
+        `usual` is how settings are that the version of then did not know.
+        """
+        found = changes(self.folder.recipe(), recipe, usual)
+        return {
+            n: pair for n, pair in found.items() if n not in ("continues.run", "continues.step")
+        }
 
 
 def checkpoint_names() -> list[str]:

@@ -6,7 +6,18 @@ from collections.abc import Mapping
 from typing import Any
 
 
-def flat(nested: Any, prefix: str = "") -> list[tuple[str, Any]]:
+def changes(kept: Any, wanted: Any, usual: Any) -> dict[str, list[Any]]:
+    """What is wanted other than an earlier version may have kept it: {setting: [before, now]}.
+
+    A setting that it did not know yet, it had as it is by default: as it is in `usual`.
+    """
+    now, defaults = dict(_flat(wanted)), dict(_flat(usual))
+    before = {name: defaults[name] for name in now.keys() & defaults.keys()} | dict(_flat(kept))
+    names = sorted(now.keys() | before.keys())
+    return {n: [before.get(n), now.get(n)] for n in names if before.get(n) != now.get(n)}
+
+
+def _flat(nested: Any, prefix: str = "") -> list[tuple[str, Any]]:
     """The leaves of nested objects and lists by their dotted names."""
     if isinstance(nested, Mapping):
         pairs = [(str(key), value) for key, value in nested.items()]
@@ -14,15 +25,4 @@ def flat(nested: Any, prefix: str = "") -> list[tuple[str, Any]]:
         pairs = [(str(place), value) for place, value in enumerate(nested)]
     else:
         return [(prefix, nested)]
-    return [leaf for key, value in pairs for leaf in flat(value, f"{prefix}.{key}".strip("."))]
-
-
-def is_same(kept: Any, wanted: Any, usual: Any) -> bool:
-    """Whether what an earlier version may have kept is what is wanted now.
-
-    A setting that it did not know yet, it had as it is by default: as it is in `usual`.
-    """
-    known, defaults = dict(flat(kept)), dict(flat(usual))
-    now = dict(flat(wanted))
-    filled = {name: defaults[name] for name in now.keys() & defaults.keys()} | known
-    return filled == now
+    return [leaf for key, value in pairs for leaf in _flat(value, f"{prefix}.{key}".strip("."))]

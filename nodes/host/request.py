@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
@@ -152,7 +151,7 @@ class Request:
         made = _settings(TrainConfig(steps=self.config.steps), concepts, adapter)
         for concept in made["concepts"]:
             del concept["placeholder"]
-        return json.loads(json.dumps(made))
+        return made
 
     def _lasting_concepts(self) -> tuple[Concept, ...]:
         """Without an adapter nothing can take over at the pivot, so vectors train to the end."""

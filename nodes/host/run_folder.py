@@ -22,7 +22,7 @@ from ...bundles.manifest import Bundle
 from ...training.state import RunState, load_state, save_state
 from .disk import Disk, discard, replace_bundle, replace_text
 from .folders import RUNS, checked_run_name
-from .recipes import is_same
+from .recipes import changes
 
 LOG = logging.getLogger(__name__)
 IDENTITY, PROGRESS, JOURNAL = "run.json", "progress.json", "report.jsonl"
@@ -218,7 +218,7 @@ def runs_root() -> Path:
     return Path(folder_paths.get_output_directory(), RUNS)
 
 
-def find_run_folder(name: str, identity: Mapping[str, Any], usual: Any) -> RunFolder:
+def find_run_folder(name: str, identity: Mapping[str, Any], usual: Mapping[str, Any]) -> RunFolder:
     """The folder of the run with this name and identity, or a free name for it.
 
     Another run under the same name makes it <name>_2, <name>_3, ... `usual` is the identity's
@@ -227,8 +227,8 @@ def find_run_folder(name: str, identity: Mapping[str, Any], usual: Any) -> RunFo
     base, text = checked_run_name(name), json.dumps(identity, indent=1, sort_keys=True)
     for number in itertools.count(1):
         path = runs_root() / (base if number == 1 else f"{base}_{number}")
-        known = read_json(path / IDENTITY)
-        if not path.exists() or is_same(known, json.loads(text), usual) or _unborn(path):
+        is_other = changes(read_json(path / IDENTITY), identity, usual)
+        if not path.exists() or not is_other or _unborn(path):
             return RunFolder(path, text)
     raise AssertionError("unreachable")
 

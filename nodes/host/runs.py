@@ -164,7 +164,7 @@ def _start(folder: RunFolder, request: Request) -> RunState | None:
     if request.origin is None:
         return None
     state = request.origin.state()
-    changed = request.origin.changes(identity_recipe(request))
+    changed = request.origin.changes(identity_recipe(request), request.usual())
     note = {"step": state.step, "what": "continued", "from": request.origin.run, "changed": changed}
     return replace(state, events=(*state.events, note))
 
