@@ -16,7 +16,6 @@ sys.path.append(str(Path(__file__).parents[1] / "benchmarks"))
 claims = importlib.import_module("learning.claims")
 cells = importlib.import_module("learning.cells")
 plan = importlib.import_module("learning.plan")
-report = importlib.import_module("learning.report")
 methods = importlib.import_module("learning.methods")
 
 
@@ -66,15 +65,15 @@ def test_better_in_one_and_worse_in_none_is_better(differences: tuple[float, ...
 
 
 def test_every_planned_cell_has_a_name_of_its_own_a_method_and_a_part_of_the_page():
-    cells = plan.plan([])
-    assert len({cell.name for cell in cells}) == len(cells)
-    assert {cell.method for cell in cells} <= methods.METHODS.keys()
-    parts = {plan.part_of(cell) for cell in cells}
+    planned = plan.plan([])
+    assert len({cell.name for cell in planned}) == len(planned)
+    assert {cell.method for cell in planned} <= methods.METHODS.keys()
+    parts = {plan.part_of(cell) for cell in planned}
     assert {"character", "crew", plan.CHOSEN, plan.HALF_LEARNED, plan.ADAPTERS} <= parts
 
 
 def test_the_page_names_what_differs_from_pivotal_and_nothing_else():
-    found = report.differing(methods.METHODS["no_weighting"], methods.METHODS["pivotal"])
+    found = methods.differing(methods.METHODS["no_weighting"], methods.METHODS["pivotal"])
     assert found == {"objective": {"weighting": "none"}}
 
 

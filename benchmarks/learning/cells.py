@@ -26,7 +26,7 @@ from world.concepts import write_folder
 from world.sampling import FLOW_SCHEDULER, SETTINGS, Models, sample
 
 from .bases import FLOW, SECOND
-from .methods import METHODS, Method
+from .methods import METHODS, Method, differing
 from .remembered import PICTURES, base_pictures
 from .scores import base_right, count, fidelity, thinned, transferred
 from .subjects import STYLE, STYLE_PICTURES, SUBJECTS, Asked, prompts_for
@@ -59,30 +59,25 @@ class Cell:
 
     def definition(self, samples: int) -> str:
         """A digest of all that the row depends on by choice; another one makes the row anew."""
-        chosen = [settled(self), chosen_of(METHODS[self.method]), self.steps]
-        parts = [*chosen, SUBJECTS[self.subject].batch, samples]
-        parts += [SETTINGS, SECOND, PICTURES]
+        parts = [self.name, chosen(METHODS[self.method]), self.steps]
+        parts += [SUBJECTS[self.subject].batch, samples, SETTINGS, SECOND, PICTURES]
         parts += [FLOW, FLOW_SCHEDULER] if METHODS[self.method].flow else []
         parts += [STYLE_PICTURES] if STYLE in SUBJECTS[self.subject].concepts else []
         return hashlib.sha256(repr(parts).encode()).hexdigest()[:12]
 
 
-def chosen_of(method: Method) -> dict[str, Any]:
+def chosen(method: Method) -> dict[str, Any]:
     """All that a method sets, the benchmark's own defaults included.
 
     Of what it sets for the pack only what differs from the pack's defaults, and of itself nothing
     that is switched off, so that a new setting leaves what was measured as it is.
     """
     pairs = ((field.name, getattr(method, field.name)) for field in fields(method))
-    return {name: settled(value) for name, value in pairs if value}
-
-
-def settled(settings: Any) -> Any:
-    """What differs from the defaults."""
-    if not is_dataclass(settings):
-        return settings
-    pairs = ((field, getattr(settings, field.name)) for field in fields(settings))
-    return {field.name: settled(value) for field, value in pairs if value != field.default}
+    return {
+        name: differing(value, type(value)()) if is_dataclass(value) else differing(value, None)
+        for name, value in pairs
+        if value
+    }
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

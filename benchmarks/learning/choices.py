@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 
-from pack.training.objective import Weighting
+from pack.training.objective import ObjectiveConfig, Weighting
 from pack.training.optimizers import Algorithm, Precision
 from pack.training.schedule import Schedule
 from pack.training.timesteps import Density
 
 from .cells import Cell
-from .methods import METHODS, PLAIN, Method
+from .methods import METHODS, Method
 
 LEARNED = 0.9
 """Fidelity from which a concept counts as learned."""
@@ -29,21 +28,21 @@ OPTIMIZERS: Mapping[str, Method] = {
     "moving_average": Method(ema_decay=0.98),
 }
 OBJECTIVES: Mapping[str, Method] = {
-    "no_weighting": Method(objective=replace(PLAIN, weighting=Weighting.NONE)),
-    "debiased": Method(objective=replace(PLAIN, weighting=Weighting.DEBIASED)),
-    "huber": Method(objective=replace(PLAIN, huber=0.1)),
-    "noise_offset": Method(objective=replace(PLAIN, noise_offset=0.05)),
-    "caption_dropout": Method(objective=replace(PLAIN, caption_dropout=0.1)),
+    "no_weighting": Method(objective=ObjectiveConfig(weighting=Weighting.NONE)),
+    "debiased": Method(objective=ObjectiveConfig(weighting=Weighting.DEBIASED)),
+    "huber": Method(objective=ObjectiveConfig(huber=0.1)),
+    "noise_offset": Method(objective=ObjectiveConfig(noise_offset=0.05)),
+    "caption_dropout": Method(objective=ObjectiveConfig(caption_dropout=0.1)),
 }
 FLOWS: Mapping[str, Method] = {
     "flow_uniform": Method(flow=True),
-    "flow_logit_normal": Method(flow=True, objective=replace(PLAIN, density=Density.LOGIT_NORMAL)),
-    "flow_mode": Method(flow=True, objective=replace(PLAIN, density=Density.MODE)),
-    "flow_shift": Method(flow=True, objective=replace(PLAIN, shift=3.0)),
-    "flow_huber": Method(flow=True, objective=replace(PLAIN, huber=0.1)),
+    "flow_logit_normal": Method(flow=True, objective=ObjectiveConfig(density=Density.LOGIT_NORMAL)),
+    "flow_mode": Method(flow=True, objective=ObjectiveConfig(density=Density.MODE)),
+    "flow_shift": Method(flow=True, objective=ObjectiveConfig(shift=3.0)),
+    "flow_huber": Method(flow=True, objective=ObjectiveConfig(huber=0.1)),
 }
 NEGATIVES: Mapping[str, Method] = {
-    "negative": Method(negative_vectors=2, objective=replace(PLAIN, negative_guidance=3.0)),
+    "negative": Method(negative_vectors=2, objective=ObjectiveConfig(negative_guidance=3.0)),
 }
 """Trained at the guidance that the samples have."""
 

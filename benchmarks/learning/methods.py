@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, is_dataclass, replace
+from typing import Any
 
 from pack.training.adapters import AdapterConfig
 from pack.training.adapters.lora import LoraConfig
@@ -15,9 +16,8 @@ from pack.training.schedule import Schedule
 
 from .subjects import Subject
 
-PLAIN = ObjectiveConfig()
-# Two class pictures beside four pictures hold the base as well as four do.
-HOLDING = replace(PLAIN, prior_batch=2)
+# Two class pictures beside four pictures: half of what the prior would cost.
+HOLDING = ObjectiveConfig(prior_batch=2)
 # Attention alone learns the silhouette and not the inks: cells are what convolutions draw.
 LORA = LoraConfig(rank=32, alpha=32, targets=Targets.CONVOLUTIONS)
 # Words of the vocabulary that the base was never trained on.
@@ -43,7 +43,7 @@ class Method:
     precision: Precision = Precision.FP32
     schedule: Schedule = Schedule.COSINE
     warmup: int = 20
-    objective: ObjectiveConfig = PLAIN
+    objective: ObjectiveConfig = ObjectiveConfig()
     """All but its prior, which is above"""
     ema_decay: float = 0.0
     negative_vectors: int = 0
@@ -100,6 +100,14 @@ class Method:
             objective=replace(self.objective, prior=self.prior, prior_weight=self.prior_weight),
             ema_decay=self.ema_decay,
         )
+
+
+def differing(settings: Any, plain: Any) -> Any:
+    """What of the settings differs from the plain ones; of an enum its value."""
+    if not is_dataclass(settings) or type(settings) is not type(plain):
+        return getattr(settings, "value", settings)
+    pairs = [(f.name, getattr(settings, f.name), getattr(plain, f.name)) for f in fields(settings)]
+    return {name: differing(ours, theirs) for name, ours, theirs in pairs if ours != theirs}
 
 
 METHODS: dict[str, Method] = {

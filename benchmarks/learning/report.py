@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Mapping, Sequence
-from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,7 @@ from world.sampling import FLOW_SCHEDULER, SETTINGS
 
 from .choices import LEARNED
 from .claims import claims
-from .methods import METHODS
+from .methods import METHODS, differing
 from .subjects import PICTURES, STYLE_PICTURES
 
 COLUMNS = (
@@ -70,14 +69,6 @@ def write_report(parts: Mapping[str, Rows], folder: Path) -> None:
     lines += ["Made by `python3 dev.py bench learning`; ![samples](learning.png)"]
     (folder / "learning.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
     write_grid(every, folder)
-
-
-def differing(settings: Any, plain: Any) -> Any:
-    """What of the settings differs from the plain ones; of an enum its value."""
-    if not is_dataclass(settings) or type(settings) is not type(plain):
-        return getattr(settings, "value", settings)
-    pairs = [(f.name, getattr(settings, f.name), getattr(plain, f.name)) for f in fields(settings)]
-    return {name: differing(ours, theirs) for name, ours, theirs in pairs if ours != theirs}
 
 
 def section(title: str, rows: Rows) -> list[str]:
