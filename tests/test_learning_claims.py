@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 pytest.importorskip("comfy", reason="needs ComfyUI: set PIVOTAL_COMFYUI")
 pytestmark = pytest.mark.host
@@ -17,6 +18,7 @@ claims = importlib.import_module("learning.claims")
 cells = importlib.import_module("learning.cells")
 plan = importlib.import_module("learning.plan")
 methods = importlib.import_module("learning.methods")
+scores = importlib.import_module("learning.scores")
 
 
 def row(method: str, seed: int = 0, **scores: float) -> dict[str, Any]:
@@ -87,3 +89,14 @@ def test_a_row_is_made_anew_when_what_its_method_sets_changes(
     changed = replace(methods.METHODS["pivotal"], **setting)
     monkeypatch.setitem(methods.METHODS, "pivotal", changed)
     assert cell.definition(40) != before
+
+
+def test_variety_is_the_spread_of_samples_of_one_prompt_and_not_between_prompts():
+    asked = [
+        scores.Asked(prompt=prompt, concept="robot", background="red") for prompt in ("a", "b", "a")
+    ]
+    white, gray, black = (torch.full((4, 4, 3), level) for level in (1.0, 0.5, 0.0))
+    learned_by_heart = torch.stack([white, black, white])
+    assert scores.variety(learned_by_heart, asked) == 0
+    assert scores.variety(torch.stack([white, black, gray]), asked) == pytest.approx(0.125**0.5)
+    assert scores.variety(learned_by_heart[:2], asked[:2]) is None

@@ -28,7 +28,7 @@ from world.sampling import FLOW_SCHEDULER, SETTINGS, Models, sample
 from .bases import FLOW, SECOND
 from .methods import METHODS, Method, differing
 from .remembered import PICTURES, base_pictures
-from .scores import base_right, count, fidelity, thinned, transferred
+from .scores import base_right, count, fidelity, thinned, transferred, variety
 from .subjects import STYLE, STYLE_PICTURES, SUBJECTS, Asked, prompts_for
 
 STRIP = 8
@@ -110,6 +110,7 @@ def run_cell(cell: Cell, bench: Bench) -> tuple[Row, Tensor]:
         "steps": cell.steps,
         "samples": bench.samples,
         **scores,
+        "variety": variety(pictures, prompts),
         "base_kept": right,
         "base_leakage": leaked,
         **transfer(bundle, bench, prompts),

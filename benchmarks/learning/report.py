@@ -21,6 +21,7 @@ COLUMNS = (
     "following",
     "base_kept",
     "leakage",
+    "variety",
     "embedding_alone",
     "transfer_bundle",
     "transfer_embedding",
@@ -42,6 +43,8 @@ style), and what it costs. All numbers are shares from 0 to 1, counted by the ju
 - **missing**: what the mean fidelity falls short of {learned:g}, from which on a concept counts as
   learned.
 - **leakage**: samples that show another new thing than the one asked for.
+- **variety**: how much samples of one prompt differ, as the standard deviation of a pixel (no
+  share); what is learned by heart has little.
 - **embedding_alone**: fidelity with the LoRA at strength 0.
 - **transfer_bundle**, **transfer_embedding**: fidelity on a second base, made by training the
   first on faded colors: of the whole bundle, and of its embeddings alone.
@@ -73,7 +76,7 @@ def write_report(parts: Mapping[str, Rows], folder: Path) -> None:
 
 def section(title: str, rows: Rows) -> list[str]:
     """The table of one part, and for a set the scores of each concept."""
-    columns = [name for name in COLUMNS if any(row[name] is not None for row in rows)]
+    columns = [name for name in COLUMNS if any(row.get(name) is not None for row in rows)]
     names = [*columns, "missing", "bytes", "seconds", "threads"]
     lines = [
         f"## {title}",
@@ -83,7 +86,7 @@ def section(title: str, rows: Rows) -> list[str]:
     ]
     for method, steps in dict.fromkeys((row["method"], row["steps"]) for row in rows):
         same = [row for row in rows if (row["method"], row["steps"]) == (method, steps)]
-        cells = [spread([row[name] for row in same]) for name in columns]
+        cells = [spread([row.get(name) for row in same]) for name in columns]
         cells += [f"{max(0.0, LEARNED - mean_of(same, 'fidelity')):.2f}"]
         cells += [f"{mean_of(same, name):.0f}" for name in ("bytes", "seconds")]
         cells += [" or ".join(str(n) for n in sorted({row["threads"] for row in same}))]

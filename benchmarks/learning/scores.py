@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
+import torch
 from torch import Tensor
 
 from world.concepts import CREW, HATCHING, NEW_COLORS, NEW_SHAPES
@@ -61,6 +62,17 @@ def count(pictures: Tensor, asked: Sequence[Asked]) -> dict[str, float]:
 def fidelity(models: Models, asked: Sequence[Asked]) -> float:
     """Share of the samples that show their concept."""
     return count(sample(models, [one.prompt for one in asked]), asked)["fidelity"]
+
+
+def variety(pictures: Tensor, asked: Sequence[Asked]) -> float | None:
+    """How much samples of one prompt differ: their standard deviation, mean of pixels and prompts.
+
+    `pictures` is (n, height, width, 3) in 0..1. None where no prompt was asked twice.
+    """
+    prompts = [one.prompt for one in asked]
+    groups = [pictures[[p == prompt for p in prompts]] for prompt in dict.fromkeys(prompts)]
+    several = [group.float().std(dim=0).mean() for group in groups if len(group) > 1]
+    return float(torch.stack(several).mean()) if several else None
 
 
 def base_right(models: Models, number: int) -> tuple[float, float]:
