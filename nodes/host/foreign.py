@@ -7,9 +7,14 @@ from typing import Any
 
 import torch
 from comfy.ldm.modules.attention import attention_pytorch
+from comfy.model_patcher import ModelPatcher
+from comfy.patcher_extension import WrappersMP
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_map
+
+COMPILED = "torch.compile"
+"""The host's key for what its TorchCompileModel puts on a MODEL."""
 
 
 class _NormalTensors(TorchFunctionMode):
@@ -44,3 +49,17 @@ def recordable(forward: Callable[..., Tensor]) -> Callable[..., Tensor]:
 def differentiable_attention(_: Any, *args: Any, **kwargs: Any) -> Tensor:
     """torch's own attention: some that the host can be started with have no gradient."""
     return attention_pytorch(*args, **kwargs)
+
+
+def run_uncompiled(clone: ModelPatcher) -> None:
+    """Take torch.compile off a clone that is to train; the MODEL it comes from keeps it.
+
+    A compiled graph has the weights kept for backward, which torch refuses for what the host
+    has loaded under inference mode. Nodes compile the whole model by a wrapper of the host's,
+    or single blocks by patching a compiled module over each.
+    """
+    clone.remove_wrappers_with_key(WrappersMP.APPLY_MODEL, COMPILED)
+    patches = clone.object_patches.items()
+    clone.object_patches = {
+        name: patch for name, patch in patches if not hasattr(patch, "_orig_mod")
+    }

@@ -18,7 +18,7 @@ from ...training.dataset.buckets import Crop
 from ...training.planning import Plan
 from ...training.ports import Conditioning, Layer, Noised
 from .checkpoint import IN_PLACE_BLOCKS, large_blocks
-from .foreign import differentiable_attention
+from .foreign import differentiable_attention, run_uncompiled
 from .injection import TrainingInjection
 from .inputs import first, groups, sent
 from .layers import adaptable_layers
@@ -39,6 +39,7 @@ class HostDenoiser:
         companions: Callable[[], list[ModelPatcher]] = list,
     ):
         self._patcher = model.clone()
+        run_uncompiled(self._patcher)
         self._kept, self._required = frozenset[str]() if checkpointing else None, 0
         self._large = large_blocks(self._patcher.model.diffusion_model)
         self._companions = companions
