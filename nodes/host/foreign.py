@@ -8,13 +8,12 @@ from typing import Any
 import torch
 from comfy.ldm.modules.attention import attention_pytorch
 from comfy.model_patcher import ModelPatcher
-from comfy.patcher_extension import WrappersMP
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_map
 
-COMPILED = "torch.compile"
-"""The host's key for what its TorchCompileModel puts on a MODEL."""
+SHORTCUTS = ("torch.compile", "easycache", "lazycache")
+"""The host's keys for what its nodes put on a MODEL to make sampling faster."""
 
 
 class _NormalTensors(TorchFunctionMode):
@@ -51,14 +50,17 @@ def differentiable_attention(_: Any, *args: Any, **kwargs: Any) -> Tensor:
     return attention_pytorch(*args, **kwargs)
 
 
-def run_uncompiled(clone: ModelPatcher) -> None:
-    """Take torch.compile off a clone that is to train; the MODEL it comes from keeps it.
+def without_shortcuts(clone: ModelPatcher) -> None:
+    """Take compilers and caches off a clone that is to train; the MODEL it comes from keeps them.
 
     A compiled graph has the weights kept for backward, which torch refuses for what the host
     has loaded under inference mode. Nodes compile the whole model by a wrapper of the host's,
-    or single blocks by patching a compiled module over each.
+    or single blocks by patching a compiled module over each. A cache gives what the model said
+    a step of the sampler before, and training has no such step.
     """
-    clone.remove_wrappers_with_key(WrappersMP.APPLY_MODEL, COMPILED)
+    for wrappers in clone.wrappers.values():
+        for key in SHORTCUTS:
+            wrappers.pop(key, None)
     patches = clone.object_patches.items()
     clone.object_patches = {
         name: patch for name, patch in patches if not hasattr(patch, "_orig_mod")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -18,11 +19,13 @@ from ...training.dataset.buckets import Crop
 from ...training.planning import Plan
 from ...training.ports import Conditioning, Layer, Noised
 from .checkpoint import IN_PLACE_BLOCKS, large_blocks
-from .foreign import differentiable_attention, run_uncompiled
+from .foreign import differentiable_attention, without_shortcuts
 from .injection import TrainingInjection
 from .inputs import first, groups, sent
 from .layers import adaptable_layers
 
+POSITIVE = {"cond_or_uncond": [0], "uuids": [uuid.uuid4()]}
+"""What the host's sampler tells patches of a batch that is of one positive prompt."""
 BYTES_PER_PARAMETER = 16
 """Of an adapter in training: weight, gradient and two moments, each in fp32."""
 
@@ -39,7 +42,7 @@ class HostDenoiser:
         companions: Callable[[], list[ModelPatcher]] = list,
     ):
         self._patcher = model.clone()
-        run_uncompiled(self._patcher)
+        without_shortcuts(self._patcher)
         self._kept, self._required = frozenset[str]() if checkpointing else None, 0
         self._large = large_blocks(self._patcher.model.diffusion_model)
         self._companions = companions
@@ -225,6 +228,7 @@ class HostDenoiser:
         )
         return {
             **options,
+            **POSITIVE,
             "wrappers": wrappers,
             "sigmas": sigma,
             "optimized_attention_override": differentiable_attention,
