@@ -13,9 +13,10 @@ pytest.importorskip("comfy", reason="needs ComfyUI: set PIVOTAL_COMFYUI")
 pytestmark = pytest.mark.host
 sys.path.append(str(Path(__file__).parents[1] / "benchmarks"))
 adapters = importlib.import_module("learning.adapters")
+adapter_claims = importlib.import_module("learning.adapter_claims")
 
 
-def rows_of(kind: str, best: float) -> list[dict[str, Any]]:
+def rows_of(kind: str, best: float, high: float = 0.9) -> list[dict[str, Any]]:
     """Rows of all rates of a kind, of which one is the best."""
     return [
         {
@@ -23,7 +24,8 @@ def rows_of(kind: str, best: float) -> list[dict[str, Any]]:
             "method": adapters.method_name(kind, adapters.RANK, rate),
             "seed": 0,
             "budget": 1.0,
-            **dict.fromkeys(adapters.JUDGED, 0.9 if rate == best else 0.5),
+            "variety": 0.1,
+            **dict.fromkeys(adapters.JUDGED, high if rate == best else 0.5),
         }
         for rate in adapters.RATES
     ]
@@ -44,6 +46,14 @@ def test_the_best_rate_is_compared_over_seeds_budgets_and_ranks():
         ranks = {adapters.method_name(kind, rank, rate) for rank in (4, 64)}
         assert ranks <= {cell.method for cell in cells}
     assert len({cell.name for cell in cells}) == len(cells)
+
+
+def test_each_adapter_is_held_against_the_other_at_its_own_best_rate():
+    told = adapter_claims.claimed(rows_of("lora", 1e-3) + rows_of("trilora", 3e-3, high=0.7))
+    assert len(told) == 1
+    assert "did not hold (fidelity 0.70 against 0.90" in told[0]
+    assert "rates 0.003 and 0.001; 1 seed" in told[0]
+    assert adapter_claims.claimed(rows_of("lora", 1e-3)) == []
 
 
 def test_both_have_the_same_number_of_parameters_but_for_the_diagonal():
