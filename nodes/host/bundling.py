@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -85,13 +86,15 @@ def _check_shapes(model: ModelPatcher, patches: Mapping[Any, Any]) -> None:
 
     The host logs a line for each of these when it samples, and leaves the layer as it is.
     """
-    weights = model.model.state_dict()
+    # Not the state dict, which gives quantized weights in the shape that they are stored in.
+    weights = dict(model.model.named_parameters())
     for key, patch in patches.items():
         if key not in weights or not isinstance(patch, LoRAAdapter):
             continue
         up, down, _, mid, _, reshape = patch.weights
         made = (up.shape[0], down[0].numel())
-        layer = (weights[key].shape[0], weights[key][0].numel())
+        outputs, *inputs = weights[key].shape
+        layer = (outputs, math.prod(inputs))
         if mid is None and reshape is None and made != layer:
             raise ValueError(
                 f"The bundle's LoRA for {key} is made for a layer of {made[0]} x {made[1]}, which "

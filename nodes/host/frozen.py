@@ -10,6 +10,7 @@ import comfy.ops
 import torch
 from torch import Tensor, nn
 from torch.autograd import Function
+from torch.utils._python_dispatch import _disable_current_modes
 
 Forward = Callable[..., Tensor]
 
@@ -19,12 +20,42 @@ PROJECTIONS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
 @contextmanager
 def lend_weight(module: nn.Module, like: Tensor) -> Iterator[tuple[Tensor, Tensor | None]]:
     """The module's weight and bias in the dtype and on the device of `like`."""
-    weight, bias, stream = comfy.ops.cast_bias_weight(module, like, offloadable=True)
+    weight, bias, stream = _cast(module, like)
     try:
         plain = weight.dequantize() if isinstance(weight, comfy.ops.QuantizedTensor) else weight
         yield plain.detach(), None if bias is None else bias.detach()
     finally:
         comfy.ops.uncast_bias_weight(module, weight, bias, stream)
+
+
+def _own_cast(module: nn.Module) -> Callable[..., Any] | None:
+    """The layer's own way to a plain weight, which other packs' quantized layers have (GGUF)."""
+    return getattr(module, "cast_bias_weight", None)
+
+
+def _cast(module: nn.Module, like: Tensor) -> tuple[Tensor, Tensor | None, Any]:
+    """Weight, bias and what gives them back, by the layer's own cast or else by the host's."""
+    own = _own_cast(module)
+    if own is None:
+        return comfy.ops.cast_bias_weight(module, like, offloadable=True)
+    with _disable_current_modes():
+        weight, bias, *_ = own(like)
+    return weight, bias, None
+
+
+def in_plain_torch(module: nn.Module, forward: Forward) -> Forward:
+    """The forward, for layers with their own cast out of the mode that watches recomputed blocks.
+
+    Under that mode torch makes no plain tensor of theirs.
+    """
+    if _own_cast(module) is None:
+        return forward
+
+    def run(*args: Any, **kwargs: Any) -> Tensor:
+        with _disable_current_modes():
+            return forward(*args, **kwargs)
+
+    return run
 
 
 def weight_of(module: nn.Module) -> Tensor:

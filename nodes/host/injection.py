@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from ...training.adapters.base import Adapter
 from .checkpoint import ADDING_BLOCKS, checkpointed_forward, counted_forward, gathered_forward
 from .foreign import recordable
-from .frozen import frozen_forward, low_rank_forward
+from .frozen import frozen_forward, in_plain_torch, low_rank_forward
 
 KEY = "pivotal_training"
 
@@ -86,9 +86,10 @@ class TrainingInjection:
         self._bare = {}
         for module in self.root.modules():
             changes = module in adding
-            frozen = frozen_forward(module, module.forward, input_changes=changes)
+            bare = in_plain_torch(module, module.forward)
+            frozen = frozen_forward(module, bare, input_changes=changes)
             if frozen is not None:
-                self._bare[module] = module.forward
+                self._bare[module] = bare
                 self._replace(module, frozen)
             if not isinstance(module, comfy.ops.CastWeightBiasOp):
                 self._make_recordable(module)

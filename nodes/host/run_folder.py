@@ -246,10 +246,18 @@ def model_digest(model: ModelPatcher) -> str:
     clone it happens to have loaded.
     """
     digest = hashlib.sha256()
-    for name, (original, *_) in sorted(model.get_key_patches().items()):
-        tensor = original[0]
+    for name, tensor in sorted(_unpatched(model).items()):
         numbers = tensor.detach().flatten()[:SAMPLED_NUMBERS].float().cpu().tolist()
         digest.update(repr((name, tuple(tensor.shape), numbers)).encode())
     for name, patches in sorted(model.patches.items()):
         digest.update(repr((name, len(patches), [patch[0] for patch in patches])).encode())
     return digest.hexdigest()[:16]
+
+
+def _unpatched(model: ModelPatcher) -> dict[str, Tensor]:
+    """The weights by name, without patches."""
+    try:
+        return {name: first[0] for name, (first, *_) in model.get_key_patches().items()}
+    except AttributeError:
+        # Layers of GGUF files list a weight that they only reckon with; they keep patches apart.
+        return dict(model.model.named_parameters())
