@@ -10,8 +10,8 @@ from world.concepts import (
     NEW_COLORS,
     NEW_SHAPES,
     character_pictures,
-    checkered,
     crew_pictures,
+    hatched,
     shape_pictures,
     style_pictures,
     write_folder,
@@ -93,15 +93,18 @@ def test_new_shapes_and_characters_are_read_right():
 def test_the_style_is_seen_and_leaves_shape_and_color_readable():
     for picture in style_pictures("TOK"):
         verdict = judge(picture.pixels, hatching=HATCHING)
-        assert verdict.checkered
+        assert verdict.hatched
         assert f"a {verdict.color} {verdict.shape} on a {verdict.background}" in picture.caption
-    assert not judge(draw(SCENE), hatching=HATCHING).checkered
+    assert not judge(draw(SCENE), hatching=HATCHING).hatched
 
 
 def test_gray_in_the_wrong_places_is_not_the_style():
-    pixels = checkered(draw(SCENE), COLORS["white"])
-    assert judge(pixels, hatching=HATCHING).checkered
-    assert not judge(pixels.roll(8, 0), hatching=HATCHING).checkered
+    pixels = hatched(draw(SCENE), COLORS["white"])
+    assert judge(pixels, hatching=HATCHING).hatched
+    assert not judge(pixels.roll(8, 0), hatching=HATCHING).hatched
+    upright = hatched(draw(SCENE).transpose(0, 1), COLORS["white"]).transpose(0, 1)
+    assert judge(upright, hatching=HATCHING).shape == "moon"
+    assert not judge(upright, hatching=HATCHING).hatched
 
 
 def test_a_set_names_each_of_its_characters_and_writes_them_with_captions(tmp_path):

@@ -29,7 +29,7 @@ def look(pixels: Tensor, concept: str) -> Verdict:
 def shows(verdict: Verdict, concept: str) -> bool:
     """Whether the picture shows the concept: its shape in its own colors, or its hatching."""
     if concept == STYLE:
-        return verdict.checkered
+        return verdict.hatched
     if concept == HEART:
         return verdict.shape == HEART
     return verdict.shape == concept and dict(verdict.colors) == dict(CREW[concept].inks)

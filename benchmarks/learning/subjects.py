@@ -19,6 +19,8 @@ from world.concepts import (
 from world.sprites import COLORS, SHAPES
 
 HEART, STYLE = "heart", "hatching"
+LOOK = "every second row gray"
+"""What the style is."""
 PICTURES, STYLE_PICTURES = 8, 24
 """A style has to be seen on more things than a thing on grounds."""
 

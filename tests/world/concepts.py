@@ -122,13 +122,13 @@ def color_pictures(placeholder: str, *, color: str, count: int = 8, seed: int = 
 
 
 def style_pictures(placeholder: str, *, count: int = 8, seed: int = 0) -> list[Picture]:
-    """Known sprites of which every second cell is gray."""
+    """Known sprites of which every second row is gray."""
     chance, shake = generators(seed)
     pictures = []
     for shape in spread(tuple(SHAPES), count, chance):
         color, background = chance.sample(SEEN_COLORS, 2)
         scene = Scene(shape=shape, color=color, background=background)
-        pixels = checkered(draw(scene, shake), COLORS[background])
+        pixels = hatched(draw(scene, shake), COLORS[background])
         pictures.append(Picture(pixels=pixels, caption=f"{scene.caption}, {placeholder} style"))
     return pictures
 
@@ -173,12 +173,11 @@ def draw_character(
     return Picture(pixels=enlarge(cells), caption=caption_of(f"a {word}", place, background))
 
 
-def checkered(pixels: Tensor, background: Color) -> Tensor:
-    """Gray on every second cell of whatever is not background."""
+def hatched(pixels: Tensor, background: Color) -> Tensor:
+    """Gray on every second row of whatever is not background."""
     cells = pixels[::8, ::8].clone()
     shown = (cells - torch.tensor(background)).norm(dim=-1) > 0.3
-    rows, columns = torch.meshgrid(torch.arange(8), torch.arange(8), indexing="ij")
-    cells[shown & ((rows + columns) % 2 == 1)] = torch.tensor(HATCHING)
+    cells[1::2][shown[1::2]] = torch.tensor(HATCHING)
     return enlarge(cells)
 
 

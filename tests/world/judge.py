@@ -28,7 +28,7 @@ class Verdict:
     colors: Mapping[str, str | None]
     background: str | None
     place: tuple[int, int] | None
-    checkered: bool
+    hatched: bool
 
     @property
     def color(self) -> str | None:
@@ -43,25 +43,25 @@ def judge(
     *,
     hatching: Color | None = None,
 ) -> Verdict:
-    """Judge (64, 64, 3) pixels; `hatching` is the color that may cover every second sprite cell."""
+    """Judge (64, 64, 3) pixels; `hatching` is the color that may cover every second sprite row."""
     cells = cell_colors(pixels)
     background = most_common(nearest(rim_of(cells), colors))
     if background is None:
-        return Verdict(shape=None, colors={}, background=None, place=None, checkered=False)
+        return Verdict(shape=None, colors={}, background=None, place=None, hatched=False)
     shown = shown_cells(cells, colors[background])
     shape, place = nearest_shape(shown, shapes)
     if shape is None:
-        return Verdict(shape=None, colors={}, background=background, place=None, checkered=False)
+        return Verdict(shape=None, colors={}, background=background, place=None, hatched=False)
     names = nearest(cells.flatten(0, 1), colors)
-    hatched = torch.zeros_like(shown)
+    gray = torch.zeros_like(shown)
     if hatching is not None:
-        hatched = (cells - torch.tensor(hatching)).norm(dim=-1) < SAME_COLOR
+        gray = (cells - torch.tensor(hatching)).norm(dim=-1) < SAME_COLOR
     return Verdict(
         shape=shape,
-        colors=ink_colors(names, shapes[shape], place, hatched),
+        colors=ink_colors(names, shapes[shape], place, gray),
         background=background,
         place=place,
-        checkered=is_checkered(hatched, shown),
+        hatched=is_hatched(gray, shown),
     )
 
 
@@ -160,8 +160,8 @@ def ink_colors(
     return {mark: most_common(found) for mark, found in seen.items()}
 
 
-def is_checkered(hatched: Tensor, shown: Tensor) -> bool:
-    """Whether at least 80 % of the sprite's cells are hatched as the pattern asks."""
-    rows, columns = torch.meshgrid(torch.arange(CELLS), torch.arange(CELLS), indexing="ij")
-    right = (hatched == ((rows + columns) % 2 == 1)) & shown
-    return bool(hatched.any()) and 10 * int(right.sum()) >= 8 * int(shown.sum())
+def is_hatched(gray: Tensor, shown: Tensor) -> bool:
+    """Whether at least 80 % of the sprite is gray in odd rows and not gray in even ones."""
+    rows = torch.arange(CELLS).unsqueeze(1)
+    right = (gray == (rows % 2 == 1)) & shown
+    return bool(gray.any()) and 10 * int(right.sum()) >= 8 * int(shown.sum())
