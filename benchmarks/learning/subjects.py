@@ -113,12 +113,12 @@ SUBJECTS: Mapping[str, Subject] = {
     "style": Subject(
         concepts={STYLE: "picture"},
         pictures=lambda words, seed: style_pictures(words[STYLE], count=STYLE_PICTURES, seed=seed),
-        steps=800,
+        steps=1200,
     ),
     "crew": Subject(
         concepts={**dict.fromkeys(CREW, "square"), STYLE: "picture"},
         pictures=_crew,
-        steps=2600,
+        steps=3000,
         batch=8,
     ),
 }
