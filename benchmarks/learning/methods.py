@@ -114,12 +114,9 @@ METHODS: dict[str, Method] = {
     "textual_inversion": Method(adapter=None, pivot=1.0),
     "lora": Method(embeddings=False),
     "pivotal": Method(),
-    # A prior holds the vectors' LoRA back, so that they have to go further.
-    "pivotal_prior": Method(
-        prior=Prior.BASE, prior_weight=0.55, embedding_rate=5e-3, objective=HOLDING
-    ),
+    "pivotal_prior": Method(prior=Prior.BASE, prior_weight=0.5, objective=HOLDING),
     "pivotal_noise": Method(initial_word=False),
     # For a set: at 0.0015 the loss stands still from the three hundredth step on.
     "set": Method(adapter_rate=1e-3, embedding_rate=5e-3, pivot=0.3),
-    "lora_prior": Method(embeddings=False, prior=Prior.BASE, prior_weight=0.55, objective=HOLDING),
+    "lora_prior": Method(embeddings=False, prior=Prior.BASE, prior_weight=0.5, objective=HOLDING),
 }
