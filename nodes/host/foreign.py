@@ -1,19 +1,24 @@
-"""What the user's own nodes put on a layer, made fit for autograd."""
+"""What the user's own nodes put on a model, made fit for training."""
 
 from __future__ import annotations
 
+import uuid
 from collections.abc import Callable
 from typing import Any
 
 import torch
 from comfy.ldm.modules.attention import attention_pytorch
 from comfy.model_patcher import ModelPatcher
+from comfy.patcher_extension import merge_nested_dicts
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_map
 
 SHORTCUTS = ("torch.compile", "easycache", "lazycache")
 """The host's keys for what its nodes put on a MODEL to make sampling faster."""
+
+POSITIVE = {"cond_or_uncond": [0], "uuids": [uuid.uuid4()]}
+"""What the host's sampler tells patches of a batch that is of one positive prompt."""
 
 
 class _NormalTensors(TorchFunctionMode):
@@ -43,6 +48,22 @@ def recordable(forward: Callable[..., Tensor]) -> Callable[..., Tensor]:
             return forward(*args, **kwargs)
 
     return run
+
+
+def transformer_options(patcher: ModelPatcher, sigma: Tensor) -> dict[str, Any]:
+    """The user's options, patches and wrappers, told what the sampler tells them.
+
+    The attention is one that has a gradient.
+    """
+    options = {**patcher.model_options.get("transformer_options", {})}
+    wrappers = merge_nested_dicts(options.get("wrappers", {}), patcher.wrappers)
+    return {
+        **options,
+        **POSITIVE,
+        "wrappers": wrappers,
+        "sigmas": sigma,
+        "optimized_attention_override": differentiable_attention,
+    }
 
 
 def differentiable_attention(_: Any, *args: Any, **kwargs: Any) -> Tensor:

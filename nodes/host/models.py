@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import copy
-import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import comfy.model_management as management
 import comfy.model_sampling
-import comfy.patcher_extension
 import torch
 from comfy.model_patcher import ModelPatcher
 from torch import Tensor, nn
@@ -19,13 +17,11 @@ from ...training.dataset.buckets import Crop
 from ...training.planning import Plan
 from ...training.ports import Conditioning, Layer, Noised
 from .checkpoint import IN_PLACE_BLOCKS, large_blocks
-from .foreign import differentiable_attention, without_shortcuts
+from .foreign import transformer_options, without_shortcuts
 from .injection import TrainingInjection
 from .inputs import first, groups, sent
 from .layers import adaptable_layers
 
-POSITIVE = {"cond_or_uncond": [0], "uuids": [uuid.uuid4()]}
-"""What the host's sampler tells patches of a batch that is of one positive prompt."""
 BYTES_PER_PARAMETER = 16
 """Of an adapter in training: weight, gradient and two moments, each in fp32."""
 
@@ -202,7 +198,7 @@ class HostDenoiser:
         if len(places) < len(sigma):
             noisy, sigma = (torch.stack([one[place] for place in places]) for one in (noisy, sigma))
         return self._patcher.model.apply_model(
-            noisy, sigma, transformer_options=self._options(sigma), **given
+            noisy, sigma, transformer_options=transformer_options(self._patcher, sigma), **given
         ).float()
 
     def _load(self, noisy: Tensor) -> None:
@@ -219,20 +215,6 @@ class HostDenoiser:
         estimate = BYTES_PER_PARAMETER * parameters + step_memory(self._patcher, noisy)
         required = self._required or estimate
         management.load_models_gpu([*self._companions(), self._patcher], memory_required=required)
-
-    def _options(self, sigma: Tensor) -> dict[str, Any]:
-        """The user's transformer options and wrappers, with an attention that has a gradient."""
-        options = {**self._patcher.model_options.get("transformer_options", {})}
-        wrappers = comfy.patcher_extension.merge_nested_dicts(
-            options.get("wrappers", {}), self._patcher.wrappers
-        )
-        return {
-            **options,
-            **POSITIVE,
-            "wrappers": wrappers,
-            "sigmas": sigma,
-            "optimized_attention_override": differentiable_attention,
-        }
 
     def _inputs(
         self, noisy: Tensor, conditions: Sequence[Conditioning], crops: Sequence[Crop]
