@@ -118,7 +118,7 @@ SUBJECTS: Mapping[str, Subject] = {
     "crew": Subject(
         concepts={**dict.fromkeys(CREW, "square"), STYLE: "picture"},
         pictures=_crew,
-        steps=3000,
+        steps=2400,
         batch=8,
     ),
 }

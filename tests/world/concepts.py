@@ -99,13 +99,26 @@ def shape_pictures(
 
 
 def character_pictures(
-    placeholder: str, *, character: str = "robot", count: int = 8, seed: int = 0
+    placeholder: str,
+    *,
+    character: str = "robot",
+    count: int = 8,
+    seed: int = 0,
+    everywhere: bool = False,
 ) -> list[Picture]:
-    """A creature with its own two colors, on several backgrounds."""
+    """A creature with its own two colors, on several backgrounds.
+
+    It is at places by chance, of which some may be missing, or `everywhere` at each of them.
+    """
     chance, shake = generators(seed)
+    backgrounds = spread(SEEN_COLORS, count, chance)
+    if everywhere:
+        places = spread(tuple(PLACES), count, chance)
+    else:
+        places = [chance.choice(list(PLACES)) for _ in backgrounds]
     return [
-        draw_character(CREW[character], placeholder, background, chance.choice(list(PLACES)), shake)
-        for background in spread(SEEN_COLORS, count, chance)
+        draw_character(CREW[character], placeholder, background, place, shake)
+        for background, place in zip(backgrounds, places, strict=True)
     ]
 
 
@@ -143,13 +156,14 @@ def crew_pictures(
 ) -> list[Picture]:
     """All characters (`placeholders` maps their names in CREW) and the style, in one set.
 
-    There are `count` pictures of each, or `styled` of the style.
+    There are `count` pictures of each, or `styled` of the style. Each is seen at every place: in a
+    set of several, one that was never seen in the middle was not drawn there.
     """
     pictures = [
         picture
         for number, (character, placeholder) in enumerate(placeholders.items())
         for picture in character_pictures(
-            placeholder, character=character, count=count, seed=seed + number
+            placeholder, character=character, count=count, seed=seed + number, everywhere=True
         )
     ]
     return pictures + style_pictures(style, count=styled or count, seed=seed)
