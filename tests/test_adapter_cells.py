@@ -48,6 +48,12 @@ def test_the_best_rate_is_compared_over_seeds_budgets_and_ranks():
     assert len({cell.name for cell in cells}) == len(cells)
 
 
+def test_a_start_of_trilora_is_compared_over_the_seeds_alone():
+    cells = adapters.adapter_cells(rows_of("trilora_paper", 3e-4))
+    name = adapters.method_name("trilora_paper", 16, 3e-4)
+    assert {(c.budget, c.seed) for c in cells if c.method == name} == {(1, 0), (1, 1), (1, 2)}
+
+
 def test_each_adapter_is_held_against_the_other_at_its_own_best_rate():
     told = adapter_claims.claimed(rows_of("lora", 1e-3) + rows_of("trilora", 3e-3, high=0.7))
     assert len(told) == 1

@@ -24,7 +24,9 @@ STARTS: Mapping[str, Sigma] = {
     "trilora_paper": Sigma.PAPER,
     "trilora_identity": Sigma.IDENTITY,
 }
-"""What the middle matrix starts from; the first is compared with LoRA."""
+"""What the middle matrix starts from."""
+COMPARED = ("lora", "trilora")
+"""Compared over budgets and ranks too; all starts are compared over the seeds."""
 JUDGED = ("fidelity", "following", "base_kept")
 Rows = Sequence[Mapping[str, Any]]
 
@@ -57,10 +59,11 @@ METHODS.update(adapter_methods())
 def adapter_cells(rows: Rows) -> list[Cell]:
     """The cells for the rates and, of each kind whose rates all have rows, those that compare."""
     cells = [cell for kind in ("lora", *STARTS) for cell in _rate_cells(kind)]
-    for kind in ("lora", "trilora"):
+    for kind in ("lora", *STARTS):
         rate = chosen_rate(rows, kind)
         if rate is not None:
-            cells += _compared(kind, rate)
+            cells += _seeds(kind, rate)
+            cells += _compared(kind, rate) if kind in COMPARED else []
     return cells
 
 
@@ -82,12 +85,16 @@ def _rate_cells(kind: str) -> list[Cell]:
     return [_cell(kind, RANK, rate) for rate in RATES]
 
 
+def _seeds(kind: str, rate: float) -> list[Cell]:
+    """The further seeds at the budget."""
+    return [_cell(kind, RANK, rate, seed=seed) for seed in (1, 2)]
+
+
 def _compared(kind: str, rate: float) -> list[Cell]:
-    """Three seeds at the budget and at a fifth of it, the ranks, and one seed ten times as long."""
-    seeds = [_cell(kind, RANK, rate, seed=seed) for seed in (1, 2)]
+    """Three seeds at a fifth of the budget, the ranks, and one seed ten times as long."""
     short = [_cell(kind, RANK, rate, seed=seed, budget=SHORT) for seed in (0, 1, 2)]
     ranks = [_cell(kind, rank, rate) for rank in RANKS]
-    return [*seeds, *short, *ranks, _cell(kind, RANK, rate, budget=LONG)]
+    return [*short, *ranks, _cell(kind, RANK, rate, budget=LONG)]
 
 
 def _cell(kind: str, rank: int, rate: float, *, seed: int = 0, budget: float = 1.0) -> Cell:
