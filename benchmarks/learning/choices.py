@@ -54,7 +54,8 @@ METHODS.update({**CHOICES, **NEGATIVES})
 
 def choice_cells() -> list[Cell]:
     """Every choice at the budget; without weighting on all seeds, since it was seen to matter."""
-    cells = [Cell(subject="character", method=name, seed=0) for name in CHOICES]
+    names = (*CHOICES, *NEGATIVES)
+    cells = [Cell(subject="character", method=name, seed=0) for name in names]
     return cells + [Cell(subject="character", method="no_weighting", seed=seed) for seed in (1, 2)]
 
 
