@@ -27,6 +27,7 @@ COLUMNS = (
     "transfer_bundle",
     "transfer_embedding",
 )
+DIGITS = {"variety": 3}
 LABEL_WIDTH = 230
 Rows = Sequence[dict[str, Any]]
 
@@ -87,7 +88,7 @@ def section(title: str, rows: Rows) -> list[str]:
     ]
     for method, steps in dict.fromkeys((row["method"], row["steps"]) for row in rows):
         same = [row for row in rows if (row["method"], row["steps"]) == (method, steps)]
-        cells = [spread([row.get(name) for row in same]) for name in columns]
+        cells = [spread([row.get(name) for row in same], DIGITS.get(name, 2)) for name in columns]
         cells += [f"{max(0.0, LEARNED - mean_of(same, 'fidelity')):.2f}"]
         cells += [f"{mean_of(same, name):.0f}" for name in ("bytes", "seconds")]
         cells += [" or ".join(str(n) for n in sorted({row["threads"] for row in same}))]
@@ -120,13 +121,15 @@ def of_concepts(row: dict[str, Any]) -> list[str]:
     return [*lines, ""]
 
 
-def spread(values: Sequence[float | None]) -> str:
+def spread(values: Sequence[float | None], digits: int = 2) -> str:
     """Mean and, of several, the least and the most; a dash for what a method does not have."""
     known = [value for value in values if value is not None]
     if not known:
         return "-"
-    mean = f"{sum(known) / len(known):.2f}"
-    return mean if len(known) == 1 else f"{mean} ({min(known):.2f} to {max(known):.2f})"
+    mean, least, most = (
+        f"{one:.{digits}f}" for one in (sum(known) / len(known), min(known), max(known))
+    )
+    return mean if len(known) == 1 else f"{mean} ({least} to {most})"
 
 
 def write_grid(rows: Rows, folder: Path) -> None:
