@@ -28,7 +28,7 @@ COLUMNS = (
     "transfer_embedding",
 )
 DIGITS = {"variety": 3}
-LABEL_WIDTH = 230
+LABEL_WIDTH = 300
 Rows = Sequence[dict[str, Any]]
 
 INTRODUCTION = """# Learning
