@@ -55,11 +55,11 @@ def test_a_start_of_trilora_is_compared_over_the_seeds_alone():
 
 
 def test_each_adapter_is_held_against_the_other_at_its_own_best_rate():
-    told = adapter_claims.claimed(rows_of("lora", 1e-3) + rows_of("trilora", 3e-3, high=0.7))
+    told = adapter_claims.adapter_claims(rows_of("lora", 1e-3) + rows_of("trilora", 3e-3, high=0.7))
     assert len(told) == 1
     assert "did not hold (fidelity 0.70 against 0.90" in told[0]
     assert "rates 0.003 and 0.001; 1 seed" in told[0]
-    assert adapter_claims.claimed(rows_of("lora", 1e-3)) == []
+    assert adapter_claims.adapter_claims(rows_of("lora", 1e-3)) == []
 
 
 def test_both_have_the_same_number_of_parameters_but_for_the_diagonal():

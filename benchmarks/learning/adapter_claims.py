@@ -2,23 +2,32 @@
 
 from __future__ import annotations
 
-from typing import Any
+from .adapters import (
+    COMPARED,
+    JUDGED,
+    KINDS,
+    LONG,
+    RANK,
+    RANKS,
+    SHORT,
+    STARTS,
+    chosen_rate,
+    method_name,
+)
+from .claims import Means, Rows, as_lines, means_at, verdict
 
-from .adapters import JUDGED, LONG, RANK, RANKS, SHORT, STARTS, Rows, chosen_rate, method_name
-from .claims import Means, means_at, verdict
-
-OURS, THEIRS = "trilora", "lora"
+THEIRS, OURS = COMPARED
 
 
-def adapter_claims(rows: Rows) -> dict[str, str]:
-    """Claim -> what the rows say of it, each adapter at its own best rate.
+def adapter_claims(rows: Rows) -> list[str]:
+    """A sentence for every claim that the rows can tell of, each adapter at its own best rate.
 
     At equal parameters, and of equal ranks the difference is less than one in six hundred.
     """
-    rates = {kind: chosen_rate(rows, kind) for kind in (THEIRS, *STARTS)}
+    rates = {kind: chosen_rate(rows, kind) for kind in KINDS}
     ours, theirs = rates[OURS], rates[THEIRS]
     if ours is None or theirs is None:
-        return {}
+        return []
     budgets = {
         "at the budget": 1.0,
         "after a fifth of the steps": SHORT,
@@ -33,10 +42,10 @@ def adapter_claims(rows: Rows) -> dict[str, str]:
         names = method_name(OURS, rank, ours), method_name(THEIRS, rank, theirs)
         told[f"TriLoRA beats LoRA at rank {rank}"] = against(full, *names)
     for kind, rate in rates.items():
-        if kind not in (OURS, THEIRS) and rate is not None:
+        if kind not in COMPARED and rate is not None:
             claim = f"The start `{STARTS[kind].value}` of TriLoRA beats `{STARTS[OURS].value}`"
             told[claim] = against(full, method_name(kind, RANK, rate), best[0])
-    return told
+    return as_lines(told)
 
 
 def against(mean: Means, ours: str, theirs: str) -> str:
@@ -53,8 +62,3 @@ def against(mean: Means, ours: str, theirs: str) -> str:
     rates = " and ".join(name.rpartition("rate")[2] for name in (ours, theirs))
     said = verdict(*(more - less for more, less in pairs.values()))
     return f"{said} ({scores}, {variety}; rates {rates}; {found.seeds})."
-
-
-def claimed(rows: list[dict[str, Any]]) -> list[str]:
-    """A line for every claim that the rows can tell of."""
-    return [f"- {claim}: {said}" for claim, said in adapter_claims(rows).items() if said]

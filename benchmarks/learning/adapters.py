@@ -25,6 +25,7 @@ STARTS: Mapping[str, Sigma] = {
     "trilora_identity": Sigma.IDENTITY,
 }
 """What the middle matrix starts from."""
+KINDS = ("lora", *STARTS)
 COMPARED = ("lora", "trilora")
 """Compared over budgets and ranks too; all starts are compared over the seeds."""
 JUDGED = ("fidelity", "following", "base_kept")
@@ -47,7 +48,7 @@ def adapter_methods() -> dict[str, Method]:
     """Pivotal tuning for every kind, rank and rate."""
     return {
         method_name(kind, rank, rate): Method(adapter=config_of(kind, rank), adapter_rate=rate)
-        for kind in ("lora", *STARTS)
+        for kind in KINDS
         for rank in (RANK, *RANKS)
         for rate in RATES
     }
@@ -58,8 +59,8 @@ METHODS.update(adapter_methods())
 
 def adapter_cells(rows: Rows) -> list[Cell]:
     """The cells for the rates and, of each kind whose rates all have rows, those that compare."""
-    cells = [cell for kind in ("lora", *STARTS) for cell in _rate_cells(kind)]
-    for kind in ("lora", *STARTS):
+    cells = [cell for kind in KINDS for cell in _rate_cells(kind)]
+    for kind in KINDS:
         rate = chosen_rate(rows, kind)
         if rate is not None:
             cells += _seeds(kind, rate)

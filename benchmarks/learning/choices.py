@@ -46,16 +46,15 @@ NEGATIVES: Mapping[str, Method] = {
 }
 """Trained at the guidance that the samples have."""
 
-CHOICES: Mapping[str, Method] = {**OPTIMIZERS, **OBJECTIVES, **FLOWS}
+CHOICES: Mapping[str, Method] = {**OPTIMIZERS, **OBJECTIVES, **FLOWS, **NEGATIVES}
 HASTY = ("pivotal", "lora", "pivotal_noise", *NEGATIVES)
 """Methods that are compared early."""
-METHODS.update({**CHOICES, **NEGATIVES})
+METHODS.update(CHOICES)
 
 
 def choice_cells() -> list[Cell]:
     """Every choice at the budget; without weighting on all seeds, since it was seen to matter."""
-    names = (*CHOICES, *NEGATIVES)
-    cells = [Cell(subject="character", method=name, seed=0) for name in names]
+    cells = [Cell(subject="character", method=name, seed=0) for name in CHOICES]
     return cells + [Cell(subject="character", method="no_weighting", seed=seed) for seed in (1, 2)]
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from .choices import EARLY
@@ -35,7 +35,12 @@ def claims(rows: Rows) -> list[str]:
             early, "negative", "pivotal", "fidelity"
         ),
     }
-    return [f"- {text}: {sentence}" for text, sentence in told.items() if sentence]
+    return as_lines(told)
+
+
+def as_lines(told: Mapping[str, str]) -> list[str]:
+    """A line for every claim that there is a sentence for."""
+    return [f"- {claim}: {sentence}" for claim, sentence in told.items() if sentence]
 
 
 def means_at(rows: Rows, budget: float) -> Means:

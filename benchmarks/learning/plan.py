@@ -13,7 +13,7 @@ from atomic import replace_text
 from .adapters import adapter_cells
 from .bases import load_base, load_flow, load_second
 from .cells import Bench, Cell, Row, read_rows, run_cell, write_strip
-from .choices import CHOICES, EARLY, NEGATIVES, choice_cells, early_cells
+from .choices import CHOICES, EARLY, choice_cells, early_cells
 from .methods import METHODS
 from .report import write_report
 from .scores import transferred
@@ -128,7 +128,7 @@ def part_of(cell: Cell) -> str:
         return HALF_LEARNED
     if cell.subject != "character":
         return cell.subject
-    return CHOSEN if cell.method in {*CHOICES, *NEGATIVES} else ADAPTERS
+    return CHOSEN if cell.method in CHOICES else ADAPTERS
 
 
 def cell_of(row: Row) -> Cell:

@@ -11,7 +11,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from world.sampling import FLOW_SCHEDULER, SETTINGS
 
-from .adapter_claims import claimed
+from .adapter_claims import adapter_claims
 from .choices import LEARNED
 from .claims import claims
 from .methods import METHODS, differing
@@ -65,7 +65,7 @@ def write_report(parts: Mapping[str, Rows], folder: Path) -> None:
     for title, rows in parts.items():
         lines += section(title, rows)
     every = [row for rows in parts.values() for row in rows]
-    lines += ["## The claims of the literature", "", *claims(every), *claimed(every), ""]
+    lines += ["## The claims of the literature", "", *claims(every), *adapter_claims(every), ""]
     lines += ["## The methods", ""]
     plain, used = METHODS["pivotal"], {row["method"] for row in every} - {"pivotal"}
     lines += [f"`pivotal` is `{plain}`; the others differ from it in:", ""]

@@ -106,7 +106,7 @@ class Graph(dict[str, dict[str, Any]]):
 
 def defaults(kind: str) -> dict[str, Any]:
     """What the editor would put into the required widgets of a new node."""
-    required = nodes.NODE_CLASS_MAPPINGS[kind].INPUT_TYPES()["required"]
+    required = nodes.NODE_CLASS_MAPPINGS[kind].INPUT_TYPES().get("required", {})
     found = {name: default_of(*spec) for name, spec in required.items()}
     return {name: value for name, value in found.items() if value is not None}
 

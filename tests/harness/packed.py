@@ -18,8 +18,6 @@ from torch import Tensor, nn
 
 from harness.runner import Loaded
 
-PREFIX = "diffusion_model."
-
 
 class PackedTensor(torch.Tensor):
     """Rows of int8 with the fp32 scale of each row behind them, as bytes (outputs, inputs + 4)."""

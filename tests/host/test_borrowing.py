@@ -36,6 +36,7 @@ from torch import Tensor, nn
 
 import nodes
 from harness.runner import GraphFailed, GraphInterrupted, Host, Loaded, Outputs
+from pack.bundles.manifest import Bundle
 from pack.nodes.host.models import HostDenoiser
 
 Run = Callable[..., Outputs]
@@ -62,6 +63,12 @@ def report_of(outputs: Outputs) -> str:
     report = outputs["train", 5]
     assert "finished before" not in report
     return report
+
+
+def bundle_of(run_graph: Run, graph: dict) -> Bundle:
+    """What a graph that trains has learned."""
+    keep = {"class_type": "Harness_Keep", "inputs": {"value": ["train", 0]}}
+    return run_graph({**graph, "keep": keep})["train", 0]
 
 
 @torch.inference_mode()

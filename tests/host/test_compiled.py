@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
-import comfy.model_management as management
 import pytest
 import torch
 from comfy.model_patcher import ModelPatcher
 from comfy.patcher_extension import WrappersMP
 from comfy_extras.nodes_torch_compile import TorchCompileModel
 from host.measure import SHORT, borrowed, make_batch
-from host.test_borrowing import Before, sample, training_only
+from host.test_borrowing import Before, bundle_of, sample, training_only
 from host.test_main_job import write_pictures
 from torch import Tensor
 
@@ -55,9 +54,7 @@ def test_training_gives_what_it_gives_on_the_model_that_is_not_compiled(
     write_pictures(host.base / "input" / "toks")
     learned = []
     for family in ("compiled", "sd15"):
-        graph = training_only(family)
-        graph["keep"] = {"class_type": "Harness_Keep", "inputs": {"value": ["train", 0]}}
-        learned.append(factors(run_graph(graph)["train", 0]))
+        learned.append(factors(bundle_of(run_graph, training_only(family))))
     assert learned[0].keys() == learned[1].keys()
     assert all(torch.equal(learned[0][name], learned[1][name]) for name in learned[1])
 
@@ -71,7 +68,7 @@ def test_the_model_stays_compiled(sd15: Loaded, compiled: Loaded):
     before.check()
 
 
-def test_after_training_a_compiled_block_samples_as_before(host: Host, sd15: Loaded):
+def test_after_training_a_compiled_block_samples_as_before(sd15: Loaded):
     compiled = block(sd15.model)
     first = sample(compiled, sd15.clip)
     plain = sample(sd15.model, sd15.clip)
@@ -80,4 +77,3 @@ def test_after_training_a_compiled_block_samples_as_before(host: Host, sd15: Loa
         ports.gradients(make_batch([SHORT]))
     assert torch.equal(sample(compiled, sd15.clip), first)
     assert (first - plain).abs().max() < 1e-4 * plain.std()
-    management.unload_all_models()

@@ -15,9 +15,10 @@ from host.measure import (
     probe,
     size_of,
 )
-from host.test_borrowing import sample, training_only
-from host.test_main_job import defaults, write_pictures
+from host.test_borrowing import bundle_of, sample, training_only
+from host.test_main_job import write_pictures
 
+from harness.graphs import defaults
 from harness.packed import load_packed
 from harness.runner import Host, Loaded, Outputs
 from pack.nodes.host.bundling import apply_bundle
@@ -65,8 +66,7 @@ def test_what_was_trained_is_applied(
     write_pictures(host.base / "input" / "toks")
     graph = training_only("packed", learning_rate=1e-2)
     graph["lora"] = {"class_type": adapter, "inputs": {**defaults(adapter), "rank": 4}}
-    graph["keep"] = {"class_type": "Harness_Keep", "inputs": {"value": ["train", 0]}}
-    bundle = run_graph(graph)["train", 0]
+    bundle = bundle_of(run_graph, graph)
     before = sample(packed.model, packed.clip)
     with torch.inference_mode():
         model, clip, names, notes = apply_bundle(packed.model, packed.clip, bundle)

@@ -12,34 +12,22 @@ from host.test_borrowing import sample
 from torch import Tensor
 
 import nodes
+from harness.graphs import defaults
 from harness.runner import Loaded
 
 SLOW = "TorchCompileModel"
 """A test of its own has this one, which would compile the whole model to sample here."""
 
 
-def default_of(kind: Any, options: dict[str, Any]) -> Any:
-    """What the graph editor fills in for an input; None where it has to be connected."""
-    choices = kind if isinstance(kind, list) else options.get("options")
-    return options.get("default", choices[0] if choices else None)
-
-
-def settings_of(inputs: dict[str, tuple[Any, ...]]) -> dict[str, Any]:
-    """All inputs of a node but its MODEL, by their defaults."""
-    given = {name: (spec[0], (*spec, {})[1]) for name, spec in inputs.items()}
-    return {name: default_of(*spec) for name, spec in given.items() if spec[0] != "MODEL"}
-
-
 def patching() -> Iterator[tuple[str, Callable[[ModelPatcher], ModelPatcher]]]:
     """The host's nodes that turn one MODEL into another by widgets alone."""
     for name, node in nodes.NODE_CLASS_MAPPINGS.items():
-        inputs = node.INPUT_TYPES().get("required", {})
-        models = [key for key, spec in inputs.items() if spec[0] == "MODEL"]
-        settings = settings_of(inputs)
-        if name == SLOW or None in settings.values() or len(models) != 1:
+        inputs, settings = node.INPUT_TYPES().get("required", {}), defaults(name)
+        sockets = [key for key in inputs if key not in settings]
+        if name == SLOW or [inputs[key][0] for key in sockets] != ["MODEL"]:
             continue
         if "MODEL" in node.RETURN_TYPES:
-            yield name, patched_by(node, models[0], settings)
+            yield name, patched_by(node, sockets[0], settings)
 
 
 def patched_by(
