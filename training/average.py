@@ -25,10 +25,18 @@ class Average:
             ) from missing
         self._parameters = dict(parameters)
         self._model: Any = EMAModel(self._parameters.values(), decay=decay, foreach=True)
+        # In bf16 a step of the average would be lost to rounding from a decay of 0.99 on.
+        self._model.shadow_params = [shadow.float() for shadow in self._model.shadow_params]
 
     def step(self) -> None:
         """Take the parameters of this step into the average."""
         self._model.step(self._parameters.values())
+
+    def follow_frozen(self) -> None:
+        """Let what no longer trains be its own average from now on."""
+        for name, shadow in self.tensors().items():
+            if not self._parameters[name].requires_grad:
+                shadow.copy_(self._parameters[name])
 
     @contextmanager
     def in_place(self) -> Generator[None, None, None]:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Container, Sequence
 from dataclasses import dataclass
+
+from .concepts import NEGATIVE
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,3 +21,9 @@ class Pivot:
 
 
 Command = Finish | Pivot
+
+
+def to_freeze(commands: Sequence[Command], live: Container[str]) -> list[str]:
+    """Which of the live vectors commands freeze: a concept's own and its negative ones."""
+    asked = [command.concept for command in commands if isinstance(command, Pivot)]
+    return [name for one in asked for name in (one, one + NEGATIVE) if name in live]

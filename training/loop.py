@@ -53,7 +53,8 @@ class StepReport:
         """A copy of the run as it is now; good until the next step begins or fails."""
         run, average = self.run, self.run.average
         state = capture(self.step + 1, run.parts.parameters(), run.optimizers)
-        kept = replace(state, pivots=dict(run.pivots), split=run.split)
+        shares = {concept.final_name: concept.pivot for concept in run.concepts}
+        kept = replace(state, pivots=dict(run.pivots), shares=shares, split=run.split)
         if average is None:
             return kept
         tensors = {**kept.tensors, **as_averages(average.tensors())}
@@ -87,6 +88,13 @@ def train(
                 break
         for optimizer in run.optimizers.values():
             settle(optimizer)
+
+
+def end(parts: Parts, config: TrainConfig, start: RunState) -> None:
+    """Leave in `parts` what a run learned that was ended at `start`, without another step."""
+    restore_parameters(start, parts.parameters())
+    for optimizer in Run(parts, config, start).optimizers.values():
+        settle(optimizer)
 
 
 def accumulate(run: Run, step: int) -> tuple[BatchLoss, ...]:

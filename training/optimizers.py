@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import math
 from collections.abc import Callable, Generator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from enum import Enum
 from typing import Any
@@ -181,11 +181,12 @@ def drop_group(optimizer: torch.optim.Optimizer, name: str) -> None:
         parameter.grad = None
 
 
-def step_in_fp32(optimizer: torch.optim.Optimizer, draw: torch.Generator) -> None:
-    """One step; parameters that are kept in bf16 take it in fp32 and are rounded by chance."""
+def updates(
+    optimizer: torch.optim.Optimizer, draw: torch.Generator
+) -> AbstractContextManager[None]:
+    """For all that moves parameters in a step: those in bf16 are in fp32 until it is over."""
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
-    with in_fp32([p for p in parameters if p.dtype is torch.bfloat16], draw):
-        optimizer.step()
+    return in_fp32([p for p in parameters if p.dtype is torch.bfloat16], draw)
 
 
 def to_training(optimizer: torch.optim.Optimizer) -> None:

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from .adapters.base import Adapter
 from .average import Average
-from .commands import Command, Finish, Pivot
-from .concepts import NEGATIVE, Concept, class_caption, pivot_steps, with_negatives
+from .commands import Command, Finish, to_freeze
+from .concepts import Concept, class_caption, pivot_steps, with_negatives
 from .conditions import Conditions
 from .config import TrainConfig
 from .data import EMPTY, TrainingData
@@ -21,11 +21,12 @@ from .objective import ObjectiveConfig, Prior
 from .optimizers import (
     ADAPTER_RATE,
     EMBEDDING_RATE,
+    Algorithm,
     drop_group,
     make_optimizer,
     settled,
     shift_origin,
-    step_in_fp32,
+    updates,
 )
 from .ports import Caption, Denoiser, TextEncoder
 from .randomness import device_generator
@@ -80,7 +81,7 @@ class Run:
         self.parts, self.config = parts, config
         self.first_step = start.step if start else 0
         self.concepts = with_negatives(parts.concepts)
-        self.pivots = pivot_steps(self.concepts, config.steps) | dict(start.pivots if start else {})
+        self.pivots = pivots_from(self.concepts, config.steps, start)
         self.norms = parts.text.norms() if parts.vectors else dict[str, float]()
         training = start.training() if start else self.undecided()
         self.live = {c.final_name: c for c in self.concepts if c.final_name in training}
@@ -121,15 +122,14 @@ class Run:
             freeze(self.parts.vectors[name])
             del self.live[name]
             self.conditions.freeze(name)
+        if due and self.average is not None:
+            self.average.follow_frozen()
         if due and not self.live:
             del self.optimizers["embeddings"]
 
     def obey(self, commands: Sequence[Command], step: int) -> bool:
         """Do what was asked before this step begins; whether the run goes on."""
-        for command in commands:
-            if isinstance(command, Pivot):
-                names = (command.concept, command.concept + NEGATIVE)
-                self.pivots |= {name: step for name in names if name in self.live}
+        self.pivots |= dict.fromkeys(to_freeze(commands, self.live), step)
         self.pivot(step)
         return not any(isinstance(command, Finish) for command in commands)
 
@@ -167,14 +167,33 @@ class Run:
             for grad in grads:
                 grad.masked_fill_(~norms[part].isfinite(), 0)
             draw = device_generator(parameters[0].device, self.config.seed, "rounding", part, step)
-            step_in_fp32(optimizer, draw)
+            with updates(optimizer, draw):
+                optimizer.step()
+                for name in moved if part == "embeddings" else ():
+                    shifts = pull_norms(self.parts.vectors[name], self.norms, self.config.norm_pull)
+                    shift_origin(optimizer, shifts)
             optimizer.zero_grad(set_to_none=True)
-        for name in moved:
-            shifts = pull_norms(self.parts.vectors[name], self.norms, self.config.norm_pull)
-            shift_origin(self.optimizers["embeddings"], shifts)
         if self.average is not None:
             self.average.step()
         return norms
+
+
+def pivots_from(concepts: Sequence[Concept], steps: int, start: RunState | None) -> dict[str, int]:
+    """The step at which each concept freezes, by its share of the steps or as a run has decided.
+
+    What `start` says holds for what has frozen, and for a concept whose share is as it was: more
+    steps leave its pivot where it is.
+    """
+    planned = pivot_steps(concepts, steps)
+    if start is None:
+        return planned
+    shares = {c.final_name: c.pivot for c in concepts}
+    decided = {
+        name: step
+        for name, step in start.pivots.items()
+        if step <= start.step or start.shares.get(name, shares.get(name)) == shares.get(name)
+    }
+    return planned | decided
 
 
 def loss_scale(data: TrainingData) -> float:
@@ -215,12 +234,23 @@ def _make_optimizers(
     if live:
         groups = {name: list(parts.vectors[name].values()) for name in live}
         made["embeddings"] = make_optimizer(config.embedding_optimizer, groups, EMBEDDING_RATE)
-    if parts.every_adapter():
-        groups = {"adapters": _trainable(parts.adapters), "text": _trainable(parts.text_adapters)}
-        groups = {name: factors for name, factors in groups.items() if factors}
-        made["adapters"] = make_optimizer(config.optimizer, groups, ADAPTER_RATE)
-        for group in made["adapters"].param_groups:
-            group["rate"] *= parts.text_rate if group["name"] == "text" else 1.0
+    return made | _adapter_optimizers(parts, config)
+
+
+def _adapter_optimizers(parts: Parts, config: TrainConfig) -> dict[str, torch.optim.Optimizer]:
+    groups = {"adapters": _trainable(parts.adapters), "text": _trainable(parts.text_adapters)}
+    groups = {name: factors for name, factors in groups.items() if factors}
+    # Prodigy refuses groups of different rates, since it has one estimate for all of them.
+    prodigy = config.optimizer.algorithm is Algorithm.PRODIGY
+    apart = prodigy and len(groups) > 1 and parts.text_rate != 1
+    together = {name: {name: groups[name]} for name in groups} if apart else {"adapters": groups}
+    made = {
+        part: make_optimizer(config.optimizer, factors, ADAPTER_RATE)
+        for part, factors in together.items()
+        if factors
+    }
+    for group in (g for optimizer in made.values() for g in optimizer.param_groups):
+        group["rate"] *= parts.text_rate if group["name"] == "text" else 1.0
     return made
 
 

@@ -17,7 +17,11 @@ from .optimizers import to_training
 Optimizers = Mapping[str, torch.optim.Optimizer]
 FORMAT = "2"
 LOSSES, AVERAGE = "losses", "average."
-JSON_FIELDS = ("step", "numbers", "pivots", "split", "averaged", "validations", "events")
+RUNNING = (
+    "k", "d", "d_max", "d_numerator", "d_hat", "weight_sum", "lr_max", "scheduled_lr", "train_mode",
+)  # fmt: skip
+"""What Prodigy and Schedule-Free count in their groups; all else there is settings."""
+JSON_FIELDS = ("step", "numbers", "pivots", "shares", "split", "averaged", "validations", "events")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -31,6 +35,8 @@ class RunState:
     """JSON: the optimizers' groups and their state that is not a tensor"""
     pivots: Mapping[str, int] = field(default_factory=dict[str, int])
     """The step at which each concept freezes, or has frozen; none for one that never does"""
+    shares: Mapping[str, float] = field(default_factory=dict[str, float])
+    """The share of the steps after which each concept was to freeze"""
     split: bool = False
     """Whether the run has been short of memory, and computes sample by sample since then"""
     averaged: int = 0
@@ -60,7 +66,8 @@ def capture(step: int, parameters: Mapping[str, nn.Parameter], optimizers: Optim
                 else:
                     values.setdefault(str(index), {})[name] = value
         groups = [{**group, "params": len(group["params"])} for group in optimizer.param_groups]
-        numbers[part] = {"groups": groups, "values": values}
+        kind = type(optimizer).__name__
+        numbers[part] = {"kind": kind, "groups": groups, "values": values}
     return RunState(step=step, tensors=tensors, numbers=numbers)
 
 
@@ -95,12 +102,16 @@ def restore_parameters(state: RunState, parameters: Mapping[str, nn.Parameter]) 
 def restore_optimizers(state: RunState, optimizers: Optimizers) -> None:
     """Put optimizers, made anew for the same groups, where they were.
 
-    Not by their own `load_state_dict`, which casts moments to the precision of the parameters.
+    Their settings are those they were made with: a run may go on at other rates. One of another
+    algorithm than before begins anew. Not by their own `load_state_dict`, which casts moments to
+    the precision of the parameters.
     """
     for part, optimizer in optimizers.items():
-        numbers, prefix = state.numbers[part], f"optimizers.{part}."
+        numbers, prefix = state.numbers.get(part), f"optimizers.{part}."
+        if numbers is None or not _fits(numbers, optimizer):
+            continue
         for group, kept in zip(optimizer.param_groups, numbers["groups"], strict=True):
-            group |= {name: _as_it_was(v) for name, v in kept.items() if name != "params"}
+            group |= {name: kept[name] for name in RUNNING if name in kept}
         parameters = _parameters(optimizer)
         for index, values in numbers["values"].items():
             optimizer.state[parameters[int(index)]].update(values)
@@ -113,6 +124,13 @@ def restore_optimizers(state: RunState, optimizers: Optimizers) -> None:
                 device = torch.device("cpu") if stays else parameter.device
                 optimizer.state[parameter][name] = tensor.to(device, copy=True)
         to_training(optimizer)
+
+
+def _fits(numbers: Mapping[str, Any], optimizer: torch.optim.Optimizer) -> bool:
+    """Whether what was kept is of this algorithm and these groups."""
+    kind = type(optimizer).__name__
+    names = [group["name"] for group in optimizer.param_groups]
+    return numbers.get("kind", kind) == kind and [g["name"] for g in numbers["groups"]] == names
 
 
 def save_state(path: Path, state: RunState) -> None:
@@ -138,11 +156,6 @@ def load_state(path: Path) -> RunState:
 
 def _parameters(optimizer: torch.optim.Optimizer) -> list[nn.Parameter]:
     return [parameter for group in optimizer.param_groups for parameter in group["params"]]
-
-
-def _as_it_was(value: Any) -> Any:
-    """A setting of a group as it was before JSON, which has no tuples."""
-    return tuple(cast("list[Any]", value)) if isinstance(value, list) else value
 
 
 def _copy(tensor: Tensor) -> Tensor:

@@ -15,6 +15,7 @@ NEAR = 0.05
 def claims(rows: Rows) -> list[str]:
     """A sentence for every claim that the rows can tell of."""
     full, early = (means_at(rows, budget) for budget in (1, EARLY))
+    moved = "An embedding transfers to another base better than weights"
     traded = "Pivotal tuning gives more fidelity for less damage than LoRA"
     started = "Starting from a word beats starting from noise"
     soon = "after a quarter of the steps"
@@ -25,7 +26,10 @@ def claims(rows: Rows) -> list[str]:
         "Prior preservation keeps more of the base": beats(
             full, "pivotal_prior", "pivotal", "base_kept"
         ),
-        "An embedding transfers to another base better than weights": carried(full),
+        moved: carried(full),
+        f"{moved}, as the name of a color that the base can draw": carried(
+            means_at(rows, 1, "color")
+        ),
         "Weights learned beside an embedding transfer better than weights alone": beats(
             full, "pivotal", "lora", "transfer_bundle"
         ),
@@ -43,9 +47,9 @@ def as_lines(told: Mapping[str, str]) -> list[str]:
     return [f"- {claim}: {sentence}" for claim, sentence in told.items() if sentence]
 
 
-def means_at(rows: Rows, budget: float) -> Means:
-    """The means of the character's rows at a share of the steps."""
-    return Means([r for r in rows if (r["subject"], r["budget"]) == ("character", budget)])
+def means_at(rows: Rows, budget: float, subject: str = "character") -> Means:
+    """The means of a subject's rows at a share of the steps."""
+    return Means([row for row in rows if (row["subject"], row["budget"]) == (subject, budget)])
 
 
 class Means:

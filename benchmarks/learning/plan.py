@@ -51,7 +51,12 @@ def plan(rows: Sequence[Row]) -> list[Cell]:
         for seed in (1, 2)
         for method in COMPARED
     ]
-    compared = [*timed, *first, *sets, *others, *seeds, *early_cells()]
+    named = [
+        Cell(subject="color", method=method, seed=seed)
+        for seed in (0, 1, 2)
+        for method in COMPARED[1:4]
+    ]
+    compared = [*timed, *first, *sets, *others, *seeds, *named, *early_cells()]
     return [*compared, *adapter_cells(rows), *choice_cells()]
 
 

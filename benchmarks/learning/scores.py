@@ -12,7 +12,7 @@ from world.judge import Verdict, judge
 from world.sampling import Models, sample
 from world.sprites import COLORS, SHAPES, Scene, held_out_scenes
 
-from .subjects import HEART, STYLE, Asked
+from .subjects import COLOR, HEART, STYLE, Asked
 
 ALL_SHAPES = {**SHAPES, **NEW_SHAPES, **{name: one.bitmap for name, one in CREW.items()}}
 ALL_COLORS = {**COLORS, **NEW_COLORS}
@@ -27,11 +27,13 @@ def look(pixels: Tensor, concept: str) -> Verdict:
 
 
 def shows(verdict: Verdict, concept: str) -> bool:
-    """Whether the picture shows the concept: its shape in its own colors, or its hatching."""
+    """Whether the picture shows the concept: a shape in its own colors, a color or the hatching."""
     if concept == STYLE:
         return verdict.hatched
     if concept == HEART:
         return verdict.shape == HEART
+    if concept == COLOR:
+        return verdict.color == COLOR
     return verdict.shape == concept and dict(verdict.colors) == dict(CREW[concept].inks)
 
 

@@ -12,15 +12,19 @@ from world.concepts import (
     Picture,
     caption_of,
     character_pictures,
+    color_pictures,
     crew_pictures,
     shape_pictures,
     style_pictures,
 )
 from world.sprites import COLORS, SHAPES
 
-HEART, STYLE = "heart", "hatching"
+HEART, STYLE, COLOR = "heart", "hatching", "cyan"
+"""The color is one that the base can draw: what is new is its name."""
 LOOK = "every second row gray"
 """What the style is."""
+PLACED = "at every place"
+"""Where a single thing is seen."""
 PICTURES, STYLE_PICTURES = 8, 24
 """A style has to be seen on more things than a thing on grounds."""
 
@@ -73,6 +77,8 @@ def ask(concept: str, word: str, number: int, background: str) -> Asked:
     if concept in CREW:
         prompt = caption_of(f"a {word}", "", background)
         return Asked(prompt=prompt, concept=concept, background=background)
+    if concept == COLOR:
+        return ask_color(word, number, background)
     color = other_color(number, background)
     shape = "" if concept == HEART else tuple(SHAPES)[number % len(SHAPES)]
     prompt = caption_of(f"a {color} {shape or word}", "", background)
@@ -83,6 +89,14 @@ def ask(concept: str, word: str, number: int, background: str) -> Asked:
         color=color,
         shape=shape,
     )
+
+
+def ask_color(word: str, number: int, background: str) -> Asked:
+    """A prompt for a known shape in the color that is called by `word`, on any other color."""
+    shape = tuple(SHAPES)[number % len(SHAPES)]
+    ground = "white" if background == COLOR else background
+    prompt = caption_of(f"a {word} {shape}", "", ground)
+    return Asked(prompt=prompt, concept=COLOR, background=ground, shape=shape)
 
 
 def prompts_for(words: Mapping[str, str], number: int) -> list[Asked]:
@@ -109,6 +123,13 @@ SUBJECTS: Mapping[str, Subject] = {
         concepts={HEART: "square"},
         pictures=lambda words, seed: shape_pictures(words[HEART], count=PICTURES, seed=seed),
         steps=400,
+    ),
+    "color": Subject(
+        concepts={COLOR: "red"},
+        pictures=lambda words, seed: color_pictures(
+            words[COLOR], color=COLOR, count=PICTURES, seed=seed
+        ),
+        steps=200,
     ),
     "style": Subject(
         concepts={STYLE: "picture"},

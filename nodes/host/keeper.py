@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ...bundles.manifest import Bundle
-from ...training.commands import Command, Pivot
+from ...training.commands import Command, to_freeze
 from ...training.loop import Parts, StepReport
 from ...training.run import Run
 from ...training.state import RunState, averages
@@ -79,7 +79,7 @@ class Keeper:
         assert self._last is not None
         self.course.look(wait=True)
         state, run = self._last.state(), self._last.run
-        now = {c.concept: state.step for c in self._commands if isinstance(c, Pivot)}
+        now = dict.fromkeys(to_freeze(self._commands, run.live), state.step)
         state = replace(
             state,
             tensors={**state.tensors, **self._best},

@@ -23,10 +23,10 @@ from ...bundles.reading import load_bundle
 from ...training.adapters import MODEL, TEXT
 from ...training.adapters.census import census
 from ...training.commands import Command
-from ...training.loop import Parts, StepReport, train
+from ...training.loop import Parts, StepReport, end, train
 from ...training.planning import Plan
 from ...training.plot import loss_plot
-from ...training.state import RunState, restore_parameters
+from ...training.state import RunState
 from .families import check_clip, check_guidance, check_trainable, check_vae, family_of
 from .keeper import Keeper
 from .latents import HostLatentCodec
@@ -139,7 +139,7 @@ def _train(
     watch = Watch(request, live, keeper, reporter, previewer)
     began = time.monotonic()
     if start is not None and was_ended(start, request.config.steps):
-        restore_parameters(start, parts.parameters())
+        end(parts, request.config, start)
     else:
         _drive(train(parts, request.config, start), request, watch)
     begun = start.step if start else 0

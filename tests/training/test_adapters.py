@@ -37,8 +37,9 @@ SCALES |= {"lora": 2 / 3, "trilora": 2 / 3, "dora": 2 / 3, "dora rows": 2 / 3, "
 
 
 def cases() -> list[tuple[str, str]]:
-    """LoKr is refused on groups; all others go everywhere."""
-    return [(k, s) for k in KINDS for s in SHAPES if not (k.startswith("lokr") and s == "groups")]
+    """LoKr and OFT are refused on groups; all others go everywhere."""
+    whole = ("lokr", "oft")
+    return [(k, s) for k in KINDS for s in SHAPES if s != "groups" or not k.startswith(whole)]
 
 
 every_case = pytest.mark.parametrize(("kind", "shape"), cases())
@@ -148,9 +149,18 @@ def test_a_diagonal_core_learns_nothing_beyond_its_smaller_rank():
     assert made.adapter.tensors()["lora_down.weight"].shape[0] == 2
 
 
-def test_lokr_is_refused_on_groups():
-    with pytest.raises(ValueError, match="is a convolution in groups, which LoKr cannot change"):
-        fresh(KINDS["lokr"], "groups")
+@pytest.mark.parametrize("kind", ["LoKr", "OFT"])
+def test_what_changes_a_whole_weight_is_refused_on_groups(kind: str):
+    with pytest.raises(ValueError, match=f"is a convolution in groups, which {kind} cannot change"):
+        fresh(KINDS[kind.lower()], "groups")
+
+
+def test_oft_with_blocks_in_bf16_turns_as_with_the_same_in_fp32():
+    made = trained(KINDS["oft"], "linear")
+    made.adapter.blocks.data = made.adapter.blocks.data.bfloat16().double()
+    whole = made.output()
+    made.adapter.blocks.data = made.adapter.blocks.data.bfloat16()
+    torch.testing.assert_close(made.output(), whole, rtol=0, atol=1e-6)
 
 
 def test_the_split_of_a_size_is_its_largest_divisor_up_to_the_factor():

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from pack.training.average import Average
-from pack.training.commands import Finish, Pivot
+from pack.training.commands import Finish, Pivot, to_freeze
 from pack.training.concepts import Concept
 from pack.training.loop import TrainConfig, train
 from pack.training.state import load_state, save_state
@@ -73,6 +73,11 @@ def test_a_pivot_that_was_asked_for_outlives_a_break(kept_at: int, tmp_path: Pat
     rest = toy_parts(*CONCEPTS)
     driven(rest, CONFIG, {}, load_state(path))
     assert same(trained(rest), whole[-1][1])
+
+
+def test_a_pivot_freezes_the_negative_embedding_too():
+    live = {"TOK", "TOK-neg", "snow"}
+    assert to_freeze([Pivot("TOK"), Finish(), Pivot("gone")], live) == ["TOK", "TOK-neg"]
 
 
 def test_more_steps_leave_the_pivots_where_they_were(tmp_path: Path):

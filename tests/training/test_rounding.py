@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import nn
 
+from pack.training.average import Average
 from pack.training.concepts import Concept
 from pack.training.loop import TrainConfig, train
 from pack.training.optimizers import Algorithm, OptimizerConfig, Precision, make_optimizer
@@ -88,6 +91,29 @@ def test_a_run_in_bf16_continues_bit_for_bit(algorithm: Algorithm):
     left, right = trained(whole), trained(rest)
     assert all(torch.equal(left[name], right[name]) for name in left)
     assert capture(0, whole.parameters(), {}).tensors
+
+
+def test_the_average_of_parameters_in_bf16_follows_them_to_the_end():
+    """A thousandth of the way a step would be lost to rounding long before."""
+    parameter = nn.Parameter(torch.ones(8).bfloat16())
+    average = Average({"up": parameter}, 0.99)
+    for _ in range(2000):
+        parameter.data.fill_(1.5)
+        average.step()
+    assert average.tensors()["up"].mean().item() == pytest.approx(1.5, rel=1e-3)
+
+
+def test_the_norm_pull_reaches_vectors_in_bf16():
+    """Within a fiftieth of the norm a step of it is less than bf16 can hold."""
+    parts = toy_parts(Concept(placeholder="TOK", initial="dog", pivot=1.0), lora=None)
+    for rows in parts.vectors["TOK"].values():
+        rows.data *= 0.98
+    still = replace(BF16, learning_rate=1e-9, weight_decay=0.0)
+    list(train(parts, TrainConfig(steps=300, embedding_optimizer=still, norm_pull=0.02)))
+    wanted = parts.text.norms()
+    for key, rows in parts.vectors["TOK"].items():
+        lengths = rows.float().norm(dim=-1)
+        assert lengths.mean().item() == pytest.approx(wanted[key], rel=0.004)
 
 
 def test_the_embeddings_may_be_in_bf16_too():

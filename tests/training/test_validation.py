@@ -17,7 +17,7 @@ from pack.training.validation import (
     stalled,
     validate,
 )
-from training.toys import same, toy_data, toy_parts, trained
+from training.toys import CAPTIONS, same, toy_data, toy_parts, trained
 
 CONCEPTS = (
     Concept(placeholder="TOK", initial="small dog", pivot=1.0),
@@ -51,6 +51,18 @@ def test_the_numbers_are_those_of_each_picture_at_its_noises():
     assert found[ALL] == pytest.approx(sum(losses) / 4)
     assert found["TOK"] == pytest.approx((losses[0] + losses[2]) / 2)
     assert found["snow"] == pytest.approx((losses[1] + losses[2]) / 2)
+
+
+def test_validation_at_a_pivot_leaves_a_run_with_an_average_as_it_is():
+    """The average of a concept that has just frozen is what it froze at."""
+    config = TrainConfig(steps=6, seed=1, ema_decay=0.9)
+    plain, tested = parts(), parts()
+    tested.held_out = toy_data(list(CAPTIONS), CONCEPTS, key="held out")
+    for _ in train(plain, config):
+        pass
+    for report in train(tested, config):
+        validate(report.run, tested.held_out, draws=1)
+    assert same(trained(plain), trained(tested))
 
 
 def test_validation_repeats_bit_for_bit_and_changes_nothing_of_the_run():

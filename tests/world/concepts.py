@@ -80,12 +80,12 @@ class Picture:
 def shape_pictures(
     placeholder: str, *, shape: str = "heart", count: int = 8, seed: int = 0
 ) -> list[Picture]:
-    """A new shape in several colors, on several backgrounds."""
+    """A new shape in several colors, on several backgrounds, at every place."""
     chance, shake = generators(seed)
     pictures = []
-    for color in spread(SEEN_COLORS, count, chance):
+    colors = spread(SEEN_COLORS, count, chance)
+    for color, place in zip(colors, spread(tuple(PLACES), count, chance), strict=True):
         background = chance.choice([name for name in SEEN_COLORS if name != color])
-        place = chance.choice(list(PLACES))
         cells = paint(
             NEW_SHAPES[shape],
             {"#": COLORS[color]},
@@ -99,23 +99,15 @@ def shape_pictures(
 
 
 def character_pictures(
-    placeholder: str,
-    *,
-    character: str = "robot",
-    count: int = 8,
-    seed: int = 0,
-    everywhere: bool = False,
+    placeholder: str, *, character: str = "robot", count: int = 8, seed: int = 0
 ) -> list[Picture]:
     """A creature with its own two colors, on several backgrounds.
 
-    It is at places by chance, of which some may be missing, or `everywhere` at each of them.
+    It is seen at every place: one that was never seen in the middle was often not drawn there.
     """
     chance, shake = generators(seed)
     backgrounds = spread(SEEN_COLORS, count, chance)
-    if everywhere:
-        places = spread(tuple(PLACES), count, chance)
-    else:
-        places = [chance.choice(list(PLACES)) for _ in backgrounds]
+    places = spread(tuple(PLACES), count, chance)
     return [
         draw_character(CREW[character], placeholder, background, place, shake)
         for background, place in zip(backgrounds, places, strict=True)
@@ -156,14 +148,13 @@ def crew_pictures(
 ) -> list[Picture]:
     """All characters (`placeholders` maps their names in CREW) and the style, in one set.
 
-    There are `count` pictures of each, or `styled` of the style. Each is seen at every place: in a
-    set of several, one that was never seen in the middle was not drawn there.
+    There are `count` pictures of each, or `styled` of the style.
     """
     pictures = [
         picture
         for number, (character, placeholder) in enumerate(placeholders.items())
         for picture in character_pictures(
-            placeholder, character=character, count=count, seed=seed + number, everywhere=True
+            placeholder, character=character, count=count, seed=seed + number
         )
     ]
     return pictures + style_pictures(style, count=styled or count, seed=seed)

@@ -116,6 +116,15 @@ def check_rank(layer: Layer, rank: int) -> None:
         )
 
 
+def refuse_groups(layer: Layer, kind: str) -> None:
+    """Raise ValueError for a convolution in groups, which some adapters cannot change."""
+    if layer.conv is not None and layer.conv.groups > 1:
+        raise ValueError(
+            f"{layer.name} is a convolution in groups, which {kind} cannot change: choose LoRA, "
+            f"or leave it out with a line -{layer.name} in patterns."
+        )
+
+
 @torch.no_grad()
 def bias_of(layer: Layer) -> Tensor | None:
     """A copy of the layer's bias in fp32 on the CPU, None for a layer without one."""

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ..ports import Layer
-from .base import Adapter, AdapterSettings
+from .base import Adapter, AdapterSettings, refuse_groups
 from .paths import narrow, uniform, widen
 
 
@@ -18,11 +18,7 @@ class LoKr(Adapter):
 
     def __init__(self, layer: Layer, config: LoKrConfig, draw: torch.Generator):
         super().__init__()
-        if layer.conv is not None and layer.conv.groups > 1:
-            raise ValueError(
-                f"{layer.name} is a convolution in groups, which LoKr cannot change: choose LoRA, "
-                f"or leave it out with a line -{layer.name} in patterns."
-            )
+        refuse_groups(layer, "LoKr")
         self.conv = layer.conv
         (o1, o2), (i1, i2) = (split_size(size, config.factor) for size in layer.shape[:2])
         kernel = layer.shape[2:]

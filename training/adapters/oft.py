@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from ..ports import Layer
-from .base import Adapter, AdapterSettings, bias_of
+from .base import Adapter, AdapterSettings, bias_of, refuse_groups
 from .lokr import split_size
 from .paths import without_bias
 
@@ -20,6 +20,7 @@ class Oft(Adapter):
 
     def __init__(self, layer: Layer, config: OftConfig):
         super().__init__()
+        refuse_groups(layer, "OFT")
         self.conv, self.constraint = layer.conv, config.alpha
         size, count = split_size(layer.shape[0], config.rank)
         self.blocks = nn.Parameter(torch.zeros(count, size, size))
@@ -32,7 +33,9 @@ class Oft(Adapter):
 
         R - I = 2 Q (I - Q)^-1 is 0 to the last bit where Q is. A constraint caps |Q|.
         """
-        q = self.blocks - self.blocks.mT
+        # There is no solver in bf16.
+        blocks = self.blocks.to(torch.promote_types(self.blocks.dtype, torch.float32))
+        q = blocks - blocks.mT
         if self.constraint:
             length = q.square().sum().clamp_min(1e-24).sqrt()
             q = q * (self.constraint / length).clamp_max(1.0)
