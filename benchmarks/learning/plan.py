@@ -22,9 +22,9 @@ COMPARED = (
     "pivotal_prior", "pivotal", "lora", "textual_inversion", "pivotal_noise", "lora_prior",
 )  # fmt: skip
 
-IN_TIME = 1.5
+IN_TIME = 2.0
 """Share of the steps for which two cores are to have time in five minutes with a prior."""
-TIMED = "Pivotal tuning with a prior, half as many steps again"
+TIMED = "Pivotal tuning with a prior, twice as many steps"
 CHOSEN = "Optimizers and objectives"
 HALF_LEARNED = "After a quarter of the steps"
 ADAPTERS = "LoRA and TriLoRA"

@@ -21,6 +21,13 @@ class Kind(str, Enum):
     STYLE = "style"
 
 
+DETERMINERS = "a|an|the|one|this|that|my|your|his|her|its|our|their"
+LINKS = (
+    "and|or|with|without|of|in|on|at|by|for|to|from|near|next|beside|behind|under|over|above|below|"
+    "before|against|around|through|inside|outside|into|onto|as|like|while|who|which|"
+    "is|are|was|were|has|have|holds?|holding|walks?|walking|rides?|riding|hugs?|hugging|wears?|wearing"
+)
+"""Words after which another thing is spoken of than before"""
 TEMPLATES = {
     Kind.OBJECT: Template.OBJECT,
     Kind.PERSON: Template.PERSON,
@@ -82,8 +89,10 @@ def rename_subject(caption: str, noun: str, subject: str) -> tuple[str, int]:
     """Put `subject` for the first phrase of `noun`; return the text and how often (0 or 1).
 
     The article before the noun and up to three adjectives go: "a tall red-haired woman sits"
-    becomes "TOK woman sits". What follows the noun stays.
+    becomes "TOK woman sits". What follows the noun stays, and so does whoever came before: "a man
+    walks the dog" becomes "a man walks TOK dog".
     """
-    article = r"(?:\b(?:a|an|the|one|this)\s+(?:[\w-]+\s+){0,3}?)?"
-    pattern = re.compile(rf"{article}\b{re.escape(noun)}\b", re.IGNORECASE)
+    between = rf"(?:(?!(?:{DETERMINERS}|{LINKS})\b)[\w-]+\s+){{0,3}}?"
+    phrase = rf"(?:\b(?:{DETERMINERS})\s+{between})?\b{re.escape(noun)}\b"
+    pattern = re.compile(phrase, re.IGNORECASE)
     return pattern.subn(lambda match: subject, caption, count=1)

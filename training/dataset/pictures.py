@@ -106,7 +106,8 @@ def open_mask(record: Record) -> Image.Image | None:
     try:
         opened = Image.open(record.mask)
         with opened:
-            turned = upright(opened)
+            check_mode(opened)
+            turned = eight_bits(upright(opened))
             # A mask drawn into the alpha channel alone has one color.
             mask = turned.getchannel("A") if _is_drawn_in_alpha(turned) else turned.convert("L")
     except UNREADABLE as error:
@@ -232,16 +233,21 @@ def upright(image: Image.Image) -> Image.Image:
 def to_rgb(image: Image.Image, record: Record) -> Image.Image:
     """Bring every mode that `check_mode` passes to 8-bit sRGB, transparency over a backdrop."""
     profile = image.info.get("icc_profile")
-    if image.mode.startswith("I"):
-        # Rounded from 0..65535; convert("L") would clip at 255.
-        image = image.convert("I").point(lambda value: value * (1 / 257) + 0.5).convert("L")
-    alpha = None
+    image, alpha = eight_bits(image), None
     if has_alpha(image):
         alpha = image.convert("RGBA").getchannel("A")
     color = to_srgb(plain(image), profile)
     if alpha is None:
         return color
     return Image.composite(color, backdrop(record, image.size), alpha)
+
+
+def eight_bits(image: Image.Image) -> Image.Image:
+    """Gray of 16 bits rounded from 0..65535 to 0..255; anything else as it is."""
+    if not image.mode.startswith("I"):
+        return image
+    # convert("L") alone would clip at 255.
+    return image.convert("I").point(lambda value: value * (1 / 257) + 0.5).convert("L")
 
 
 def backdrop(record: Record, size: tuple[int, int]) -> Image.Image:

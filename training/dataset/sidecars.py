@@ -126,23 +126,23 @@ def _rows_of(path: Path, notes: list[str]) -> list[tuple[str, str]]:
 
 
 def _json_lines(path: Path, text: str, notes: list[str]) -> Iterator[tuple[str, str]]:
-    for number, line in enumerate(text.splitlines(), 1):
+    for number, line in enumerate(text.split("\n"), 1):
         if not line.strip():
             continue
         try:
             row: Any = json.loads(line)
         except ValueError:
             row = None
-        if isinstance(row, dict) and (key := _field(cast("dict[str, Any]", row), NAME_COLUMNS)):
-            yield _key(key), _field(cast("dict[str, Any]", row), TEXT_COLUMNS)
+        if isinstance(row, dict) and (key := field_of(cast("dict[str, Any]", row), NAME_COLUMNS)):
+            yield key_of(key), field_of(cast("dict[str, Any]", row), TEXT_COLUMNS)
         else:
             notes.append(f"Line {number} of {path.name} is no caption of a picture: correct it.")
 
 
 def _csv_rows(text: str) -> Iterator[tuple[str, str]]:
     for row in csv.DictReader(io.StringIO(text)):
-        if key := _field(row, NAME_COLUMNS):
-            yield _key(key), _field(row, TEXT_COLUMNS)
+        if key := field_of(row, NAME_COLUMNS):
+            yield key_of(key), field_of(row, TEXT_COLUMNS)
 
 
 def _kohya_rows(data: Any) -> Iterator[tuple[str, str]]:
@@ -152,15 +152,19 @@ def _kohya_rows(data: Any) -> Iterator[tuple[str, str]]:
     for key, row in cast("dict[str, Any]", data).items():
         if isinstance(row, dict):
             fields = cast("dict[str, Any]", row)
-            parts = [_field(fields, ("caption",)), _field(fields, ("tags",))]
-            yield _key(key), ", ".join(part for part in parts if part)
+            parts = [field_of(fields, ("caption",)), field_of(fields, ("tags",))]
+            yield key_of(key), ", ".join(part for part in parts if part)
 
 
-def _field(row: Mapping[str, Any], names: tuple[str, ...]) -> str:
+def field_of(row: Mapping[str, Any], names: tuple[str, ...]) -> str:
+    """The first of a row's fields with text in it, without space around; empty for none."""
     values = (row.get(name) for name in names)
     return next((clean(value) for value in values if isinstance(value, str) and value.strip()), "")
 
 
-def _key(name: str) -> str:
-    """Rows name pictures by a path relative to the file, by a full path or by a stem."""
+def key_of(name: str) -> str:
+    """What a row's name of a picture is looked up by.
+
+    Rows name pictures by a path relative to the file, by a full path or by a stem.
+    """
     return same_name(PurePosixPath(name.replace("\\", "/")).name)

@@ -123,5 +123,7 @@ def _mentions(tag: str, placeholder: str) -> bool:
 def _recased(text: str, placeholder: str, draw: random.Random) -> str:
     """All lower case or a capital first letter; the placeholder is left as it is."""
     parts = split_caption(text, [placeholder] if placeholder else [])
-    text = "".join(part if found else part.lower() for found, part in parts)
-    return text[:1].upper() + text[1:] if draw.random() < 0.5 else text
+    words = [part if found else part.lower() for found, part in parts]
+    if draw.random() < 0.5 and parts and not parts[0][0]:
+        words[0] = words[0][:1].upper() + words[0][1:]
+    return "".join(words)

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
-import json
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -17,6 +14,7 @@ from .drafts import replace_file
 from .journal import Journal
 from .records import Record
 from .sidecars import read_text
+from .tables import Csv, JsonLines, Kohya, Table
 
 
 class OnExisting(str, Enum):
@@ -88,50 +86,27 @@ def _plan_tables(records: Sequence[Record], kind: Format, mode: OnExisting) -> I
     for folder, own in folders.items():
         path = folder / TABLE_FILES[kind]
         before = text_now(path)
-        after = TABLES[kind](before or "", own, mode)
-        if after != before:
+        after = _rewritten(before or "", own, kind, mode)
+        if after != (before or ""):
             yield Change(path, before, after)
 
 
-def _jsonl(before: str, records: Sequence[Record], mode: OnExisting) -> str:
-    rows: dict[str, dict[str, Any]] = {}
-    for line in before.splitlines():
-        if line.strip():
-            row: dict[str, Any] = json.loads(line)
-            rows[str(row.get("file_name", line))] = row
+def _rewritten(before: str, records: Sequence[Record], kind: Format, mode: OnExisting) -> str:
+    """The table with the captions; the very same text where none changes."""
+    table, changed = TABLES[kind](before), False
     for record in records:
-        row = rows.setdefault(record.path.name, {"file_name": record.path.name})
-        row["text"] = joined(str(row.get("text", "")), record.caption, mode)
-    return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows.values())
+        old = table.caption(record)
+        new = joined(old, record.caption, mode)
+        if new != old:
+            table.put(record, new)
+            changed = True
+    return table.text() if changed else before
 
 
-def _csv(before: str, records: Sequence[Record], mode: OnExisting) -> str:
-    reader = csv.DictReader(io.StringIO(before))
-    columns = list(reader.fieldnames or ["file_name", "text"])
-    columns += [name for name in ("file_name", "text") if name not in columns]
-    rows = {row.get("file_name", ""): row for row in reader}
-    for record in records:
-        row = rows.setdefault(record.path.name, {"file_name": record.path.name})
-        row["text"] = joined(row.get("text") or "", record.caption, mode)
-    out = io.StringIO()
-    writer = csv.DictWriter(out, columns, lineterminator="\n", restval="")
-    writer.writeheader()
-    writer.writerows(rows.values())
-    return out.getvalue()
-
-
-def _kohya(before: str, records: Sequence[Record], mode: OnExisting) -> str:
-    rows: dict[str, dict[str, Any]] = json.loads(before) if before.strip() else {}
-    for record in records:
-        row = rows.setdefault(record.path.stem, {})
-        row["caption"] = joined(str(row.get("caption", "")), record.caption, mode)
-    return json.dumps(rows, ensure_ascii=False, indent=2) + "\n"
-
-
-TABLES: dict[Format, Callable[[str, Sequence[Record], OnExisting], str]] = {
-    Format.JSONL: _jsonl,
-    Format.CSV: _csv,
-    Format.KOHYA: _kohya,
+TABLES: dict[Format, Callable[[str], Table]] = {
+    Format.JSONL: JsonLines,
+    Format.CSV: Csv,
+    Format.KOHYA: Kohya,
 }
 
 

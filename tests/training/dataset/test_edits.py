@@ -39,6 +39,14 @@ def edited(operations: str, caption: str, **fields: object) -> str:
         (r"regex: (\d+)girls? => \1 girls", "2girls, 1girl", "2 girls, 1 girls"),
         ("subject: woman => TOK woman", "a tall young woman sits", "TOK woman sits"),
         ("subject: woman => TOK", "two women", "two women"),
+        ("subject: dog => TOK dog", "a man walks the dog", "a man walks TOK dog"),
+        (
+            "subject: dog => TOK dog",
+            "a woman with a big dog in snow",
+            "a woman with TOK dog in snow",
+        ),
+        ("subject: dog => TOK dog", "a boy and dog on his bed", "a boy and TOK dog on his bed"),
+        ("subject: dog => TOK dog", "the man feeding his old dog", "the man feeding TOK dog"),
         ("prefix: a photo of TOK,", "a hat", "a photo of TOK, a hat"),
         ("prefix: a photo of TOK,", "a photo of TOK, a hat", "a photo of TOK, a hat"),
         ('suffix: ", 4k"', "a hat", "a hat, 4k"),
@@ -108,9 +116,9 @@ def test_a_label_puts_the_placeholder_where_it_belongs():
     assert plain.records[0].caption == "x" and report.startswith("0 of 1")
 
 
-def varied(caption: str, **settings: object) -> list[str]:
+def varied(caption: str, *, concept: str = "TOK", **settings: object) -> list[str]:
     variation = Variation(**{"texts": 64, **settings})
-    record = dataset(caption, variation=variation, concept="TOK", class_word="dog").records[0]
+    record = dataset(caption, variation=variation, concept=concept, class_word="dog").records[0]
     assert texts_of(record, 1) == texts_of(record, 1)
     return texts_of(record, 1)
 
@@ -145,6 +153,7 @@ def test_wildcards_lines_capitals_and_templates_are_drawn():
     assert varied("a {red|blue} hat") == ["a {red|blue} hat"]
     assert set(varied("one\n\ntwo", lines=Lines.CHOICES)) == {"one", "two"}
     assert set(varied("A TOK Hat", capitals=1.0)) == {"a TOK hat", "A TOK hat"}
+    assert set(varied("tok Hat", concept="tok", capitals=1.0)) == {"tok hat"}
     texts = varied("in snow", template=Template.OBJECT, template_share=0.5)
     assert "in snow" in texts and "a photo of TOK dog, in snow" in texts
     assert all("TOK dog" in text for text in varied("", template=Template.STYLE))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy
 import pytest
 from PIL import Image
 
@@ -163,6 +164,14 @@ def test_a_mask_belongs_to_its_picture_and_is_no_picture_itself(tmp_path: Path, 
         if r.name == "a.png"
     ]
     assert unmasked.mask is None
+
+
+def test_a_mask_of_16_bits_keeps_its_grays(tmp_path: Path):
+    picture(tmp_path / "a.png", (4, 2))
+    grays = numpy.array([[0, 1000, 32768, 65535]], dtype=numpy.uint16).repeat(2, 0)
+    Image.fromarray(grays).save(tmp_path / "a.mask.png")
+    (record,) = read_folder(tmp_path).records
+    assert list(open_mask(record).tobytes()[:4]) == [0, 4, 128, 255]
 
 
 def test_pairs_of_cog_are_read(tmp_path: Path):
