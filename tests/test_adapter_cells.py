@@ -20,7 +20,7 @@ def rows_of(kind: str, best: float, high: float = 0.9) -> list[dict[str, Any]]:
     """Rows of all rates of a kind, of which one is the best."""
     return [
         {
-            "subject": "character",
+            "subject": "scattered",
             "method": adapters.method_name(kind, adapters.RANK, rate),
             "seed": 0,
             "budget": 1.0,

@@ -15,6 +15,7 @@ from .adapters import (
     method_name,
 )
 from .claims import Means, Rows, as_lines, means_at, verdict
+from .subjects import SCATTERED
 
 THEIRS, OURS = COMPARED
 
@@ -35,9 +36,10 @@ def adapter_claims(rows: Rows) -> list[str]:
     }
     best = method_name(OURS, RANK, ours), method_name(THEIRS, RANK, theirs)
     told = {
-        f"TriLoRA beats LoRA {w}": against(means_at(rows, b), *best) for w, b in budgets.items()
+        f"TriLoRA beats LoRA {w}": against(means_at(rows, b, SCATTERED), *best)
+        for w, b in budgets.items()
     }
-    full = means_at(rows, 1.0)
+    full = means_at(rows, 1.0, SCATTERED)
     for rank in RANKS:
         names = method_name(OURS, rank, ours), method_name(THEIRS, rank, theirs)
         told[f"TriLoRA beats LoRA at rank {rank}"] = against(full, *names)

@@ -15,6 +15,7 @@ from pack.training.adapters.trilora import Sigma, TriLoraConfig
 
 from .cells import Cell
 from .methods import LORA, METHODS, Method
+from .subjects import SCATTERED
 
 RATES = (3e-4, 1e-3, 3e-3, 1e-2)
 RANK, RANKS = 16, (4, 64)
@@ -100,4 +101,4 @@ def _compared(kind: str, rate: float) -> list[Cell]:
 
 def _cell(kind: str, rank: int, rate: float, *, seed: int = 0, budget: float = 1.0) -> Cell:
     method = method_name(kind, rank, rate)
-    return Cell(subject="character", method=method, seed=seed, budget=budget)
+    return Cell(subject=SCATTERED, method=method, seed=seed, budget=budget)

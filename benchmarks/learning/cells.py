@@ -29,7 +29,7 @@ from .bases import FLOW, SECOND
 from .methods import METHODS, Method, differing
 from .remembered import PICTURES, base_pictures
 from .scores import base_right, count, fidelity, thinned, transferred, variety
-from .subjects import LOOK, PLACED, STYLE, STYLE_PICTURES, SUBJECTS, Asked, prompts_for
+from .subjects import LOOK, STYLE, STYLE_PICTURES, SUBJECTS, Asked, prompts_for
 
 STRIP = 8
 RENAMED = 8
@@ -62,8 +62,8 @@ class Cell:
         parts = [self.name, chosen(METHODS[self.method]), self.steps]
         parts += [SUBJECTS[self.subject].batch, samples, SETTINGS, SECOND, PICTURES]
         parts += [FLOW, FLOW_SCHEDULER] if METHODS[self.method].flow else []
-        styled = STYLE in SUBJECTS[self.subject].concepts
-        parts += [STYLE_PICTURES, LOOK] if styled else [PLACED]
+        subject = SUBJECTS[self.subject]
+        parts += [STYLE_PICTURES, LOOK] if STYLE in subject.concepts else [subject.seen]
         return hashlib.sha256(repr(parts).encode()).hexdigest()[:12]
 
 

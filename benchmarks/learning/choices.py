@@ -11,6 +11,7 @@ from pack.training.timesteps import Density
 
 from .cells import Cell
 from .methods import METHODS, Method
+from .subjects import SCATTERED
 
 LEARNED = 0.9
 """Fidelity from which a concept counts as learned."""
@@ -54,8 +55,8 @@ METHODS.update(CHOICES)
 
 def choice_cells() -> list[Cell]:
     """Every choice at the budget; without weighting on all seeds, since it was seen to matter."""
-    cells = [Cell(subject="character", method=name, seed=0) for name in CHOICES]
-    return cells + [Cell(subject="character", method="no_weighting", seed=seed) for seed in (1, 2)]
+    cells = [Cell(subject=SCATTERED, method=name, seed=0) for name in CHOICES]
+    return cells + [Cell(subject=SCATTERED, method="no_weighting", seed=seed) for seed in (1, 2)]
 
 
 def early_cells() -> list[Cell]:

@@ -17,6 +17,7 @@ from .choices import CHOICES, EARLY, choice_cells, early_cells
 from .methods import METHODS
 from .report import write_report
 from .scores import transferred
+from .subjects import SCATTERED
 
 COMPARED = (
     "pivotal_prior", "pivotal", "lora", "textual_inversion", "pivotal_noise", "lora_prior",
@@ -131,7 +132,7 @@ def part_of(cell: Cell) -> str:
         return TIMED
     if cell.budget == EARLY:
         return HALF_LEARNED
-    if cell.subject != "character":
+    if cell.subject != SCATTERED:
         return cell.subject
     return CHOSEN if cell.method in CHOICES else ADAPTERS
 

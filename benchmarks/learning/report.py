@@ -51,6 +51,11 @@ style), and what it costs. All numbers are shares from 0 to 1, counted by the ju
 - **transfer_bundle**, **transfer_embedding**: fidelity on a second base, made by training the
   first on faded colors: of the whole bundle, and of its embeddings alone.
 
+A concept is seen at every place, but in the parts on adapters and on optimizers, where the
+character is at places by chance: that is harder, for what was never seen in the middle is often not
+drawn there. `color` is a name for one that the base can draw, cyan, by an embedding that begins as
+red.
+
 Mean of the seeds (least to most). `samples` is how many were drawn of each kind for all seeds
 together; of a transfer two fifths of them.
 `seconds` is the training alone, by so many `threads`; those of one thread shared the machine with

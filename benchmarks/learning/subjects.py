@@ -21,10 +21,10 @@ from world.sprites import COLORS, SHAPES
 
 HEART, STYLE, COLOR = "heart", "hatching", "cyan"
 """The color is one that the base can draw: what is new is its name."""
+SCATTERED = "scattered"
+"""The character at places by chance"""
 LOOK = "every second row gray"
 """What the style is."""
-PLACED = "at every place"
-"""Where a single thing is seen."""
 PICTURES, STYLE_PICTURES = 8, 24
 """A style has to be seen on more things than a thing on grounds."""
 
@@ -52,6 +52,7 @@ class Subject:
     """Training pictures from concept -> word in the captions, and a seed"""
     steps: int
     """The budget"""
+    seen: str = "at every place"
     batch: int = 4
 
 
@@ -118,6 +119,15 @@ SUBJECTS: Mapping[str, Subject] = {
         concepts={"robot": "square"},
         pictures=lambda words, seed: character_pictures(words["robot"], count=PICTURES, seed=seed),
         steps=400,
+    ),
+    # The harder set, on which methods differ that all learn the other.
+    SCATTERED: Subject(
+        concepts={"robot": "square"},
+        pictures=lambda words, seed: character_pictures(
+            words["robot"], count=PICTURES, seed=seed, everywhere=False
+        ),
+        steps=400,
+        seen="at places by chance",
     ),
     "shape": Subject(
         concepts={HEART: "square"},
