@@ -11,7 +11,7 @@ from ..bundles.manifest import Bundle
 from ..bundles.reading import load_bundle
 from ..bundles.spectrum import Keep, Trimming, spectrum_plot, spectrum_report, trim_lora
 from . import sockets
-from .host.folders import bundle_files, bundle_path
+from .host.folders import bundle_files, bundle_path, bundle_state
 from .host.pictures import to_tensor
 
 CONNECTED = "(connected)"
@@ -81,8 +81,7 @@ class TrimLora(io.ComfyNode):
     def fingerprint_inputs(cls, file: str, **_: Any) -> str:
         if file == CONNECTED:
             return CONNECTED
-        stat = bundle_path(file).stat()
-        return f"{stat.st_mtime_ns} {stat.st_size}"
+        return bundle_state(file)
 
     @classmethod
     def execute(

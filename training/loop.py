@@ -103,8 +103,8 @@ def accumulate(run: Run, step: int) -> tuple[BatchLoss, ...]:
     micro_steps = [draw(run, step * count + i) for i in range(count)]
     try:
         return add_up(run, micro_steps, step * count)
-    except torch.cuda.OutOfMemoryError:
-        if not run.save_memory():
+    except RuntimeError as error:
+        if not run.parts.denoiser.is_out_of_memory(error) or not run.save_memory():
             raise
     for parameter in run.parts.parameters().values():
         parameter.grad = None

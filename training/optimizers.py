@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import math
 from collections.abc import Callable, Generator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from enum import Enum
 from typing import Any
@@ -181,12 +181,21 @@ def drop_group(optimizer: torch.optim.Optimizer, name: str) -> None:
         parameter.grad = None
 
 
+@contextmanager
 def updates(
-    optimizer: torch.optim.Optimizer, draw: torch.Generator
-) -> AbstractContextManager[None]:
-    """For all that moves parameters in a step: those in bf16 are in fp32 until it is over."""
+    optimizer: torch.optim.Optimizer, draw_on: Callable[[torch.device], torch.Generator]
+) -> Generator[None, None, None]:
+    """For all that moves parameters in a step: those in bf16 are in fp32 until it is over.
+
+    Parameters of text encoders can be on another device than those of the denoiser.
+    """
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
-    return in_fp32([p for p in parameters if p.dtype is torch.bfloat16], draw)
+    rounded = [p for p in parameters if p.dtype is torch.bfloat16]
+    with ExitStack() as stack:
+        for device in dict.fromkeys(p.device for p in rounded):
+            here = [p for p in rounded if p.device == device]
+            stack.enter_context(in_fp32(here, draw_on(device)))
+        yield
 
 
 def to_training(optimizer: torch.optim.Optimizer) -> None:

@@ -120,6 +120,10 @@ class Denoiser(Protocol):
         """Take less memory and more time from now on; False when nothing is left to save."""
         ...
 
+    def is_out_of_memory(self, error: Exception) -> bool:
+        """Whether an error says that the device's memory ran out."""
+        ...
+
 
 class TextEncoder(Protocol):
     """Text encoders that are borrowed for training; `encode` is differentiable in the vectors."""

@@ -164,10 +164,11 @@ class Run:
                 continue
             torch._foreach_mul_(grads, 1 / scale)  # pyright: ignore
             norms[part] = nn.utils.clip_grad_norm_(parameters, self.config.max_grad_norm)
+            broken = ~norms[part].isfinite()
             for grad in grads:
-                grad.masked_fill_(~norms[part].isfinite(), 0)
-            draw = device_generator(parameters[0].device, self.config.seed, "rounding", part, step)
-            with updates(optimizer, draw):
+                grad.masked_fill_(broken.to(grad.device), 0)
+            key = (self.config.seed, "rounding", part, step)
+            with updates(optimizer, lambda device, key=key: device_generator(device, *key)):
                 optimizer.step()
                 for name in moved if part == "embeddings" else ():
                     shifts = pull_norms(self.parts.vectors[name], self.norms, self.config.norm_pull)

@@ -68,7 +68,9 @@ def run_captioner(
     model = chosen(captioner, clip)
     facts, reports = file_facts(), list[str]()
     # One bar for all: concepts differ in what they are called.
-    bar = comfy.utils.ProgressBar(max(sum(map(order.wants, dataset.records)), 1))
+    left = sum(map(order.wants, dataset.records))
+    left = min(left, order.limit) if order.limit else left
+    bar = comfy.utils.ProgressBar(max(left, 1))
     made: dict[str, Record] = {}
     described: list[tuple[Record, str]] = []
     try:
@@ -81,12 +83,17 @@ def run_captioner(
                     r for r in dataset.records if (r.concept, r.class_word) == (concept, class_word)
                 ),
             )
+            if not left:
+                made |= {record.name: record for record in part.records}
+                continue
             prompt = preset_prompt(question.preset, concept, class_word, question.prompt)
             asking = replace(question.asking, prompt=prompt)
             path = user_folder("captions") / f"{question_digest(model.identity, asking)}.jsonl"
             memory = Memory(Journal(path), lambda record: facts.content(record.path))
             run = _Run(order, write, bar)
-            captioned = run.follow(caption_dataset(part, model, asking, order, memory))
+            steps = caption_dataset(part, model, asking, replace(order, limit=left), memory)
+            captioned = run.follow(steps)
+            left -= run.total
             made |= {record.name: record for record in captioned.records}
             described += run.described
             reports.append(run.report(concept))
@@ -118,6 +125,11 @@ class _Run:
         self._revision = self._history.revision() + 1 if self._history else 0
         self._started, self._count, self._last = time.monotonic(), 0, Progress(total=0)
         self.described: list[tuple[Record, str]] = []
+
+    @property
+    def total(self) -> int:
+        """How many pictures were asked for."""
+        return self._last.total
 
     def follow(self, steps: Any) -> Dataset:
         """Drive it to its end; Cancel leaves between two tokens, with everything before kept."""

@@ -90,7 +90,11 @@ class FolderCaptioner:
     def caption(
         self, pictures: Sequence[Image.Image], asking: Asking, seeds: Sequence[int]
     ) -> list[str]:
-        """An answer for each picture, all at once where the memory allows."""
+        """An answer for each picture, all at once where the memory allows.
+
+        RuntimeError when there is no room for the model itself.
+        """
+        self._load()
         try:
             return self._generate(pictures, asking, seeds)
         except Exception as error:
@@ -116,13 +120,24 @@ class FolderCaptioner:
             pairs = zip(pictures, seeds, strict=True)
             return [self._generate([one], asking, [seed])[0] for one, seed in pairs]
         inputs = self._inputs(pictures, asking.prompt)
-        management.load_models_gpu(
-            [self._patcher],
-            memory_required=self._memory(inputs, asking.max_tokens),
-            force_full_load=True,
-        )
+        self._load(self._memory(inputs, asking.max_tokens))
         inputs = self._placed(inputs)
         return self._decoded(inputs, asking, seeds[0])
+
+    def _load(self, memory: int = 0) -> None:
+        """Have the host load the weights, with room for so many bytes beside them."""
+        try:
+            management.load_models_gpu(
+                [self._patcher], memory_required=memory, force_full_load=True
+            )
+        except Exception as error:
+            if not is_oom(error) or memory:
+                raise
+            management.soft_empty_cache()
+            raise RuntimeError(
+                f"There is not enough memory for {self.name}: choose a smaller model, or a "
+                "precision of 16 bits."
+            ) from error
 
     def _inputs(self, pictures: Sequence[Image.Image], prompt: str) -> Any:
         processor = self._processor

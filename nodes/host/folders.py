@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import os
 import re
 from contextlib import suppress
 from pathlib import Path
@@ -14,6 +15,7 @@ from .older import is_within
 
 RUNS = "pivotal"
 DATASETS = "[datasets] "
+DEVICES = {"CON", "PRN", "AUX", "NUL", *(f"{d}{n}" for d in ("COM", "LPT") for n in range(1, 10))}
 BUNDLE_KINDS = ("loras", "embeddings", "bundles")
 
 
@@ -29,20 +31,11 @@ def add_bundle_folder() -> None:
 add_bundle_folder()
 
 
-def inside(root: Path, path: Path) -> bool:
-    """Whether a path, its links followed, stays in a folder; hosts before 0.27 cannot say."""
-    try:
-        return path.resolve().is_relative_to(root.resolve())
-    except ValueError:
-        # A null byte is in no path.
-        return False
-
-
 def input_folder(name: str) -> Path:
     """A folder inside ComfyUI's input folder; ValueError or FileNotFoundError when it is none."""
     root = folder_paths.get_input_directory()
     path = Path(root, name)
-    if not inside(Path(root), path):
+    if not is_within(root, path):
         raise ValueError(
             f'The folder "{name}" is outside ComfyUI\'s input folder: move it inside {root}.'
         )
@@ -105,14 +98,17 @@ def dataset_folders() -> list[str]:
     found = input_folders()
     if "datasets" in folder_paths.folder_names_and_paths:
         for root in folder_paths.get_folder_paths("datasets"):
-            if Path(root).is_dir():
-                folders = (p for p in Path(root).rglob("*") if p.is_dir())
-                found += [
-                    DATASETS + p.relative_to(root).as_posix()
-                    for p in sorted(folders)
-                    if not any(part.startswith(".") for part in p.relative_to(root).parts)
-                ]
+            found += [DATASETS + path.relative_to(root).as_posix() for path in _below(Path(root))]
     return found
+
+
+def _below(root: Path) -> list[Path]:
+    """All folders in a folder but hidden ones; no file is looked at."""
+    found = list[Path]()
+    for place, names, _ in os.walk(root):
+        names[:] = [name for name in names if not name.startswith(".")]
+        found += [Path(place, name) for name in names]
+    return sorted(found)
 
 
 def input_folders() -> list[str]:
@@ -122,11 +118,14 @@ def input_folders() -> list[str]:
 
 def checked_run_name(name: str) -> str:
     """A run's name as one path part; ValueError when it could lead anywhere else."""
-    if not name.strip() or name in {".", ".."} or re.search(r'[\\/:*?"<>|\x00-\x1f]', name):
+    stripped = name.strip()
+    # Windows drops dots at the end, and keeps some names for devices, whatever their ending.
+    reserved = stripped.split(".")[0].strip().upper() in DEVICES
+    if not stripped.rstrip(".") or reserved or re.search(r'[\\/:*?"<>|\x00-\x1f]|\.$', stripped):
         raise ValueError(
             f'The run name "{name}" cannot be a folder: use letters, digits, blanks, - and _.'
         )
-    return name.strip()
+    return stripped
 
 
 def new_bundle_path(prefix: str, *, own_folder: bool = False) -> Path:
@@ -137,7 +136,7 @@ def new_bundle_path(prefix: str, *, own_folder: bool = False) -> Path:
     root = Path(folder_paths.get_output_directory())
     # Workflows from Windows hold backslashes.
     wanted = Path(prefix.replace("\\", "/"))
-    stays = inside(root, root / wanted) and ".." not in wanted.parts and not wanted.is_absolute()
+    stays = is_within(root, root / wanted) and ".." not in wanted.parts and not wanted.is_absolute()
     if not stays or not wanted.name:
         raise ValueError(
             f'The name "{prefix}" leads outside ComfyUI\'s output folder: '

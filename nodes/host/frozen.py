@@ -43,11 +43,14 @@ def _cast(module: nn.Module, like: Tensor) -> tuple[Tensor, Tensor | None, Any]:
     return weight, bias, None
 
 
-def in_plain_torch(module: nn.Module, forward: Forward) -> Forward:
-    """The forward, for layers with their own cast out of the mode that watches recomputed blocks.
+def tamed(module: nn.Module, forward: Forward) -> Forward:
+    """The forward of a layer without what recording cannot bear.
 
-    Under that mode torch makes no plain tensor of theirs.
+    The host's matrices in fp8 clamp their input in place. Under the mode that watches recomputed
+    blocks torch makes no plain tensor of layers with their own cast.
     """
+    if isinstance(module, comfy.ops.fp8_ops.Linear):
+        return lambda x: forward(x.clone())
     if _own_cast(module) is None:
         return forward
 

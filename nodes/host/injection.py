@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from ...training.adapters.base import Adapter
 from .checkpoint import ADDING_BLOCKS, checkpointed_forward, counted_forward, gathered_forward
 from .foreign import recordable
-from .frozen import frozen_forward, in_plain_torch, low_rank_forward
+from .frozen import frozen_forward, low_rank_forward, tamed
 
 KEY = "pivotal_training"
 
@@ -86,7 +86,7 @@ class TrainingInjection:
         self._bare = {}
         for module in self.root.modules():
             changes = module in adding
-            bare = in_plain_torch(module, module.forward)
+            bare = tamed(module, module.forward)
             frozen = frozen_forward(module, bare, input_changes=changes)
             if frozen is not None:
                 self._bare[module] = bare

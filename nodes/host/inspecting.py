@@ -20,6 +20,7 @@ from ...training.dataset.measure import Measures
 from ...training.dataset.pictures import open_small
 from ...training.dataset.records import Box, Dataset, Record
 from ...training.dataset.store import Store
+from .overlay import PLAIN, takes_vectors, with_names
 from .pixels import as_image, keep_picture
 from .run_folder import model_digest
 from .storage import file_facts
@@ -87,8 +88,11 @@ def token_counter(clip: CLIP | None) -> Callable[[str], int] | None:
     if clip is None:
         return None
 
+    takes = takes_vectors(clip)
+    plain, options = (with_names(clip, ()), {PLAIN: True}) if takes else (clip, {})
+
     def count(text: str) -> int:
-        tokens = clip.tokenize(text, return_word_ids=True, disable_weights=True)
+        tokens = plain.tokenize(text, return_word_ids=True, **options)
         rows = [
             sum(1 for token in chunk if len(token) > 2 and token[2])
             for chunks in tokens.values()

@@ -15,6 +15,7 @@ from ...training.loop import Parts, StepReport
 from ...training.run import Run
 from ...training.state import RunState, averages
 from .course import Course
+from .live import FINISH
 from .parts import make_bundle, make_peft
 from .request import Request
 from .run_folder import RunFolder
@@ -127,6 +128,19 @@ class Keeper:
         elif self._averages:
             put(self._parts.parameters(), self._averages)
         return self.bundle()
+
+
+def without_verdicts(state: RunState) -> RunState:
+    """A state for another run to begin from: what the old one was judged by is not its own.
+
+    Its best step would be given in place of what the new one learns, and its end would end it.
+    """
+    return replace(
+        state,
+        tensors={n: t for n, t in state.tensors.items() if not n.startswith(BEST)},
+        validations=(),
+        events=tuple(event for event in state.events if event["what"] != FINISH),
+    )
 
 
 def put(parameters: Mapping[str, Tensor], values: Mapping[str, Tensor]) -> None:

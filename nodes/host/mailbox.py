@@ -15,7 +15,7 @@ from torch import Tensor
 class _Letter:
     about: Any
     numbers: dict[str, Tensor]
-    arrived: torch.cuda.Event | None
+    events: list[torch.cuda.Event]
 
 
 class Mailbox:
@@ -30,27 +30,29 @@ class Mailbox:
 
     def post(self, about: Any, tensors: Mapping[str, Tensor]) -> None:
         """Send tensors on their way with a note of what they are."""
-        arrived, numbers = None, dict[str, Tensor]()
+        numbers, places = dict[str, Tensor](), set[torch.device]()
         for name, tensor in tensors.items():
             if tensor.device.type == "cuda":
                 numbers[name] = torch.empty_like(tensor, device="cpu", pin_memory=True)
                 numbers[name].copy_(tensor.detach(), non_blocking=True)
-                arrived = torch.cuda.Event()
+                places.add(tensor.device)
             else:
                 numbers[name] = tensor.detach().to("cpu", copy=True)
-        if arrived is not None:
-            arrived.record()
-        self._letters.append(_Letter(about, numbers, arrived))
+        # Each device tells of its own copies, also one that is not the current one.
+        events = {place: torch.cuda.Event() for place in places}
+        for place, event in events.items():
+            event.record(torch.cuda.current_stream(place))
+        self._letters.append(_Letter(about, numbers, list(events.values())))
 
     def arrived(self, *, wait: bool = False) -> list[tuple[Any, dict[str, Tensor]]]:
         """All that has come since the last call; with `wait`, all that is on its way."""
         found: list[tuple[Any, dict[str, Tensor]]] = []
         while self._letters:
             letter = self._letters[0]
-            if letter.arrived is not None and not letter.arrived.query():
-                if not wait:
-                    break
-                letter.arrived.synchronize()
+            if not wait and not all(event.query() for event in letter.events):
+                break
+            for event in letter.events:
+                event.synchronize()
             found.append((letter.about, letter.numbers))
             self._letters.popleft()
         return found

@@ -21,6 +21,7 @@ from .foreign import transformer_options, without_shortcuts
 from .injection import TrainingInjection
 from .inputs import first, groups, sent
 from .layers import adaptable_layers
+from .older import is_oom
 
 BYTES_PER_PARAMETER = 16
 """Of an adapter in training: weight, gradient and two moments, each in fp32."""
@@ -120,6 +121,10 @@ class HostDenoiser:
         self._patcher.eject_model()
         self._injection.kept = frozenset()
         return True
+
+    def is_out_of_memory(self, error: Exception) -> bool:
+        """Whether the host takes an error for memory that ran out."""
+        return is_oom(error)
 
     @contextmanager
     def sampling(self) -> Iterator[ModelPatcher]:

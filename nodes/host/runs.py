@@ -9,7 +9,7 @@ from collections.abc import Generator, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import comfy.model_management as management
 import comfy.utils
@@ -28,11 +28,12 @@ from ...training.planning import Plan
 from ...training.plot import loss_plot
 from ...training.state import RunState
 from .families import check_clip, check_guidance, check_trainable, check_vae, family_of
-from .keeper import Keeper
+from .keeper import Keeper, without_verdicts
 from .latents import HostLatentCodec
 from .live import LiveRun, going_live
 from .measuring import plan_run
 from .models import HostDenoiser
+from .older import device_context, is_oom
 from .parts import make_parts
 from .previews import Previewer
 from .reporter import Reporter
@@ -79,7 +80,7 @@ def run_training(model: ModelPatcher, clip: CLIP, vae: VAE, request: Request) ->
             return _read(folder)
         names = tuple(concept.final_name for concept in request.concepts)
         live = LiveRun(folder.path.name, request.node, request.config.steps, names)
-        with going_live(live):
+        with going_live(live), device_context(model.load_device):
             return _train(model, clip, vae, request, folder, live)
 
 
@@ -90,6 +91,8 @@ def identity(request: Request, model: ModelPatcher, clip: CLIP, vae: VAE) -> dic
     """
     patchers = {"model": model, "clip": clip.patcher, "vae": vae.patcher}
     digests = {name: model_digest(patcher) for name, patcher in patchers.items()}
+    if clip.layer_idx is not None:
+        digests["clip"] += f" up to layer {clip.layer_idx}"
     return {"recipe": identity_recipe(request), "models": digests}
 
 
@@ -129,7 +132,10 @@ def _train(
     folder.sweep()
     plan = None
     if request.checkpointing is Checkpointing.AUTO:
-        plan = plan_run(parts, denoiser, request.config.batch_size, folder.plan, folder.disk)
+        try:
+            plan = plan_run(parts, denoiser, request.config.batch_size, folder.plan, folder.disk)
+        except RuntimeError as error:
+            raise_with_cure(error)
     folder.note_progress({"steps": request.config.steps, "finished": None})
     keeper = Keeper(folder, request, parts, (family_of(model), model_digest(model)), start)
     reporter = Reporter(folder, live, keeper.course, parts, text)
@@ -163,7 +169,7 @@ def _start(folder: RunFolder, request: Request) -> RunState | None:
         return replace(state, events=(*state.events, change))
     if request.origin is None:
         return None
-    state = request.origin.state()
+    state = without_verdicts(request.origin.state())
     changed = request.origin.changes(identity_recipe(request), request.usual())
     note = {"step": state.step, "what": "continued", "from": request.origin.run, "changed": changed}
     return replace(state, events=(*state.events, note))
@@ -210,12 +216,19 @@ def next_report(steps: Steps, commands: Sequence[Command] | None) -> StepReport 
         return steps.send(commands)
     except StopIteration:
         return None
-    except torch.cuda.OutOfMemoryError as error:
-        raise torch.cuda.OutOfMemoryError(
-            "Not enough memory for a step, even picture by picture and with checkpointing. The "
-            "last whole step is kept: set a lower resolution (half of it takes about a quarter), "
-            "a smaller rank, or free the memory that others use, and queue again."
-        ) from error
+    except RuntimeError as error:
+        raise_with_cure(error, "The last whole step is kept: set")
+
+
+def raise_with_cure(error: RuntimeError, cure: str = "Set") -> NoReturn:
+    """Raise what happened; out of memory in a step says what could fit."""
+    if not is_oom(error):
+        raise error
+    raise torch.cuda.OutOfMemoryError(
+        f"Not enough memory for a step, even picture by picture and with checkpointing. {cure} a "
+        "lower resolution (half of it takes about a quarter), a smaller rank, or free the memory "
+        "that others use, and queue again."
+    ) from error
 
 
 def _report(

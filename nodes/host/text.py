@@ -165,8 +165,8 @@ class HostTextEncoder:
     def release(self) -> None:
         """Eject the training parts now; the host may unload the encoder when it needs the room."""
         self._released = True
-        give_back(self._clip.patcher)
-        self._clip.patcher.injections = {}
+        if self._injection is not None:
+            self._injection.uninstall(self._clip.patcher)
 
 
 def encoder_of(model: nn.Module, key: str, width: int) -> nn.Module:

@@ -5,13 +5,12 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 
-import torch
-
 from ...training.commands import Command, Finish, Pivot
 from ...training.loop import StepReport
 from ...training.validation import best_step, is_over, stalled, validate
 from .keeper import KEPT, Keeper
 from .live import CHECKPOINT, FINISH, PIVOT, PREVIEW, Ask, LiveRun
+from .older import is_oom
 from .previews import Previewer
 from .reporter import Reporter
 from .request import Request
@@ -120,7 +119,9 @@ class Watch:
         folder = self._keeper.folder
         try:
             pictures = drawer.draw(report.run, done, folder.previews, folder.disk)
-        except torch.cuda.OutOfMemoryError:
+        except RuntimeError as error:
+            if not is_oom(error):
+                raise
             self._previewer = None
             sentence = "There is not enough memory for previews: none are drawn from here on."
             LOG.warning("%s", sentence)

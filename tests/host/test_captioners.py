@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import json
 import weakref
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +19,12 @@ from harness.captioners import FAMILIES, save_captioner
 from harness.graphs import Graph
 from harness.runner import GraphFailed, GraphInterrupted, Host
 from pack.nodes.host.captioner_folders import captioner_folder, captioner_names
+from pack.nodes.host.captioner_run import Question, run_captioner
 from pack.nodes.host.captioning import FolderCaptioner, Precision
 from pack.nodes.host.tagging import Tagger, Tagging, written
-from pack.training.dataset.captioning import Asking
+from pack.training.dataset.captioning import Asking, Order
+from pack.training.dataset.folder import read_folder
+from pack.training.dataset.presets import Preset
 
 ASKING = Asking(prompt="What is it?", max_tokens=12)
 SIZES = [(48, 64), (80, 40), (64, 64)]
@@ -200,6 +204,31 @@ def test_a_dataset_is_captioned_kept_and_written_as_asked(host, run_graph, capti
     assert [(folder / f"{n}.txt").read_text().strip() for n in range(3)] == captions
     # The report ends with what was described, to be looked at on the node.
     assert found[node, 2].endswith(f"1.png: {captions[1]}\n2.png: {captions[2]}")
+
+
+def test_a_limit_is_of_all_pictures_and_not_of_each_concept(host, captioner, tmp_path):
+    dataset = read_folder(shared(host, tmp_path, [""] * 3))
+    labelled = dataset.with_records(lambda record: replace(record, concept=record.path.stem))
+    model = FolderCaptioner(captioner_folder(captioner), Precision.FP32)
+    question = Question(preset=Preset.ANYTHING, prompt="", asking=Asking(max_tokens=8))
+    order = Order(limit=2)
+    done = run_captioner(labelled, model, None, question, order, write=False)
+    assert [bool(record.caption) for record in done.dataset.records] == [True, True, False]
+
+
+def test_a_model_that_does_not_fit_is_named_once_with_its_own_cure(
+    host, run_graph, captioner, tmp_path, monkeypatch
+):
+    folder, tried = shared(host, tmp_path, [""] * 4), []
+
+    def full(*_: Any, **__: Any) -> None:
+        tried.append(1)
+        raise torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 9 GiB")
+
+    monkeypatch.setattr(management, "load_models_gpu", full)
+    with pytest.raises(GraphFailed, match="not enough memory for tiny-blip: choose a smaller"):
+        run_graph(caption_graph(folder.name, captioner)[0])
+    assert len(tried) == 1
 
 
 def test_cancel_keeps_what_is_done_and_the_graph_goes_on(

@@ -13,6 +13,7 @@ from host.test_gradients import load_unet
 from torch import Tensor, nn
 
 from harness.runner import Loaded
+from pack.nodes.host.frozen import frozen_forward, tamed
 from pack.training.adapters.targets import Targets
 
 
@@ -69,6 +70,23 @@ def test_one_cast_weight_at_a_time_forward_and_backward(
     assert {"Linear", "Conv2d", "GroupNorm", "LayerNorm"} <= kinds
     assert casts.alive == 0
     assert 0 < casts.most <= largest
+
+
+def test_matrices_in_fast_fp8_that_share_an_input_leave_it_as_it_is():
+    """The host's own clamp it in place, so that the second sees another, and no gradient comes."""
+    draw = torch.Generator().manual_seed(0)
+    layers = [comfy.ops.fp8_ops.Linear(8, 8, bias=False) for _ in range(2)]
+    for layer in layers:
+        weight = torch.randn(8, 8, generator=draw).to(torch.float8_e4m3fn)
+        layer.weight = nn.Parameter(weight, requires_grad=False)
+    forwards = [frozen_forward(layer, tamed(layer, layer.forward)) for layer in layers]
+    x = 1000 * torch.randn(3, 8, generator=draw)
+    shared = x.clone().requires_grad_() * 1
+    shared.retain_grad()
+    sum(forward(shared) for forward in forwards).sum().backward()
+    assert torch.equal(shared.detach(), x)
+    rows = sum(layer.weight.float().sum(0) for layer in layers)
+    torch.testing.assert_close(shared.grad, rows.expand(3, 8))
 
 
 def test_a_cast_weight_that_is_kept_is_seen(sd15: Loaded, monkeypatch: pytest.MonkeyPatch):

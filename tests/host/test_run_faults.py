@@ -27,13 +27,19 @@ def after_step(monkeypatch: pytest.MonkeyPatch, step: int, act) -> None:
     monkeypatch.setattr(Reporter, "tell", tell_and_act)
 
 
-def out_of_memory_at(monkeypatch: pytest.MonkeyPatch, calls: set[int]) -> None:
-    """Raise the allocator's error in these calls of the denoiser, counted from 1."""
+ALLOCATOR = torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 20 MiB")
+DEVICE = torch.AcceleratorError("CUDA error: out of memory")
+
+
+def out_of_memory_at(
+    monkeypatch: pytest.MonkeyPatch, calls: set[int], error: Exception = ALLOCATOR
+) -> None:
+    """Raise an error for lack of memory in these calls of the denoiser, counted from 1."""
     predict, seen = HostDenoiser.predict, iter(range(1, 10_000))
 
     def short(self, *arguments, **settings):
         if next(seen) in calls:
-            raise torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 20 MiB")
+            raise error
         return predict(self, *arguments, **settings)
 
     monkeypatch.setattr(HostDenoiser, "predict", short)
@@ -59,13 +65,15 @@ def test_a_number_that_is_none_at_any_step_ends_the_run_with_its_last_good_state
     assert len(run_graph(graph)[node, 4]["loss"]) == STEPS
 
 
-@pytest.mark.parametrize("step", [1, 3, STEPS])
+@pytest.mark.parametrize(
+    ("step", "error"), [(1, ALLOCATOR), (3, ALLOCATOR), (STEPS, ALLOCATOR), (2, DEVICE)]
+)
 def test_short_memory_at_any_step_is_told_and_the_run_comes_to_its_end(
-    run_graph, host, monkeypatch, step
+    run_graph, host, monkeypatch, step, error
 ):
     graph, node = training("enough", adapter=None)
     wanted = run_graph(graph)[node, 4]["loss"]
-    out_of_memory_at(monkeypatch, {step})
+    out_of_memory_at(monkeypatch, {step}, error)
     name = f"short {step}"
     graph, node = training(name, adapter=None)
     found = run_graph(graph)[node, 4]["loss"]

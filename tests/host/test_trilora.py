@@ -5,6 +5,7 @@ from __future__ import annotations
 import comfy.model_management
 import pytest
 import torch
+from comfy_extras.nodes_model_advanced import ModelSamplingDiscrete
 
 from harness.graphs import Graph, write_pictures
 from harness.runner import Loaded
@@ -102,3 +103,19 @@ def test_a_run_is_the_same_run_whatever_another_clone_left(sd15: Loaded):
         comfy.model_management.load_models_gpu([changed])
         assert model_digest(sd15.model) == before
         assert model_digest(changed) != before
+
+
+def test_other_changes_of_a_model_make_it_another_one(sd15: Loaded):
+    """The same layers at the same strength with other numbers, and another noise schedule."""
+    name = "diffusion_model.out.2.weight"
+    shape = dict(sd15.model.model.named_parameters())[name].shape
+    with torch.inference_mode(False):
+        found = {model_digest(sd15.model)}
+        for value in (0.0, 0.5):
+            patched = sd15.model.clone()
+            patched.add_patches({name: (torch.full(shape, value),)}, 1.0)
+            found.add(model_digest(patched))
+        for kind in ("v_prediction", "eps"):
+            (sampled,) = ModelSamplingDiscrete().patch(sd15.model, kind, zsnr=kind == "eps")
+            found.add(model_digest(sampled))
+    assert len(found) == 5

@@ -120,6 +120,9 @@ class ToyDenoiser:
         before, self.saves_memory = self.saves_memory, True
         return not before
 
+    def is_out_of_memory(self, error: Exception) -> bool:
+        return isinstance(error, torch.OutOfMemoryError)
+
     def layers(self) -> list[Layer]:
         return [Layer(name=name, shape=tuple(w.shape)) for name, w in self.weights.items()]
 

@@ -27,34 +27,40 @@ class Store:
     def __init__(self, path: Path | None = None):
         self._path = path
         self._base = _open(path)
-        self._pending = 0
+        # Kept back, since what is begun and not committed locks the file for all others.
+        self._waiting: dict[tuple[str, str], tuple[str, str]] = {}
 
     def get(self, kind: str, path: Path) -> Any:
         """The fact as JSON values, None when it is not known of the file as it is now."""
+        name, stamp = _text(path), _stamp(path)
+        if (kind, name) in self._waiting:
+            found = self._waiting[kind, name]
+            return json.loads(found[1]) if found[0] == stamp else None
         row = self._base.execute(
             "SELECT value FROM facts WHERE kind = ? AND path = ? AND stamp = ?",
-            (kind, _text(path), _stamp(path)),
+            (kind, name, stamp),
         ).fetchone()
         return None if row is None else json.loads(row[0])
 
     def put(self, kind: str, path: Path, value: Any) -> None:
         """Keep a fact about the file as it is now."""
-        row = kind, _text(path), _stamp(path), json.dumps(value)
-        try:
-            self._base.execute("INSERT OR REPLACE INTO facts VALUES (?, ?, ?, ?)", row)
-        except sqlite3.OperationalError as error:
-            self._go_on_in_memory(error)
-        self._pending += 1
-        if self._pending >= 64:
+        self._waiting[kind, _text(path)] = _stamp(path), json.dumps(value)
+        if len(self._waiting) >= 64:
             self.flush()
 
     def flush(self) -> None:
         """Bring what was put to the disk."""
         try:
-            self._base.commit()
+            self._write()
         except sqlite3.OperationalError as error:
             self._go_on_in_memory(error)
-        self._pending = 0
+            self._write()
+        self._waiting.clear()
+
+    def _write(self) -> None:
+        rows = [(*place, *fact) for place, fact in self._waiting.items()]
+        with self._base:
+            self._base.executemany("INSERT OR REPLACE INTO facts VALUES (?, ?, ?, ?)", rows)
 
     def _go_on_in_memory(self, error: sqlite3.Error) -> None:
         """A disk that takes nothing more costs what was found out, never the work that asked."""

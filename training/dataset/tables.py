@@ -136,12 +136,13 @@ class Kohya:
     """meta.json: an object of objects by the pictures' names, paths or stems."""
 
     def __init__(self, before: str):
-        rows = _json(before, "meta.json") if before.strip() else {}
-        if not isinstance(rows, dict) or not all(isinstance(r, dict) for r in rows.values()):  # pyright: ignore
+        read = _json(before, "meta.json") if before.strip() else {}
+        rows = cast("dict[str, Any]", read if isinstance(read, dict) else {"": None})
+        if not all(isinstance(row, dict) for row in rows.values()):
             raise ValueError(
                 "meta.json is no table of captions by picture: correct it or choose another format."
             )
-        self._rows = cast("dict[str, dict[str, Any]]", rows)
+        self._rows: dict[str, dict[str, Any]] = rows
         self._places = Places(map(key_of, self._rows))
 
     def caption(self, record: Record) -> str:

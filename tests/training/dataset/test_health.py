@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -293,6 +294,22 @@ def test_a_second_check_decodes_no_picture_and_reads_no_file_again(
     drawing(77).save(tmp_path / "set" / "0.png")
     check(tmp_path / "set", store=Store(tmp_path / "facts.sqlite"))
     assert set(decoded) == {"0.png"}
+
+
+def test_a_store_that_is_not_closed_keeps_no_other_waiting(tmp_path: Path):
+    """As while a folder is captioned for an hour and the gallery makes its thumbnails."""
+    fill(tmp_path / "set", 2)
+    pictures = sorted((tmp_path / "set").glob("*.png"))
+    path = tmp_path / "facts.sqlite"
+    long, other = Store(path), Store(path)
+    long.put("seen", pictures[0], 1)
+    started = time.monotonic()
+    other.put("seen", pictures[1], 2)
+    other.close()
+    assert time.monotonic() - started < 10, "a locked database is waited for 30 seconds"
+    assert long.get("seen", pictures[0]) == 1 and long.get("seen", pictures[1]) == 2
+    long.close()
+    assert Store(path).get("seen", pictures[0]) == 1
 
 
 def test_a_damaged_store_is_put_aside(tmp_path: Path):
