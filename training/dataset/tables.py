@@ -136,8 +136,8 @@ class Kohya:
     """meta.json: an object of objects by the pictures' names, paths or stems."""
 
     def __init__(self, before: str):
-        read = _json(before, "meta.json") if before.strip() else {}
-        rows = cast("dict[str, Any]", read if isinstance(read, dict) else {"": None})
+        read: Any = _json(before, "meta.json") if before.strip() else {}
+        rows: dict[str, Any] = cast("Any", read) if isinstance(read, dict) else {"": None}
         if not all(isinstance(row, dict) for row in rows.values()):
             raise ValueError(
                 "meta.json is no table of captions by picture: correct it or choose another format."
