@@ -21,12 +21,13 @@ def file_input(name: str, tooltip: str, *first: str, kinds: tuple[str, ...] = ()
     return io.Combo.Input(name, options=[*first, *bundle_files(*kinds)], tooltip=tooltip)
 
 
-def token_map_input() -> io.Input:
+def token_map_input(*, optional: bool = False) -> io.Input:
     """Which rows of one tensor belong to which concept."""
     return io.String.Input(
         "token_map",
         default="",
         multiline=True,
+        optional=optional,
         tooltip="For files that hold several concepts in one tensor (_emb of diffusers' scripts): "
         "TOK = <s0><s1>, one line a concept.",
     )

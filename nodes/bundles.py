@@ -12,7 +12,7 @@ from ..bundles.containers import Container, save_bundle, warnings_for
 from ..bundles.manifest import Bundle
 from ..bundles.reading import load_bundle
 from . import sockets
-from .bundle_parts import saved_files
+from .bundle_parts import saved_files, token_map_input
 from .host.bundling import apply_bundle, read_back
 from .host.folders import bundle_files, bundle_path, bundle_state, new_bundle_path
 from .host.name_settings import Clash, NameRules, StrengthMode, parse_names
@@ -61,14 +61,7 @@ def name_rule_inputs() -> list[io.Input]:
             tooltip="What a text encoder reads for which a name has no vectors; when empty, the "
             "word that the name started from.",
         ),
-        io.String.Input(
-            "token_map",
-            default="",
-            multiline=True,
-            optional=True,
-            tooltip="For files that hold several concepts in one tensor (_emb of diffusers' "
-            "scripts): TOK = <s0><s1>, one line a concept.",
-        ),
+        token_map_input(optional=True),
     ]
 
 

@@ -10,12 +10,12 @@ from PIL import Image
 from torch import Tensor
 
 from .folders import user_folder
+from .pictures import to_tensor
 
 
 def as_image(picture: Image.Image) -> Tensor:
     """An IMAGE of one picture: (1, height, width, 3) in 0..1."""
-    pixels = torch.frombuffer(bytearray(picture.convert("RGB").tobytes()), dtype=torch.uint8)
-    return pixels.view(1, picture.height, picture.width, 3).float() / 255
+    return to_tensor(picture)[None]
 
 
 def as_mask(mask: Image.Image) -> Tensor:

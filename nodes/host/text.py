@@ -80,8 +80,7 @@ class HostTextEncoder:
 
     def word(self, key: str, number: int) -> str:
         """The word of a token id; the number where the tokenizer has no list of words."""
-        words: dict[int, str] = getattr(leaves(self._base)[key], "inv_vocab", {})
-        return str(words.get(number, number)).removesuffix("</w>")
+        return word_of(leaves(self._base)[key], number)
 
     def _tables(self) -> dict[str, Tensor]:
         """The encoders' token tables by encoder key, (vocabulary, width)."""
@@ -167,6 +166,12 @@ class HostTextEncoder:
         self._released = True
         if self._injection is not None:
             self._injection.uninstall(self._clip.patcher)
+
+
+def word_of(tokenizer: object, number: int) -> str:
+    """The word of a token id; the number where the tokenizer has no list of words."""
+    words: dict[int, str] = getattr(tokenizer, "inv_vocab", {})
+    return str(words.get(number, number)).removesuffix("</w>")
 
 
 def encoder_of(model: nn.Module, key: str, width: int) -> nn.Module:

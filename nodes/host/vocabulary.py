@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 from comfy.sd import CLIP
 
 from ...bundles.inspection import Vocabulary
 from .overlay import leaves
-from .text import encoder_of
+from .text import encoder_of, word_of
 
 
 def vocabularies(clip: CLIP) -> dict[str, Vocabulary]:
@@ -14,9 +16,8 @@ def vocabularies(clip: CLIP) -> dict[str, Vocabulary]:
     found: dict[str, Vocabulary] = {}
     for key, tokenizer in leaves(clip).items():
         encoder = encoder_of(clip.cond_stage_model, key, tokenizer.embedding_size)
-        words = tokenizer.inv_vocab
         found[key] = Vocabulary(
             table=encoder.transformer.get_input_embeddings().weight.detach(),
-            word=lambda index, words=words: str(words.get(index, index)).removesuffix("</w>"),
+            word=partial(word_of, tokenizer),
         )
     return found
