@@ -11,6 +11,8 @@ from pathlib import Path
 
 PLACEHOLDER = "TOK"
 CREW = {"robot": "ANNA", "ghost": "BEN"}
+# At places by chance: what saved workflows gave then was recorded with these pictures.
+SPREAD = False
 
 
 def demo_world(base_directory: Path, checkpoint: str, folder: str, *captioners: str) -> None:
@@ -37,7 +39,8 @@ def write_pictures(folder: Path) -> None:
     """Twelve pictures, 64 x 64, of a robot on the backgrounds that the prompt does not ask for."""
     from world.concepts import character_pictures, write_folder
 
-    write_folder(character_pictures(PLACEHOLDER, character="robot", count=12), folder)
+    pictures = character_pictures(PLACEHOLDER, character="robot", count=12, everywhere=SPREAD)
+    write_folder(pictures, folder)
 
 
 def write_crew(folder: Path) -> None:
@@ -47,7 +50,7 @@ def write_crew(folder: Path) -> None:
     pictures = [
         picture
         for character, word in CREW.items()
-        for picture in character_pictures(word, character=character, count=6)
+        for picture in character_pictures(word, character=character, count=6, everywhere=SPREAD)
     ]
     write_folder(pictures, folder)
 
