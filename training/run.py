@@ -164,9 +164,7 @@ class Run:
                 continue
             torch._foreach_mul_(grads, 1 / scale)  # pyright: ignore
             norms[part] = nn.utils.clip_grad_norm_(parameters, self.config.max_grad_norm)
-            broken = ~norms[part].isfinite()
-            for grad in grads:
-                grad.masked_fill_(broken.to(grad.device), 0)
+            clear_broken(grads, norms[part])
             key = (self.config.seed, "rounding", part, step)
             with updates(optimizer, lambda device, key=key: device_generator(device, *key)):
                 optimizer.step()
@@ -215,6 +213,16 @@ def all_captions(parts: Parts, objective: ObjectiveConfig) -> list[Caption]:
     if objective.prior is Prior.BASE:
         captions += [class_caption(caption, parts.concepts) for caption in captions]
     return captions
+
+
+def clear_broken(grads: Sequence[Tensor], norm: Tensor) -> None:
+    """Make gradients zero where their norm is no finite number, without waiting for a device.
+
+    Those of text encoders can be on another device than the norm, which is where the first is.
+    """
+    broken = ~norm.isfinite()
+    for grad in grads:
+        grad.masked_fill_(broken.to(grad.device), 0)
 
 
 def has_gradient(vectors: Mapping[str, nn.Parameter]) -> bool:

@@ -7,11 +7,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from pack.training.concepts import Concept
 from pack.training.health import EXPLODED, WINDOW, Health
 from pack.training.loop import TrainConfig, train
 from pack.training.objective import ObjectiveConfig, Prior
+from pack.training.run import clear_broken
 from pack.training.state import load_state, save_state
 from training.toys import ToyDenoiser, same, toy_data, toy_parts, trained
 
@@ -53,6 +55,14 @@ def test_out_of_memory_is_answered_picture_by_picture_with_the_same_result(prior
     assert max(len(p.output) for p in short.denoiser.predictions[-4:]) == 1
     for name, value in trained(short).items():
         torch.testing.assert_close(value, trained(plain)[name], rtol=2e-4, atol=1e-6)
+
+
+def test_gradients_on_two_devices_are_cleared_where_they_are():
+    """As when the CLIP stays on the CPU while the model trains on a GPU."""
+    with FakeTensorMode():
+        grads = [torch.ones(3, device=device) for device in ("cuda", "cpu")]
+        clear_broken(grads, torch.ones((), device="cuda"))
+        assert [grad.device.type for grad in grads] == ["cuda", "cpu"]
 
 
 def test_a_second_time_in_the_same_step_ends_the_run(monkeypatch):
