@@ -13,8 +13,10 @@ from . import drafts
 from .encoders import check_finite
 from .files import Draft, write_all
 from .keys import to_kohya
+from .lowrank import check_alphas
 from .manifest import Bundle, check_name
 from .names import SUFFIX, safe_stem
+from .peft import MAGNITUDE, magnitude_layer
 
 # Forge counts keys that fit no layer and gives the whole LoRA up above this.
 FORGE_LIMIT = 12
@@ -76,7 +78,11 @@ def save_bundle(
 
 
 def warnings_for(bundle: Bundle, container: Container) -> list[str]:
-    """Sentences about programs that refuse this form, and about names that it changes."""
+    """Sentences about programs that refuse this form, and about what it changes for others."""
+    return [*_of_container(bundle, container), *_lengths_note(bundle)]
+
+
+def _of_container(bundle: Bundle, container: Container) -> list[str]:
     if container == Container.LOOSE:
         notes = [_file_note(name) for name in bundle.embeddings]
         return [note for note in notes if note] + _lost_outputs(bundle)
@@ -109,6 +115,16 @@ def _refusals(bundle: Bundle) -> list[str]:
     return warnings
 
 
+def _lengths_note(bundle: Bundle) -> list[str]:
+    """They divide by the changed weight, which is not here, so they cannot become `dora_scale`."""
+    if not any(map(magnitude_layer, bundle.lora)):
+        return []
+    return [
+        "The LoRA is a DoRA of PEFT: Load Bundle gives its weights their lengths, and programs "
+        f"that do not know {MAGNITUDE} read a plain LoRA or refuse the file."
+    ]
+
+
 def _pair_note(bundle: Bundle) -> list[str]:
     """How to tell diffusers which rows are whose: the file itself has no place for it."""
     if not bundle.embeddings:
@@ -132,6 +148,7 @@ def _check(bundle: Bundle, path: Path, dtype: torch.dtype | None) -> None:
         raise ValueError(f"A LoRA cannot be saved as {dtype}: choose float16, bfloat16 or float32.")
     if not bundle.lora and not bundle.names:
         raise ValueError("The bundle holds no LoRA and no embedding: there is nothing to save.")
+    check_alphas(bundle.lora)
     for kind in (bundle.embeddings, bundle.outputs):
         for name, vectors in kind.items():
             check_name(name)

@@ -169,7 +169,7 @@ def _processors(lora: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 def joined_rows(bundle: Bundle) -> dict[str, Tensor]:
     """The rows of all names one after the other; ValueError where encoders do not match."""
-    encoders = {tuple(vectors) for vectors in bundle.embeddings.values()}
+    encoders = {frozenset(vectors) for vectors in bundle.embeddings.values()}
     counts = {tuple(len(r) for r in v.values()) for v in bundle.embeddings.values()}
     if len(encoders) > 1 or any(len(set(one)) > 1 for one in counts):
         raise ValueError(

@@ -8,7 +8,6 @@ from enum import Enum
 
 from torch import Tensor
 
-from .keys import KOHYA_FAMILIES, to_generic
 from .lowrank import (
     LoraFile,
     LowRank,
@@ -20,6 +19,7 @@ from .lowrank import (
     trim,
 )
 from .manifest import Bundle, Entry, check_name
+from .spellings import one_spelling
 
 
 class NameClash(str, Enum):
@@ -100,8 +100,8 @@ def merge_bundles(
             f"The bundles are made for {' and '.join(families)}: only bundles of one family merge."
         )
     family = families[0] if families else ""
-    files = [split_lora(_generic(bundle.lora, family)) for bundle in bundles]
-    merged = _merge_layers(files, weights, rank)
+    files = [split_lora(bundle.lora) for bundle in bundles]
+    merged = _merge_layers(_alike(files, family), weights, rank)
     made = _union(bundles, clash)
     title = ", ".join(filter(None, (bundle.source for bundle in bundles)))
     header = {"modelspec.merged_from": title} if title else {}
@@ -110,18 +110,22 @@ def merge_bundles(
     )
 
 
-def _generic(lora: Mapping[str, Tensor], family: str) -> dict[str, Tensor]:
-    """One spelling for all, so that equal layers meet."""
-    return to_generic(lora, family) if family in KOHYA_FAMILIES else dict(lora)
-
-
-def _merge_layers(files: Sequence[LoraFile], weights: Sequence[float], rank: int) -> LoraFile:
+def _alike(files: Sequence[LoraFile], family: str) -> list[LoraFile]:
+    """One spelling for all, so that equal layers meet; ValueError for what has no factors."""
     for file in files:
         if file.rest:
             raise ValueError(
                 f"{next(iter(file.rest))} is no pair of low-rank factors (LoHa, LoKr, DoRA and "
                 "full deltas are none), so it cannot be merged: turn it into a plain LoRA first."
             )
+    names = one_spelling([list(file.layers) for file in files], family)
+    return [
+        replace(file, layers={known[stem]: layer for stem, layer in file.layers.items()})
+        for file, known in zip(files, names, strict=True)
+    ]
+
+
+def _merge_layers(files: Sequence[LoraFile], weights: Sequence[float], rank: int) -> LoraFile:
     names = dict.fromkeys(name for file in files for name in file.layers)
     layers: dict[str, LowRank] = {}
     for name in names:

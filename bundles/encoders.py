@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -9,8 +10,10 @@ import torch
 from torch import Tensor
 
 CLIP_BY_WIDTH = {768: "clip_l", 1280: "clip_g", 1024: "clip_h"}
-# Keys that name no encoder, written for models that have one; OneTrainer misspells the second.
-ANONYMOUS = frozenset({"string_to_param.*", "emb_params", "emp_params"})
+# Keys that name no encoder, written for models that have one; OneTrainer misspells one of them.
+ANONYMOUS = frozenset({"string_to_param.*", "emb_params", "emp_params", "*"})
+TOKEN = re.compile(r"<[^<>]+>")
+"""A key of diffusers' textual inversion, which names no encoder either."""
 _CLIP = frozenset(CLIP_BY_WIDTH.values())
 _ALIASES = {"t5": "t5xxl", "gemma": "gemma2_2b"}
 # Keys that say which of several CLIP encoders they are for: cog-sdxl's, and diffusers' folders'.
@@ -19,7 +22,14 @@ NAMED = frozenset({*_CLIP, *_ALIASES, *_ALIASES.values(), "llama"})
 OUTPUT = "_out"
 _OTHER_WIDTHS = frozenset({768, 1280})
 
+_COUNT = re.compile(r"(?:.+\.)?(?:step|string_to_token\..+)")
+
 Vectors = Mapping[str, Tensor]
+
+
+def is_count(key: str, tensor: Tensor) -> bool:
+    """Whether a tensor is a single number that old trainers wrote so: a token or the step."""
+    return tensor.numel() == 1 and _COUNT.fullmatch(key) is not None
 
 
 def trainer_key(encoder: str) -> str:
@@ -29,12 +39,13 @@ def trainer_key(encoder: str) -> str:
 
 def encoder_of(key: str, width: int) -> str:
     """The encoder's key in the host; SD2's vectors may come as `clip_l`, Flux's as `clip_g`."""
-    if key in _CLIP or key in ANONYMOUS or key in _NUMBERED:
+    anonymous = key in ANONYMOUS or key in _NUMBERED or TOKEN.fullmatch(key)
+    if key in _CLIP or anonymous:
         key = CLIP_BY_WIDTH.get(width, key)
     elif key in _ALIASES and width in _OTHER_WIDTHS:
         # OneTrainer writes HiDream's CLIP-G under `t5_out`; no T5 and no Gemma is as narrow.
         key = CLIP_BY_WIDTH[width]
-    if key in ANONYMOUS or key in _NUMBERED:
+    if anonymous and width not in CLIP_BY_WIDTH:
         known = ", ".join(str(width) for width in sorted(CLIP_BY_WIDTH))
         raise ValueError(f"vectors of width {width} fit no known text encoder ({known} do).")
     return _ALIASES.get(key, key)

@@ -11,15 +11,15 @@ DIFFUSERS_STYLE = frozenset({"sd15", "sd2"})
 SGM_STYLE = frozenset({"sdxl"})
 KOHYA_FAMILIES = DIFFUSERS_STYLE | SGM_STYLE
 
-_UNET, _UNET_KOHYA = "diffusion_model.", "lora_unet_"
+UNET, UNET_KOHYA = "diffusion_model.", "lora_unet_"
 _TEXT_KOHYA = {
     "sd15": {"clip_l": "lora_te_"},
     "sd2": {"clip_h": "lora_te_"},
     "sdxl": {"clip_l": "lora_te1_", "clip_g": "lora_te2_"},
 }
 _SUFFIX = re.compile(
-    r"\.(?:lora_(?:up|down|mid)\.weight|alpha|dora_scale|reshape_weight|rescale|diff|diff_b|w_norm|b_norm|set_weight"
-    r"|hada_\w+|lokr_\w+|oft_\w+)$"
+    r"\.(?:lora_(?:up|down|mid)\.weight|alpha|dora_scale|lora_magnitude_vector|reshape_weight|rescale"
+    r"|diff|diff_b|w_norm|b_norm|set_weight|hada_\w+|lokr_\w+|oft_\w+|[ab][12]\.weight)$"
 )
 _TEXT = re.compile(
     r"text_encoders\.(\w+)\.transformer\.text_model\.encoder\.layers\.(\d+)\."
@@ -42,13 +42,33 @@ _SINGLE = {
     "input_blocks.0.0": "conv_in",
     "time_embed.0": "time_embedding.linear_1",
     "time_embed.2": "time_embedding.linear_2",
+    "label_emb.0.0": "add_embedding.linear_1",
+    "label_emb.0.2": "add_embedding.linear_2",
+    "out.0": "conv_norm_out",
     "out.2": "conv_out",
 }
+_SINGLE_BACK = {
+    "class_embedding_linear_1": "label_emb.0.0",
+    "class_embedding_linear_2": "label_emb.0.2",
+    **{words.replace(".", "_"): name for name, words in _SINGLE.items()},
+}
 _MIDDLE = {"0": "resnets.0", "1": "attentions.0", "2": "resnets.1"}
+# The upsampler follows the attention, which each family's UNet lacks on one level on the way up.
+_UNATTENDED = {"sd15": 0, "sd2": 0, "sdxl": 2}
 # The words of both UNets' module names, so that "_" within a word is told from "_" between two.
 _WORD = re.compile(
     r"input_blocks|middle_block|output_blocks|transformer_blocks|time_embed|label_emb|in_layers|emb_layers|out_layers"
     r"|skip_connection|proj_in|proj_out|to_q|to_k|to_v|to_out|[a-z]+\d*|\d+"
+)
+_INSIDE = re.compile(
+    r"norm|proj_in|proj_out"
+    r"|transformer_blocks\.\d+\.(?:norm[123]|attn[12]\.(?:to_[qkv]|to_out\.0)|ff\.net\.(?:0\.proj|2))"
+)
+_WITHIN_RESIDUAL = "|".join(map(re.escape, _RESIDUAL))
+_MODULE = re.compile(
+    rf"(?:(?:in|out)put_blocks\.\d+|middle_block)\.1\.(?:{_INSIDE.pattern})"
+    rf"|(?:(?:in|out)put_blocks\.\d+\.0|middle_block\.[02])\.(?:{_WITHIN_RESIDUAL})"
+    r"|input_blocks\.\d+\.0\.op|output_blocks\.\d+\.[12]\.conv"
 )
 
 
@@ -68,9 +88,9 @@ def kohya_key(key: str, family: str) -> str:
     if family not in KOHYA_FAMILIES or suffix is None:
         return key
     module = key[: suffix.start()]
-    if module.startswith(_UNET):
-        name = module.removeprefix(_UNET)
-        name = _UNET_KOHYA + _blocks(name, family).replace(".", "_")
+    if module.startswith(UNET):
+        name = module.removeprefix(UNET)
+        name = UNET_KOHYA + _blocks(name, family).replace(".", "_")
     else:
         name = _text_kohya(module, family)
     return name + suffix.group() if name else key
@@ -81,8 +101,9 @@ def generic_key(key: str, family: str) -> str:
     stem, dot, suffix = key.partition(".")
     if family not in KOHYA_FAMILIES or not dot:
         return key
-    if stem.startswith(_UNET_KOHYA):
-        name = _unet_generic(stem.removeprefix(_UNET_KOHYA))
+    if stem.startswith(UNET_KOHYA):
+        module = unet_module(stem.removeprefix(UNET_KOHYA), family)
+        name = module and UNET + module
     else:
         name = _text_generic(stem, family)
     return f"{name}.{suffix}" if name else key
@@ -90,7 +111,7 @@ def generic_key(key: str, family: str) -> str:
 
 def diffusers_module(module: str) -> str:
     """A UNet's module in diffusers' dotted words, for the standard layout of SD and SDXL."""
-    return _diffusers_block(module.removeprefix(_UNET))
+    return _diffusers_block(module.removeprefix(UNET))
 
 
 def _renamed(
@@ -149,38 +170,54 @@ def _text_generic(stem: str, family: str) -> str:
     return ""
 
 
-def _unet_generic(stem: str) -> str:
-    for name, kohya in _SINGLE.items():
-        if stem == kohya.replace(".", "_"):
-            return _UNET + name
-    return _UNET + (_sgm_block(stem) or ".".join(_WORD.findall(stem)))
+def unet_module(stem: str, family: str = "") -> str:
+    """A module of the host's UNet by its name in diffusers' or sgm's words, joined by "_".
 
-
-def _sgm_block(stem: str) -> str:
-    """A module of diffusers' UNet in sgm's dotted words, "" for any other name."""
-    found = re.fullmatch(r"(down_blocks_\d+|up_blocks_\d+|mid_block)_([a-z]+)_(\d+)_(\w+)", stem)
-    if found is None:
+    "" for a name of neither kind, and without a family for one that means two modules.
+    """
+    if stem in _SINGLE_BACK:
+        return _SINGLE_BACK[stem]
+    dotted = ".".join(_WORD.findall(stem))
+    if dotted.replace(".", "_") != stem:
         return ""
-    block, kind, number, inner = found.groups()
-    side, level = block.split("_")[0], int(block.split("_")[-1]) if block != "mid_block" else 0
-    place = _sgm_place(side, level, kind, int(number))
-    residual = {new: old for old, new in _RESIDUAL.items()}
+    return dotted if dotted in _SINGLE or _MODULE.fullmatch(dotted) else _sgm_block(stem, family)
+
+
+def _sgm_block(stem: str, family: str) -> str:
+    """A module of diffusers' UNet in sgm's dotted words, "" for any other name."""
+    found = re.fullmatch(r"(down|up|mid)_block(?:s_(\d+))?_([a-z]+)_(\d+)_(\w+)", stem)
+    if found is None or (found[1] == "mid") != (found[2] is None):
+        return ""
+    side, kind, number, inner = found[1], found[3], int(found[4]), found[5]
+    level = int(found[2] or 0)
     if kind == "resnets":
-        return f"{place}.{residual.get(inner, inner)}"
+        residual = {new: old for old, new in _RESIDUAL.items()}.get(inner, "")
+        return residual and f"{_sgm_place(side, level, kind, number)}.{residual}"
     if kind == "attentions":
-        return f"{place}.{'.'.join(_WORD.findall(inner))}"
-    return place
+        inside = ".".join(_WORD.findall(inner))
+        known = _INSIDE.fullmatch(inside) and (side != "mid" or number == 0)
+        return f"{_sgm_place(side, level, kind, number)}.{inside}" if known else ""
+    return (
+        _sampler(side, level, family)
+        if f"{kind}_{number}_{inner}" == f"{side}samplers_0_conv"
+        else ""
+    )
 
 
 def _sgm_place(side: str, level: int, kind: str, number: int) -> str:
-    if side == "mid":
-        return f"middle_block.{1 if kind == 'attentions' else 2 * number}"
     slot = 1 if kind == "attentions" else 0
+    if side == "mid":
+        return f"middle_block.{1 if slot else 2 * number}"
     if side == "down":
-        layer = number if kind != "downsamplers" else _LEVEL - 1
-        inner = ".op" if kind == "downsamplers" else ""
-        return f"input_blocks.{1 + level * _LEVEL + layer}.{slot}{inner}"
-    if kind != "upsamplers":
-        return f"output_blocks.{level * _LEVEL + number}.{slot}"
-    # The upsampler follows the attention, which SD1.x and SD2 lack on their lowest level.
-    return f"output_blocks.{level * _LEVEL + _LEVEL - 1}.{2 if level else 1}.conv"
+        return f"input_blocks.{1 + level * _LEVEL + number}.{slot}"
+    return f"output_blocks.{level * _LEVEL + number}.{slot}"
+
+
+def _sampler(side: str, level: int, family: str) -> str:
+    """The last module of a level."""
+    last = level * _LEVEL + _LEVEL - 1
+    if side == "down":
+        return f"input_blocks.{1 + last}.0.op"
+    if side == "mid" or (not family and level in _UNATTENDED.values()):
+        return ""
+    return f"output_blocks.{last}.{1 if level == _UNATTENDED.get(family) else 2}.conv"

@@ -69,6 +69,7 @@ class LoraFile:
 
 def split_lora(lora: Mapping[str, Tensor]) -> LoraFile:
     """Find the layers of a LoRA in any usual spelling; ValueError for factors that do not fit."""
+    check_alphas(lora)
     layers: dict[str, LowRank] = {}
     used: set[str] = set()
     for key in lora:
@@ -80,6 +81,16 @@ def split_lora(lora: Mapping[str, Tensor]) -> LoraFile:
         layers[stem] = _read(stem, lora[key], lora[down], lora.get(alpha), lora.get(mid))
         used |= {key, down, alpha, mid}
     return LoraFile(layers=layers, rest={k: t for k, t in lora.items() if k not in used})
+
+
+def check_alphas(lora: Mapping[str, Tensor]) -> None:
+    """Refuse an alpha that is no single number, of which no loader says what is wrong."""
+    for key, tensor in lora.items():
+        if key.endswith(".alpha") and tensor.numel() != 1:
+            raise ValueError(
+                f"{key} holds {tensor.numel()} numbers, and the alpha of a layer is one: the file "
+                "is damaged, copy it again."
+            )
 
 
 def join_lora(file: LoraFile) -> dict[str, Tensor]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 
 from torch import Tensor
@@ -9,7 +10,16 @@ from torch import Tensor
 from .keys import KOHYA_FAMILIES, diffusers_module
 
 UNET = "unet."
-FACTORS = ("lora_A.weight", "lora_B.weight", "lora_magnitude_vector")
+MAGNITUDE = "lora_magnitude_vector"
+"""The lengths of a DoRA, which divide W + s B A; those under `dora_scale` divide W by itself."""
+FACTORS = ("lora_A.weight", "lora_B.weight", MAGNITUDE)
+_MAGNITUDE = re.compile(rf"\.{MAGNITUDE}(?:\.\w+){{0,2}}$")
+
+
+def magnitude_layer(key: str) -> str:
+    """The layer whose lengths are under a key, "" for any other tensor."""
+    found = _MAGNITUDE.search(key)
+    return key[: found.start()] if found else ""
 
 
 def to_peft(layers: Mapping[str, Mapping[str, Tensor]], family: str) -> dict[str, Tensor]:

@@ -11,12 +11,15 @@ from typing import cast
 from torch import Tensor
 
 from .dialects import Parts, Source, Together, find_dialect, find_together
+from .dialects.invoke import PARTS
+from .dialects.peft import CONFIG
 from .dialects.pt import SUFFIXES as TORCH_SUFFIXES
 from .dialects.pt import read_torch
 from .diffusers_keys import PEFT_PREFIX, from_peft, to_known_keys
 from .encoders import sort_vectors
 from .family import guess_family
 from .files import read_safetensors
+from .lowrank import check_alphas
 from .manifest import Bundle, Entry
 from .metadata import Index, kept_header, read_index
 from .names import SUFFIX
@@ -40,8 +43,9 @@ def load_bundle(path: Path, *, token_map: str = "", finite: bool = True) -> Bund
     """A file of any known form, with the files that its trainer put beside it, or their folder.
 
     LoRA keys stay as they are where a loader knows them, and `notes` says what was left out.
-    `token_map` (`TOK = <s0><s1>`) splits an embedding that holds several concepts. NaN is refused
-    unless `finite` is off. ValueError for what is damaged, unknown or ambiguous.
+    `token_map` (`TOK = <s0><s1>`) splits an embedding that holds several concepts. NaN and an
+    alpha that is no number are refused unless `finite` is off. ValueError for what is damaged,
+    unknown or ambiguous.
     """
     if not path.exists():
         raise FileNotFoundError(f"There is no file {path}: check the name and the folder.")
@@ -90,12 +94,7 @@ def _read_together(
     title: str, files: Together, token_map: TokenMap, opener: Callable[[Path], Source]
 ) -> Found:
     others = ", ".join(path.name for path in files.files[1:])
-    found = Found(parts=Parts(lora={}, embeddings={}))
-    for path in files.loras:
-        source = opener(path)
-        found.parts.lora.update(_lora(path, source))
-        if path == files.loras[0]:
-            found.index, found.header = read_index(source.metadata), kept_header(source.metadata)
+    found, notes = _read_loras(files, opener), [f"Read as {title}, together with {others}."]
     chosen, entries = token_map or files.token_map, list[Entry]()
     for path in files.embeddings:
         source = opener(path)
@@ -103,7 +102,6 @@ def _read_together(
         _add_names(found.parts, parts, files.names.get(path), path)
         entries += parts.entries
         chosen = chosen or _own_map(source)
-    notes = [f"Read as {title}, together with {others}."]
     joined = replace(found.parts, entries=(*entries,))
     if chosen:
         joined = _split(joined, chosen)
@@ -113,22 +111,44 @@ def _read_together(
     return found
 
 
+def _read_loras(files: Together, opener: Callable[[Path], Source]) -> Found:
+    """The LoRA of all files; the header is that of the first."""
+    found, adapters, notes = Found(parts=Parts(lora={}, embeddings={})), dict[str, Tensor](), ()
+    for path in files.loras:
+        source = opener(path)
+        if path == files.loras[0]:
+            found.index, found.header = read_index(source.metadata), kept_header(source.metadata)
+        if _is_configured(path, source):
+            adapters |= _from_peft(path, source)
+            continue
+        parts = find_dialect(source).read(source)
+        found.parts.lora.update(parts.lora)
+        notes += parts.notes
+    # All parts of a pipeline at once: the UNet alone tells the family.
+    found.parts.lora.update(to_known_keys(adapters))
+    found.parts = replace(found.parts, notes=notes)
+    return found
+
+
+def _is_configured(path: Path, source: Source) -> bool:
+    named = any(key.startswith(PEFT_PREFIX) for key in source.tensors)
+    return named and path.with_name(CONFIG).is_file()
+
+
 def _own_map(source: Source) -> TokenMap:
     """What our own `_emb` files say in their header."""
     return json_token_map(source.metadata.get(TOKEN_MAP, "{}"))
 
 
-def _lora(path: Path, source: Source) -> dict[str, Tensor]:
-    if not any(key.startswith(PEFT_PREFIX) for key in source.tensors):
-        return find_dialect(source).read(source).lora
-    config = path.with_name("adapter_config.json")
-    made = from_peft(source.tensors, _json(config), path.parent.name)
-    return to_known_keys(made)
+def _from_peft(path: Path, source: Source) -> dict[str, Tensor]:
+    """An adapter with what its configuration tells; the folder is called as its part of it."""
+    part = path.parent.name if path.parent.name in PARTS else ""
+    return from_peft(source.tensors, _json(path.with_name(CONFIG)), part)
 
 
 def _json(path: Path) -> dict[str, object]:
-    if not path.is_file() or path.stat().st_size > _MAX_CONFIG:
-        raise ValueError(f"{path.name} is missing beside the adapter, so its alpha is not known.")
+    if path.stat().st_size > _MAX_CONFIG:
+        raise ValueError(f"{path.name} is too long for a configuration: save the adapter anew.")
     try:
         parsed: object = json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:
@@ -174,6 +194,8 @@ def _many_rows(embeddings: Mapping[str, Mapping[str, Tensor]]) -> list[str]:
 
 def _bundle(found: Found, finite: bool) -> Bundle:
     parts, index = found.parts, found.index
+    if finite:
+        check_alphas(parts.lora)
     vectors = sort_vectors(parts.embeddings, finite=finite)
     absent = _absent(index, parts.embeddings)
     return Bundle(

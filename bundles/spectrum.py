@@ -23,6 +23,7 @@ from .lowrank import (
     split_lora,
     trim,
 )
+from .peft import MAGNITUDE, magnitude_layer
 
 CELL, COLUMNS, MARGIN = (240, 140), 4, 38
 DECADES = 4
@@ -146,6 +147,8 @@ def spectrum_report(trimmed: Trimmed) -> str:
     ]
     if trimmed.left:
         lines.append(f"{trimmed.left} tensors are no low-rank factors and stay as they are")
+    if any(map(magnitude_layer, trimmed.lora)):
+        lines.append(f"a DoRA of PEFT: only Load Bundle reads the lengths under {MAGNITUDE}")
     for block, stems in by_block(trimmed.before).items():
         size = _size([trimmed.before[stem] for stem in stems])
         had = sum(len(trimmed.before[stem].values) for stem in stems)

@@ -41,12 +41,16 @@ class Parts:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Dialect:
-    """One form of file; a fallback is asked only when no other dialect recognizes the file."""
+    """One form of file; a fallback is asked only when no other dialect recognizes the file.
+
+    A certain one is told by a field of the header, whatever its tensors look like besides.
+    """
 
     title: str
     recognizes: Callable[[Source], bool]
     read: Callable[[Source], Parts]
     fallback: bool = False
+    certain: bool = False
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -81,7 +85,8 @@ class FolderDialect:
 def find_dialect(source: Source) -> Dialect:
     """The one dialect of a file; ValueError where none or several fit: nothing is guessed."""
     fitting = [dialect for dialect in dialects() if dialect.recognizes(source)]
-    fitting = [dialect for dialect in fitting if not dialect.fallback] or fitting
+    certain = [dialect for dialect in fitting if dialect.certain]
+    fitting = certain or [dialect for dialect in fitting if not dialect.fallback] or fitting
     if len(fitting) > 1:
         titles = " and ".join(dialect.title for dialect in fitting)
         raise ValueError(f"the file reads as {titles} alike, so it is not clear what it holds.")
@@ -90,6 +95,16 @@ def find_dialect(source: Source) -> Dialect:
         known = ", ".join(dialect.title for dialect in dialects())
         raise ValueError(f"this kind of file is not known (first keys: {keys}); known are {known}.")
     return fitting[0]
+
+
+def read_rest(source: Source) -> Parts:
+    """What lies beside a bundle's embeddings, read as a file of its own would be.
+
+    A LoRA in words that no dialect knows stays as it is, for a loader that may know them.
+    """
+    if any(dialect.recognizes(source) for dialect in dialects()):
+        return find_dialect(source).read(source)
+    return Parts(lora=dict(source.tensors), embeddings={})
 
 
 def find_together(path: Path) -> tuple[str, Together] | None:

@@ -5,12 +5,18 @@ OneTrainer writes it, and LyCORIS' tools pack a LoRA and embedding files into it
 
 from __future__ import annotations
 
+import re
+from dataclasses import replace
+
 from torch import Tensor
 
-from . import Dialect, Parts, Source
+from ..encoders import NAMED, TOKEN, is_count
+from . import Dialect, Parts, Source, read_rest
 
 PREFIX = "bundle_emb."
 _TEXTUAL_INVERSION = ".string_to_param.*"
+# diffusers' embedding packed by its key, in which dots may be.
+_TOKEN_LAST = re.compile(rf"(.+)\.({TOKEN.pattern})")
 
 
 def embedding_key(name: str, encoder: str) -> str:
@@ -23,6 +29,8 @@ def split_key(key: str) -> tuple[str, str]:
     rest = key.removeprefix(PREFIX)
     if rest.endswith(_TEXTUAL_INVERSION):
         name, encoder = rest.removesuffix(_TEXTUAL_INVERSION), _TEXTUAL_INVERSION[1:]
+    elif found := _TOKEN_LAST.fullmatch(rest):
+        name, encoder = found.groups()
     else:
         name, _, encoder = rest.rpartition(".")
     if not name or not encoder:
@@ -31,19 +39,27 @@ def split_key(key: str) -> tuple[str, str]:
 
 
 def _recognizes(source: Source) -> bool:
-    return any(key.startswith(PREFIX) for key in source.tensors)
+    return any(map(_is_embedding, source.tensors))
 
 
 def _read(source: Source) -> Parts:
-    lora: dict[str, Tensor] = {}
     embeddings: dict[str, dict[str, Tensor]] = {}
     for key, tensor in source.tensors.items():
-        if key.startswith(PREFIX):
+        if _is_embedding(key) and not is_count(key, tensor):
             name, encoder = split_key(key)
-            embeddings.setdefault(name, {})[encoder] = tensor
-        else:
-            lora[key] = tensor
-    return Parts(lora=lora, embeddings=embeddings)
+            embeddings.setdefault(name, {})[_own(name, encoder)] = tensor
+    others = {key: t for key, t in source.tensors.items() if not _is_embedding(key)}
+    rest = read_rest(replace(source, tensors=others))
+    return replace(rest, embeddings={**rest.embeddings, **embeddings})
+
+
+def _own(name: str, encoder: str) -> str:
+    """The one key of diffusers' embedding is its token, which may be any word."""
+    return "emb_params" if encoder == name and encoder not in NAMED else encoder
+
+
+def _is_embedding(key: str) -> bool:
+    return key.startswith(PREFIX)
 
 
 DIALECT = Dialect(title="a bundle (bundle_emb)", recognizes=_recognizes, read=_read)

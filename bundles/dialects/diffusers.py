@@ -9,13 +9,12 @@ import re
 from pathlib import Path
 
 from ..diffusers_keys import is_diffusers_lora, to_known_keys, with_alphas
-from ..encoders import ANONYMOUS, CLIP_BY_WIDTH, NAMED
+from ..encoders import ANONYMOUS, CLIP_BY_WIDTH, NAMED, TOKEN
 from . import Dialect, FolderDialect, Parts, Source, Tensors, Together
 from .plain import is_adapter
 
 EMBEDDINGS = "_emb"
 _WEIGHTS = "pytorch_lora_weights.safetensors"
-_TOKEN = re.compile(r"<[^<>]+>")
 
 
 def _is_lora(source: Source) -> bool:
@@ -35,7 +34,7 @@ def is_token(tensors: Tensors) -> bool:
     if not tensors or is_adapter(tensors):
         return False
     keys, known = list(tensors), NAMED | ANONYMOUS
-    named = all(_TOKEN.fullmatch(key) for key in keys)
+    named = all(TOKEN.fullmatch(key) for key in keys)
     alone = len(keys) == 1 and keys[0] not in known and not re.search(r"[.:]", keys[0])
     return (named or alone) and all(_is_vector(tensors[key].shape) for key in keys)
 

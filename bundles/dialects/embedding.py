@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import re
 
-from ..encoders import ANONYMOUS, CLIP_BY_WIDTH, NAMED, OUTPUT
+from torch import Tensor
+
+from ..encoders import ANONYMOUS, CLIP_BY_WIDTH, NAMED, OUTPUT, is_count
 from ..manifest import Entry
 from ..metadata import read_index
 from . import Dialect, Parts, Source
@@ -18,7 +20,7 @@ _SNAPSHOT = re.compile(r"-\d+$")
 
 def _recognizes(source: Source) -> bool:
     ours = read_index(source.metadata).kind == KIND
-    tensors = source.tensors
+    tensors = vectors_of(source)
     return bool(tensors) and all(_is_encoder(key, ours) and _fits(source, key) for key in tensors)
 
 
@@ -38,7 +40,12 @@ def _read(source: Source) -> Parts:
     name = entries[0].name if len(entries) == 1 else own_name(source)
     placeholder = source.metadata.get("name", "").strip('"')
     known = (Entry(name=name, placeholder=placeholder),) if placeholder not in ("", name) else ()
-    return Parts(lora={}, embeddings={name: dict(source.tensors)}, entries=known)
+    return Parts(lora={}, embeddings={name: vectors_of(source)}, entries=known)
+
+
+def vectors_of(source: Source) -> dict[str, Tensor]:
+    """The tensors but for the numbers among them."""
+    return {key: tensor for key, tensor in source.tensors.items() if not is_count(key, tensor)}
 
 
 def own_name(source: Source) -> str:

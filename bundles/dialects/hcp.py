@@ -6,15 +6,15 @@ Its embeddings for SD1.5 are A1111's `.pt` files, and its LoRA is a file of its 
 from __future__ import annotations
 
 from . import Dialect, Parts, Source
-from .embedding import own_name
+from .embedding import own_name, vectors_of
 
 KEY = "string_to_param.*"
 _CLIP_L, _BOTH = 768, 768 + 1280
 
 
 def _recognizes(source: Source) -> bool:
-    found = source.tensors.get(KEY)
-    return found is not None and len(source.tensors) == 1 and found.shape[-1:] == (_BOTH,)
+    found = vectors_of(source)
+    return list(found) == [KEY] and found[KEY].shape[-1:] == (_BOTH,)
 
 
 def _read(source: Source) -> Parts:

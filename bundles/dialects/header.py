@@ -6,13 +6,13 @@ import base64
 import json
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import cast
 
 import torch
 from torch import Tensor
 
-from . import Dialect, Parts, Source
-from .plain import is_adapter
+from . import Dialect, Parts, Source, read_rest
 
 FIELD = "pivotal.embeddings"
 DTYPES = {"F32": torch.float32, "F16": torch.float16}
@@ -65,11 +65,15 @@ def _unpacked(value: object) -> Tensor:
 
 
 def _recognizes(source: Source) -> bool:
-    return FIELD in source.metadata and (not source.tensors or is_adapter(source.tensors))
+    return FIELD in source.metadata
 
 
 def _read(source: Source) -> Parts:
-    return Parts(lora=dict(source.tensors), embeddings=unpack(source.metadata[FIELD]))
+    others = {key: text for key, text in source.metadata.items() if key != FIELD}
+    rest = read_rest(replace(source, metadata=others))
+    return replace(rest, embeddings={**rest.embeddings, **unpack(source.metadata[FIELD])})
 
 
-DIALECT = Dialect(title="a LoRA with embeddings in its header", recognizes=_recognizes, read=_read)
+DIALECT = Dialect(
+    title="a LoRA with embeddings in its header", recognizes=_recognizes, read=_read, certain=True
+)

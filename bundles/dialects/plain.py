@@ -7,11 +7,12 @@ import re
 from ..diffusers_keys import with_alphas
 from . import Dialect, Parts, Source, Tensors
 
-# What the host's loaders know a layer by: LoRA in its spellings, LoHa, LoKr, OFT, full deltas.
+# What the host's loaders know a layer by: LoRA in its spellings, LoHa, LoKr, OFT, GLoRA, norms,
+# full deltas.
 _ADAPTER_KEY = re.compile(
     r"lora_(?:up|down)\.weight$|lora_[AB](?:\.\w+)?(?:\.weight)?$|[._]lora\.(?:up|down)\.weight$"
     r"|lora_linear_layer\.(?:up|down)\.weight$|\.hada_w[12]_[ab]$|\.lokr_w[12](?:_[ab])?$"
-    r"|\.oft_(?:blocks|diag)$|\.diff(?:_b)?$"
+    r"|\.oft_(?:blocks|diag)$|\.[ab][12]\.weight$|\.[wb]_norm$|\.diff(?:_b)?$"
 )
 
 

@@ -77,6 +77,8 @@ def _check_targets(metadata: Metadata) -> None:
             parsed: object = json.loads(text) if 0 < len(text) < 10_000 else []
         except (ValueError, RecursionError):
             parsed = [text]
+        if parsed and not isinstance(parsed, list):
+            parsed = [text]
         found = {str(one) for one in cast("list[object]", parsed)} if parsed else classes
         if not found <= classes:
             raise ValueError(

@@ -15,9 +15,12 @@ from comfy.sd import CLIP
 from comfy.weight_adapter.lora import LoRAAdapter
 from torch import Tensor
 
+from ...bundles.diffusers_keys import PEFT_PREFIX, layer_of
+from ...bundles.lowrank import check_alphas
 from ...bundles.manifest import Bundle
 from ...bundles.reading import load_bundle
 from .families import check_bundle
+from .lengths import as_scales, with_lengths
 from .name_settings import NameRules
 from .naming import bind_names
 
@@ -48,10 +51,11 @@ def add_lora(
     """
     if not lora or not (strength_model or strength_clip):
         return []
+    check_alphas(lora)
     keys = comfy.lora.model_lora_keys_unet(model.model, {})
     keys = comfy.lora.model_lora_keys_clip(clip.cond_stage_model, keys)
     converted = comfy.lora_convert.convert_lora(dict(lora))
-    patches = comfy.lora.load_lora(converted, keys, log_missing=False)
+    patches, unused = _load(converted, keys)
     if not patches:
         raise ValueError(
             "None of the bundle's LoRA fits this model: the bundle belongs to another model family."
@@ -64,21 +68,56 @@ def add_lora(
     misfit = [key for key in patches if key not in patched]
     if misfit:
         raise ValueError(f"The bundle's weights for {misfit[0]} do not fit this model.")
-    return _unused(converted, keys)
+    return unused
 
 
-def _unused(lora: Mapping[str, Tensor], keys: Mapping[str, Any]) -> list[str]:
-    """A sentence about the tensors whose layer these models do not have."""
-    left = [key for key in lora if not _known(key, keys)]
+class _Read(dict[str, Tensor]):
+    """A LoRA that notes which of its tensors the host's loader takes."""
+
+    def __init__(self, lora: Mapping[str, Tensor]) -> None:
+        super().__init__(lora)
+        self.taken: set[str] = set()
+
+    def __getitem__(self, key: str) -> Tensor:
+        if key not in self:
+            raise ValueError(
+                f"The bundle's LoRA lacks {key}, a part of a layer that it holds: the file is "
+                "damaged, copy it again."
+            )
+        self.taken.add(key)
+        return super().__getitem__(key)
+
+    def get(self, key: str, default: Any = None) -> Any:
+        if key not in self:
+            return default
+        return self[key]
+
+
+def _load(lora: Mapping[str, Tensor], keys: Mapping[str, Any]) -> tuple[dict[Any, Any], list[str]]:
+    """The host's patches, and a sentence about the tensors that it had no use for."""
+    lora = _as_known(lora, keys)
+    names = as_scales(lora)
+    read = _Read({names[key]: tensor for key, tensor in lora.items()})
+    patches = with_lengths(comfy.lora.load_lora(read, keys, log_missing=False), lora)
+    left = [key for key in lora if names[key] not in read.taken]
     if not left:
-        return []
-    return [f"{len(left)} LoRA tensors fit no layer of these models, such as {left[0]}."]
+        return patches, []
+    example = f"such as {left[0]}"
+    return patches, [f"{len(left)} LoRA tensors fit no layer of these models, {example}."]
 
 
-def _known(key: str, keys: Mapping[str, Any]) -> bool:
-    """Whether a layer's name is the beginning of a tensor's key, cut at a dot or underscore."""
-    ends = [place for place, character in enumerate(key) if character in "._"]
-    return any(key[:end] in keys for end in reversed(ends)) or key in keys
+def _as_known(lora: Mapping[str, Tensor], keys: Mapping[str, Any]) -> Mapping[str, Tensor]:
+    """PEFT's names of a transformer's layers behind the prefix that the family's loader wants."""
+    adapter = [key for key in lora if key.startswith(PEFT_PREFIX)]
+
+    def behind(prefix: str) -> dict[str, str]:
+        return {key: prefix + key.removeprefix(PEFT_PREFIX) for key in adapter}
+
+    def known(prefix: str) -> int:
+        return sum(layer_of(key) in keys for key in behind(prefix).values())
+
+    best = behind(max((PEFT_PREFIX, "transformer.", "diffusion_model.", ""), key=known))
+    return {best.get(key, key): tensor for key, tensor in lora.items()}
 
 
 def _check_shapes(model: ModelPatcher, patches: Mapping[Any, Any]) -> None:

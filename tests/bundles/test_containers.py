@@ -15,7 +15,9 @@ from torch import Tensor
 
 from pack.bundles.containers import Container, save_bundle, warnings_for
 from pack.bundles.dialects.header import FIELD
+from pack.bundles.editing import NameClash, merge_bundles
 from pack.bundles.files import read_safetensors
+from pack.bundles.inspection import inspect_bundle
 from pack.bundles.keys import to_generic
 from pack.bundles.manifest import Bundle, Entry
 from pack.bundles.reading import load_bundle
@@ -396,6 +398,23 @@ def test_a_damaged_header_is_said_so(tmp_path: Path, text: str) -> None:
         load_bundle(tmp_path / "b.safetensors")
 
 
+def test_the_header_wins_over_what_the_tensors_look_like(tmp_path: Path) -> None:
+    """Another program may pack names into such a file: both kinds are read then."""
+    stem = "text_encoder.text_model.encoder.layers.3.self_attn.q_proj"
+    lora = {
+        f"{stem}.lora_A.weight": torch.ones(1, 768),
+        f"{stem}.lora_B.weight": torch.ones(768, 1),
+    }
+    bundle = replace(make_bundle("sd15"), family="", lora=lora)
+    (path,) = save_bundle(bundle, tmp_path / "b.safetensors", Container.HEADER, None)
+    tensors, metadata = read_safetensors(path)
+    assert same_embeddings(load_bundle(path), bundle)
+    packed = tensors | {"bundle_emb.other.clip_l": torch.ones(1, 768)}
+    save_file(packed, tmp_path / "both.safetensors", metadata)
+    both = load_bundle(tmp_path / "both.safetensors")
+    assert set(both.embeddings) == {"surtr", "other"} and both.lora.keys() == lora.keys()
+
+
 def test_the_diffusers_pair_says_whose_the_rows_are(tmp_path: Path) -> None:
     bundle = make_bundle("sdxl", ("cat", "dog"))
     lora, embeddings = save_bundle(
@@ -413,6 +432,33 @@ def test_names_with_other_numbers_of_vectors_fit_one_tensor_too(tmp_path: Path) 
     bundle = Bundle(family="sd15", lora={}, embeddings={n: {"clip_l": r} for n, r in rows.items()})
     (path,) = save_bundle(bundle, tmp_path / "b.safetensors", Container.DIFFUSERS, None)
     assert same_embeddings(load_bundle(path), bundle)
+
+
+def test_one_tensor_holds_names_whose_encoders_lie_in_another_order(tmp_path: Path) -> None:
+    rows = {"clip_l": torch.randn(2, 768), "clip_g": torch.randn(2, 1280)}
+    names = {"cat": rows, "dog": {key: rows[key] + 1 for key in reversed(rows)}}
+    bundle = Bundle(family="sdxl", lora={}, embeddings=names)
+    (path,) = save_bundle(bundle, tmp_path / "b.safetensors", Container.DIFFUSERS, None)
+    assert same_embeddings(load_bundle(path), bundle)
+
+
+def test_an_alpha_of_two_numbers_is_one_sentence_wherever_it_is_met(tmp_path: Path) -> None:
+    lora = dict(make_bundle("sd15").lora)
+    key = next(key for key in lora if key.endswith(".alpha"))
+    damaged = replace(make_bundle("sd15"), lora=lora | {key: torch.ones(2)})
+    sentence = f"{key} holds 2 numbers, and the alpha of a layer is one"
+    for container in (Container.A1111, Container.HEADER, Container.DIFFUSERS):
+        with pytest.raises(ValueError, match=sentence):
+            save_bundle(damaged, tmp_path / "new" / "b.safetensors", container, None)
+    assert not (tmp_path / "new").exists()
+    with pytest.raises(ValueError, match=sentence):
+        merge_bundles([damaged, damaged], [1, 1], NameClash.ERROR)
+    save_file(dict(damaged.lora), tmp_path / "b.safetensors")
+    with pytest.raises(ValueError, match=f"b.safetensors cannot be loaded: {sentence}"):
+        load_bundle(tmp_path / "b.safetensors")
+    # A look at it shows the rest.
+    seen = inspect_bundle(load_bundle(tmp_path / "b.safetensors", finite=False))
+    assert "layers in two factors" in dict(seen.facts)["LoRA"]
 
 
 def test_trainer_keys_name_t5_as_trainers_do(tmp_path: Path) -> None:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
-from pack.bundles.keys import generic_key, kohya_key, to_generic, to_kohya
+from pack.bundles.keys import generic_key, kohya_key, to_generic, to_kohya, unet_module
+from pack.bundles.reading import load_bundle
 
 UP = ".lora_up.weight"
 
@@ -139,6 +142,26 @@ def test_a_layer_under_two_names_is_refused() -> None:
         to_kohya({long: torch.ones(1), short: torch.ones(1)}, "sd15")
 
 
+@pytest.mark.parametrize(
+    "stem",
+    [
+        "lora_unet_nowhere",
+        "lora_unet_down_blocks_0_attentions_0_unheard_of",
+        "lora_unet_down_blocks_0_resnets_0_attn1_to_q",
+        "lora_unet_up_blocks_0_downsamplers_0_conv",
+        "lora_unet_mid_block_upsamplers_0_conv",
+        "lora_unet_mid_block_attentions_1_proj_in",
+        "lora_unet_input_blocks_1_1_transformer_blocks_0_attn3_to_q",
+        "lora_unet_input_blocks_4_1_Transformer_proj_in",
+        "lora_unet_double_blocks_0_img_attn_proj",
+    ],
+)
+def test_a_stem_that_is_no_module_of_a_unet_stays_as_it_is(stem: str) -> None:
+    for family in ("sd15", "sd2", "sdxl"):
+        assert generic_key(stem + UP, family) == stem + UP
+    assert unet_module(stem.removeprefix("lora_unet_")) == ""
+
+
 # The UNets as the host builds them: both in full, and the one-level forms of tiny test checkpoints.
 _SD15 = {"context_dim": 768, "num_heads": 8, "num_head_channels": -1}
 _SDXL = {
@@ -232,6 +255,65 @@ def test_the_host_maps_both_names_of_every_unet_layer_to_the_same_weight(layout:
         assert known[stem] == known[module] == f"{module}.weight"
         if layout in ("SD15", "SDXL"):
             assert generic_key(stem + UP, family) == module + UP
+
+
+@pytest.mark.host
+@pytest.mark.parametrize(
+    ("family", "layout"), [("sd15", "SD15"), ("sd2", "SD15"), ("sdxl", "SDXL")]
+)
+def test_every_name_that_the_host_has_from_diffusers_means_the_same_module(
+    family: str, layout: str
+) -> None:
+    """The host's table also has levels that end in a sampler that no UNet has."""
+    pytest.importorskip("comfy")
+    from comfy.utils import unet_to_diffusers
+
+    table = {
+        name.removesuffix(".weight").replace(".", "_"): module.removesuffix(".weight")
+        for name, module in unet_to_diffusers(_LAYOUTS[layout]).items()
+        if name.endswith(".weight")
+    }
+    assert len(table) > 280
+    for name, module in table.items():
+        assert generic_key(f"lora_unet_{name}{UP}", family) == f"diffusion_model.{module}{UP}"
+        # A file that does not tell its family gets the same name, or the host's own look-up.
+        assert unet_module(name) in ("", module)
+        assert unet_module(module.replace(".", "_"), family) == module
+    unsure = {name for name in table if not unet_module(name)}
+    assert unsure == {f"up_blocks_{level}_upsamplers_0_conv" for level in (0, 2)}
+
+
+@pytest.mark.host
+@pytest.mark.parametrize(
+    ("family", "layout", "context"),
+    [("sd15", "SD15", 768), ("sdxl", "SDXL", 2048), ("", "SDXL", 5)],
+)
+def test_a_file_of_diffusers_for_every_layer_is_for_the_weights_that_the_host_finds(
+    tmp_path: Path, family: str, layout: str, context: int
+) -> None:
+    """Also where its widths do not tell the family."""
+    pytest.importorskip("comfy")
+    from comfy.lora import model_lora_keys_unet
+    from comfy.utils import unet_to_diffusers
+
+    model = HostModel(_LAYOUTS[layout])
+    weights = model.state_dict()
+    # Of the two names of the layers that take a label, a file has one; the table is for any UNet.
+    names = [
+        name.removesuffix(".weight")
+        for name, module in unet_to_diffusers(_LAYOUTS[layout]).items()
+        if f"diffusion_model.{module}" in weights and not name.endswith("bias")
+    ]
+    names = [name for name in names if not name.startswith("class_embedding")]
+    tensors = {f"unet.{name}.lora_A.weight": torch.ones(1, context) for name in names}
+    tensors |= {f"unet.{name}.lora_B.weight": torch.ones(1, 1) for name in names}
+    save_file(tensors, tmp_path / "x.safetensors")
+    found = load_bundle(tmp_path / "x.safetensors")
+    known = model_lora_keys_unet(model, {})
+    assert found.family == family
+    stems = {re.sub(r"\.lora_\w+\.weight$", "", key) for key in found.lora}
+    wanted = {known[f"lora_unet_{name.replace('.', '_')}"] for name in names}
+    assert len(stems) == len(wanted) > 280 and {known[stem] for stem in stems} == wanted
 
 
 @pytest.mark.host

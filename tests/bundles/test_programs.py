@@ -179,6 +179,55 @@ def test_a1111_embeddings_of_a_trained_parameter(tmp_path: Path) -> None:
     assert holds(load_bundle(tmp_path / "x.pt"), "x", {"clip_l": parameter.detach()})
 
 
+@pytest.mark.parametrize("width", [768, 1024, 2048])
+def test_embeddings_with_their_token_and_step_as_tensors(tmp_path: Path, width: int) -> None:
+    """As the first trainers wrote them, and as a tool packs such a file."""
+    rows = draw(3, width)
+    data = {
+        "string_to_token": {"*": torch.tensor(265)},
+        "string_to_param": {"*": rows},
+        "step": torch.tensor(3),
+    }
+    torch.save(data, tmp_path / "old.pt")
+    wanted = {768: {"clip_l": rows}, 1024: {"clip_h": rows}}.get(
+        width, {"clip_l": rows[:, :768], "clip_g": rows[:, 768:]}
+    )
+    assert holds(load_bundle(tmp_path / "old.pt"), "old", wanted)
+    if width != 2048:
+        packed = {f"bundle_emb.old.{key}.*": data[key]["*"] for key in list(data)[:2]}
+        save_file(packed | {"bundle_emb.old.step": data["step"]}, tmp_path / "x.safetensors")
+        found = load_bundle(tmp_path / "x.safetensors")
+        assert found.names == ["old"] and holds(found, "old", wanted)
+
+
+@pytest.mark.parametrize("key", ["*", "<cat>", "<v1.0>", "cat"])
+@pytest.mark.parametrize(
+    ("width", "encoder"), [(768, "clip_l"), (1280, "clip_g"), (1024, "clip_h")]
+)
+def test_a_packed_embedding_of_diffusers_is_for_the_encoder_of_its_width(
+    tmp_path: Path, key: str, width: int, encoder: str
+) -> None:
+    rows = draw(2, width)
+    save_file({f"bundle_emb.cat.{key}": rows}, tmp_path / "x.safetensors")
+    found = load_bundle(tmp_path / "x.safetensors")
+    assert found.names == ["cat"] and holds(found, "cat", {encoder: rows})
+
+
+def test_a_packed_embedding_that_fits_no_encoder_is_refused(tmp_path: Path) -> None:
+    save_file({"bundle_emb.cat.<cat>": draw(2, 33)}, tmp_path / "x.safetensors")
+    with pytest.raises(ValueError, match="vectors of width 33 fit no known text encoder"):
+        load_bundle(tmp_path / "x.safetensors")
+
+
+@pytest.mark.parametrize("file", ["kitty.pt", "kitty.bin", "kitty.safetensors"])
+def test_a_lone_star_is_named_after_its_file(tmp_path: Path, file: str) -> None:
+    rows = draw(2, 768)
+    write = save_file if file.endswith("safetensors") else torch.save
+    write({"*": rows}, tmp_path / file)
+    found = load_bundle(tmp_path / file)
+    assert found.names == ["kitty"] and holds(found, "kitty", {"clip_l": rows})
+
+
 @pytest.mark.parametrize("xl", [False, True])
 def test_kohya_textual_inversion(tmp_path: Path, xl: bool) -> None:
     vectors = {"clip_l": draw(4, 768), "clip_g": draw(4, 1280)} if xl else {"clip_l": draw(4, 768)}
