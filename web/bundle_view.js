@@ -1,6 +1,7 @@
 /** The small view of a chosen bundle on its node: thumbnail, names, and buttons that copy them. */
 import { make, setText } from "./dom.js";
 import { fileWidget, glance } from "./bundles.js";
+import { addView, chain } from "./node_view.js";
 import { say } from "./words.js";
 
 const COPIED_MS = 1200;
@@ -15,22 +16,10 @@ export function nodeCreated(node) {
   const widget = fileWidget(node);
   if (!widget) return;
   const root = make("div.pivotal-bundle", {}, say("No file."));
-  const options = { serialize: false, hideOnZoom: true, getMinHeight: () => 96 };
-  const view = node.addDOMWidget("bundle_view", "pivotal_bundle_view", root, options);
-  // The option keeps it out of the prompt, and this out of the saved widget values.
-  view.serialize = false;
+  const on = { filled: () => show(node), removed: () => views.delete(node) };
+  addView(node, "bundle_view", { root, height: 96 }, on);
   views.set(node, { root, file: undefined });
-  const called = widget.callback;
-  widget.callback = function () {
-    const result = called?.apply(this, arguments);
-    show(node, true);
-    return result;
-  };
-  const removed = node.onRemoved;
-  node.onRemoved = function () {
-    views.delete(node);
-    return removed?.apply(this, arguments);
-  };
+  chain(widget, "callback", () => show(node, true));
   show(node);
 }
 

@@ -1,8 +1,9 @@
 /** The gallery of Review Dataset: captions edited in place, replaced in bulk, undone. */
 import { app } from "../../scripts/app.js";
 import { get, on, pictureAddress, post } from "./api.js";
-import { card } from "./gallery_card.js";
+import { card, heldFocus } from "./gallery_card.js";
 import { make, setText } from "./dom.js";
+import { addView, chain } from "./node_view.js";
 import { say } from "./words.js";
 
 const NODE = "Pivotal_ReviewDataset";
@@ -25,24 +26,19 @@ export function setup() {
 export function nodeCreated(node) {
   if (node.comfyClass !== NODE) return;
   const gallery = new Gallery(node);
-  const options = { serialize: false, hideOnZoom: true, getMinHeight: () => 420 };
-  const widget = node.addDOMWidget("gallery", "pivotal_gallery", gallery.root, options);
-  widget.serialize = false;
+  const removed = () => {
+    galleries.delete(node);
+    gallery.observer.disconnect();
+  };
+  const on = { filled: () => gallery.restore(), removed };
+  addView(node, "gallery", { root: gallery.root, height: 420 }, on);
   hide(gallery.widget);
   galleries.set(node, gallery);
   node.setSize?.([Math.max(node.size[0], 620), Math.max(node.size[1], 560)]);
-  const executed = node.onExecuted;
-  node.onExecuted = function (output) {
+  chain(node, "onExecuted", (output) => {
     const found = output?.review?.[0];
     if (found) gallery.show(found.dataset);
-    return executed?.apply(this, arguments);
-  };
-  const removed = node.onRemoved;
-  node.onRemoved = function () {
-    galleries.delete(node);
-    gallery.observer.disconnect();
-    return removed?.apply(this, arguments);
-  };
+  });
 }
 
 /** For editors that do not read it from the node's definition; other options would not be seen. */
@@ -53,12 +49,8 @@ function hide(widget) {
   widget.options.hidden = true;
 }
 
-/** After a reload the widget still says which dataset was shown. */
 export function graphLoaded() {
-  for (const gallery of galleries.values()) {
-    const [dataset] = gallery.widget?.value?.split("@") ?? [];
-    if (dataset && !gallery.dataset) gallery.show(dataset);
-  }
+  for (const gallery of galleries.values()) gallery.restore();
 }
 
 class Gallery {
@@ -113,6 +105,12 @@ class Gallery {
       event.stopPropagation();
       this.undo();
     }
+  }
+
+  /** After a reload, and on a copy of the node, the widget says which dataset was shown. */
+  restore() {
+    const [dataset] = this.widget?.value?.split("@") ?? [];
+    if (dataset && dataset !== this.dataset) this.show(dataset);
   }
 
   async show(dataset) {
@@ -190,6 +188,7 @@ class Gallery {
     const bottom = this.scroll.scrollTop + this.scroll.clientHeight;
     const last = Math.min(rows, Math.ceil(bottom / ROW) + 1);
     const focused = this.space.querySelector("textarea:focus")?.closest("[data-item]");
+    const held = heldFocus(this.space);
     const wanted = new Map();
     for (let index = first * across; index < Math.min(last * across, this.total); index++) {
       const item = this.item(index);
@@ -205,12 +204,20 @@ class Gallery {
     }
     for (const { item, index } of wanted.values()) {
       const element = card(item, this);
-      this.space.append(element);
       this.place(element, index, across);
+      this.space.insertBefore(element, this.cardBehind(index));
+      if (held?.item === item.item) element.querySelector(held.part).focus({ preventScroll: true });
     }
   }
 
+  /** The Tab key goes through the cards as they stand in the page. */
+  cardBehind(index) {
+    const behind = (child) => Number(child.dataset.index) > index;
+    return [...this.space.children].find(behind) ?? null;
+  }
+
   place(element, index, across) {
+    element.dataset.index = String(index);
     element.style.left = `${(index % across) * CARD}px`;
     element.style.top = `${Math.floor(index / across) * ROW}px`;
   }
@@ -236,10 +243,14 @@ class Gallery {
 
   async undo() {
     if (!this.dataset) return;
-    const { undone } = await post(`datasets/${this.dataset}/undo`);
-    this.preview.hidden = true;
-    await this.refresh();
-    if (!undone) setText(this.status, say("There is nothing to undo."));
+    try {
+      const { undone } = await post(`datasets/${this.dataset}/undo`);
+      this.preview.hidden = true;
+      await this.refresh();
+      if (!undone) setText(this.status, say("There is nothing to undo."));
+    } catch (error) {
+      setText(this.status, error.message);
+    }
   }
 
   async replace(preview) {

@@ -1,6 +1,11 @@
 /** One picture of the gallery with its caption. */
 import { make } from "./dom.js";
+import { isComposing, isShortcut, swallow } from "./keys.js";
 import { say } from "./words.js";
+
+const OPENING = new Set(["Enter", " ", "F2"]);
+/** What can hold the focus and is on every card. */
+const PARTS = [".pivotal-card-marked", "input"];
 
 /** The caption's text with each placeholder marked, as whole words. */
 function marked(text, placeholders) {
@@ -10,54 +15,93 @@ function marked(text, placeholders) {
   return text.split(pattern).map((part, index) => (index % 2 ? make("mark", {}, part) : part));
 }
 
+/** The caption as it is read; the title is its name where the caption is empty. */
+function shownCaption(item, placeholders) {
+  const properties = { tabIndex: 0, role: "button", title: item.name };
+  return make("div.pivotal-card-marked", properties, ...marked(item.caption, placeholders));
+}
+
+/** The caption as it is written; Enter keeps it and Escape does not, and then `leave` is called. */
+function captionField(item, gallery, leave) {
+  const value = gallery.drafts.get(item.item) ?? item.caption;
+  const field = make("textarea", { value, spellcheck: false, ariaLabel: item.name });
+  field.addEventListener("keydown", (event) => {
+    event.stopPropagation();
+    if (isComposing(event)) return;
+    if (event.key === "Enter" && !event.shiftKey) {
+      event.preventDefault();
+      leave();
+    } else if (event.key === "Escape") {
+      field.value = item.caption;
+      leave();
+    }
+  });
+  field.addEventListener("change", () => {
+    if (field.value !== item.caption) gallery.edit(item, { caption: field.value });
+  });
+  return field;
+}
+
+/** Let a click or a key put the field in the place of the shown text, until the field is left. */
+function joinCaption(root, shown, field) {
+  // A hidden field takes no focus, so it is shown first.
+  const write = () => {
+    root.classList.add("writing");
+    field.focus();
+  };
+  shown.addEventListener("click", write);
+  shown.addEventListener("keydown", (event) => {
+    if (isShortcut(event) || !OPENING.has(event.key)) return;
+    swallow(event);
+    write();
+  });
+  field.addEventListener("blur", () => root.classList.remove("writing"));
+}
+
+/** Where the caption's file says something else: what it says, and which of the two to keep. */
+function conflict(item, gallery, field) {
+  if (item.file === null) return [];
+  const keep = (label, text) => make("button", { type: "button",
+    on: { click: () => gallery.edit(item, { caption: text() }) } }, say(label));
+  return [
+    make("div.pivotal-card-conflict", { title: item.file }, say("File changed: {file}", item)),
+    make("div.pivotal-card-line", {}, keep("Keep mine", () => field.value),
+      keep("Take file", () => item.file))];
+}
+
 /**
  * @param {object} item as the route gives it
  * @param {object} gallery that takes `edit(item, values)` and knows `thumb`, `drafts`
  */
 export function card(item, gallery) {
-  const draft = gallery.drafts.get(item.item);
-  const shown = make("div.pivotal-card-marked", {}, ...marked(item.caption, gallery.placeholders));
-  const caption = make("textarea", { value: draft ?? item.caption, spellcheck: false });
-  const tokens = make("small", {}, say("{tokens} tokens", item));
-  const save = () => {
-    if (caption.value !== item.caption) gallery.edit(item, { caption: caption.value });
-  };
-  caption.addEventListener("keydown", (event) => {
-    event.stopPropagation();
-    if (event.key === "Enter" && !event.shiftKey) {
-      event.preventDefault();
-      caption.blur();
-    } else if (event.key === "Escape") {
-      caption.value = item.caption;
-      caption.blur();
-    }
+  const shown = shownCaption(item, gallery.placeholders);
+  const field = captionField(item, gallery, () => {
+    field.blur();
+    shown.focus({ preventScroll: true });
   });
-  caption.addEventListener("change", save);
+  const tokens = make("small", {}, say("{tokens} tokens", item));
   const enabled = make("input", { type: "checkbox", checked: item.enabled, title: say("Use it"),
     on: { change: () => gallery.edit(item, { enabled: enabled.checked }) } });
   const flags = item.flags.map((flag) => make("span.pivotal-flag", {}, flag.replace(/_/g, " ")));
-  const keep = (label, text) => make("button", { type: "button",
-    on: { click: () => gallery.edit(item, { caption: text() }) } }, say(label));
-  const notes = item.file === null ? [] : [
-    make("div.pivotal-card-conflict", { title: item.file }, say("File changed: {file}", item)),
-    make("div.pivotal-card-line", {}, keep("Keep mine", () => caption.value),
-      keep("Take file", () => item.file))];
   const image = make("img", { src: gallery.thumb(item), loading: "lazy", alt: item.name,
     draggable: false });
   const root = make("div.pivotal-card", { data: { item: item.item, tag: item.tag, shown: item.shown } },
     make("div.pivotal-card-picture", {}, image, make("div.pivotal-card-flags", {}, ...flags)),
     make("div.pivotal-card-line", {}, enabled, make("span", { title: item.name }, item.name),
       tokens),
-    ...notes, shown, caption);
+    ...conflict(item, gallery, field), shown, field);
   root.classList.toggle("off", !item.enabled);
   root.classList.toggle("edited", item.edited);
-  // A hidden field takes no focus, so it is shown first.
-  const write = () => {
-    root.classList.add("writing");
-    caption.focus();
-  };
-  shown.addEventListener("click", write);
-  caption.addEventListener("blur", () => root.classList.remove("writing"));
-  if (draft !== undefined) root.classList.add("writing");
+  root.classList.toggle("writing", gallery.drafts.has(item.item));
+  joinCaption(root, shown, field);
   return root;
+}
+
+/** The card's item and the part of it that has the focus, null where no card has it. */
+export function heldFocus(cards) {
+  for (const part of PARTS) {
+    const held = cards.querySelector(`${part}:focus`);
+    if (held) return { item: held.closest(".pivotal-card").dataset.item, part };
+  }
+  return null;
 }

@@ -6,7 +6,7 @@ import { make, setText } from "./dom.js";
 import { showControls } from "./run_controls.js";
 import { showPreviews } from "./run_previews.js";
 import * as series from "./run_series.js";
-import { listen, refreshRun, runNames, runOf, watch } from "./runs.js";
+import { listen, listTrouble, refreshRun, runNames, runOf, watch } from "./runs.js";
 import { opensPanel } from "./settings.js";
 import { say, word } from "./words.js";
 
@@ -94,7 +94,8 @@ function showList() {
   if (!panel) return;
   const names = runNames();
   panel.list.replaceChildren(...names.map(listed));
-  if (!names.length) panel.list.append(say("No run yet: queue a graph with Train Concepts."));
+  if (listTrouble()) panel.list.append(make("div.pivotal-trouble", {}, listTrouble()));
+  else if (!names.length) panel.list.append(say("No run yet: queue a graph with Train Concepts."));
   follow();
 }
 
@@ -150,10 +151,11 @@ function draw() {
   });
 }
 
-function show({ summary, reports }) {
+function show({ summary, reports, trouble }) {
   setText(panel.status, series.statusLine(summary, reports));
   showControls(panel.controls, summary);
   panel.facts.replaceChildren(...facts(reports).map((text) => make("span", {}, text)));
+  if (trouble) panel.facts.append(make("span.pivotal-trouble", {}, trouble));
   const marks = series.marks(reports);
   for (const plot of panel.charts.children) showChart(plot, reports, marks);
   showPreviews(panel.previews, summary.run, series.previewRows(reports));

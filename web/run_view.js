@@ -2,8 +2,9 @@
 import { app } from "../../scripts/app.js";
 import { colorOf, drawLines, short } from "./chart.js";
 import { make, setText } from "./dom.js";
+import { addView } from "./node_view.js";
 import { lossPoints, smoothed, standing, timeLeft } from "./run_series.js";
-import { refreshRun, runNames, runOf, watch } from "./runs.js";
+import { listTrouble, refreshRun, runNames, runOf, watch } from "./runs.js";
 import { drawsOnNode } from "./settings.js";
 import { say } from "./words.js";
 
@@ -22,18 +23,11 @@ export function graphLoaded() {
 export function nodeCreated(node) {
   if (node.comfyClass !== NODE) return;
   const chart = make("canvas.pivotal-spark");
-  const line = make("div.pivotal-line", {}, say("No run yet."));
+  const line = make("div.pivotal-line", {}, nothing());
   const root = make("div.pivotal-view", {}, line, chart);
-  const options = { serialize: false, hideOnZoom: true, getMinHeight: () => 84 };
-  const widget = node.addDOMWidget("run_view", "pivotal_run_view", root, options);
-  // The option keeps it out of the prompt, and this out of the saved widget values.
-  widget.serialize = false;
+  const on = { filled: () => assign([node]), removed: () => views.delete(node) };
+  addView(node, "run_view", { root, height: 84 }, on);
   views.set(node, { line, chart, run: null });
-  const removed = node.onRemoved;
-  node.onRemoved = function () {
-    views.delete(node);
-    return removed?.apply(this, arguments);
-  };
 }
 
 /** The node at an execution path such as "3:7", which leads through subgraphs. */
@@ -45,17 +39,24 @@ function nodeAt(path) {
     .reduce((at, id) => (at?.subgraph ?? at)?.getNodeById?.(id), graph);
 }
 
-/** Give each view the run that trains on its node, else the newest with the node's run name. */
-function assign() {
+/** Give each node the run that trains on it, else the newest with its run name. */
+function assign(nodes = views.keys()) {
   const running = runNames().filter((name) => runOf(name).summary.state === "running");
   const owner = new Map(running.map((name) => [nodeAt(runOf(name).summary.node), name]));
-  for (const [node, view] of views) {
+  for (const node of nodes) {
+    const view = views.get(node);
+    if (!view) continue;
     const name = owner.get(node) ?? newest(node);
     if (name) {
       view.run = name;
       refreshRun(name);
-    }
+    } else if (!view.run) setText(view.line, nothing());
   }
+}
+
+/** What a view says that has no run. */
+function nothing() {
+  return listTrouble() ?? say("No run yet.");
 }
 
 function newest(node) {
@@ -70,13 +71,14 @@ function drawRun(name) {
   for (const view of views.values()) if (view.run === name) draw(view, run);
 }
 
-function draw({ line, chart }, { summary, reports }) {
+function draw({ line, chart }, { summary, reports, trouble }) {
   const { state, step, steps } = summary;
   const points = smoothed(lossPoints(reports));
   const parts = [standing(summary)];
   if (points.length) parts.push(say("loss {loss}", { loss: short(points.at(-1)[1]) }));
   const pace = reports.findLast((report) => report.pace)?.pace;
   if (state === "running" && pace) parts.push(timeLeft(pace * (steps - step)));
+  if (trouble) parts.push(trouble);
   setText(line, parts.join(", "));
   chart.dataset.points = String(points.length);
   chart.hidden = !drawsOnNode();

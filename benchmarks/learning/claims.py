@@ -27,9 +27,8 @@ def claims(rows: Rows) -> list[str]:
             full, "pivotal_prior", "pivotal", "base_kept"
         ),
         moved: carried(full),
-        f"{moved}, as the name of a color that the base can draw": carried(
-            means_at(rows, 1, "color")
-        ),
+        f"{moved}, of a new shape": carried(means_at(rows, 1, "shape")),
+        f"{moved}, of a name for a color of the base": carried(means_at(rows, 1, "color")),
         "Weights learned beside an embedding transfer better than weights alone": beats(
             full, "pivotal", "lora", "transfer_bundle"
         ),

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from browser.acts import copy_and_paste
 from PIL import Image
 from playwright.sync_api import expect
 
@@ -96,6 +97,17 @@ def test_another_file_shows_its_own_names(editor: Editor):
     )
     expect(editor.page.locator(".pivotal-bundle")).to_contain_text("dog")
     expect(editor.page.locator(".pivotal-bundle")).not_to_contain_text("surtr")
+
+
+@pytest.mark.parametrize("kind", ["LoadBundle", "OpenBundle", "ConvertBundle"])
+def test_a_pasted_node_shows_the_names_of_its_own_file(editor: Editor, kind: str):
+    chosen = {"class_type": f"Pivotal_{kind}", "inputs": {"file": "loras/two.safetensors"}}
+    editor.load_prompt({"1": chosen})
+    views = editor.page.locator(".pivotal-bundle")
+    expect(views).to_contain_text(["surtr"])
+    copy_and_paste(editor, f"Pivotal_{kind}")
+    expect(views).to_contain_text(["surtr", "surtr"])
+    editor.shot(f"pasted_{kind}")
 
 
 def test_the_view_adds_nothing_to_the_saved_workflow(editor: Editor):

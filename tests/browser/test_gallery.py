@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import itertools
 import json
+import re
 import urllib.error
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from browser.acts import compose, copy_and_paste, refused
 from browser.graphs import node
 from PIL import Image
+from playwright.sync_api import expect
 
 from harness.editor import Editor
 from harness.server import Server
@@ -157,6 +160,75 @@ def test_a_file_that_changed_meanwhile_is_shown_before_anything_is_overwritten(
     (noted,) = editor.problems
     assert "409 (Conflict)" in noted
     editor.problems.clear()
+
+
+def shown(editor: Editor, name: str) -> Any:
+    return card(editor, f"{name}.png").locator(".pivotal-card-marked")
+
+
+def test_captions_are_reached_opened_and_saved_by_the_keyboard(editor: Editor, folder: Path):
+    open_gallery(editor, folder)
+    page = editor.page
+    card(editor, "0.png").locator("input").focus()
+    page.keyboard.press("Tab")
+    expect(shown(editor, "0")).to_be_focused()
+    ring = "element => getComputedStyle(element).outlineStyle"
+    assert shown(editor, "0").evaluate(ring) == "solid"
+    editor.shot("gallery_focus")
+    for revision, key in enumerate(("Enter", "Space", "F2"), start=1):
+        page.keyboard.press(key)
+        area = card(editor, "0.png").locator("textarea")
+        expect(area).to_be_focused()
+        page.keyboard.press("End")
+        page.keyboard.type(f", {revision}")
+        page.keyboard.press("Enter")
+        status(editor, f"revision {revision}")
+        # The card is another one now, in the same place of the order.
+        expect(shown(editor, "0")).to_be_focused()
+    expect(shown(editor, "0")).to_have_text("a red TOK number 0, 1, 2, 3")
+    page.keyboard.press("Enter")
+    page.keyboard.type("not to be kept")
+    page.keyboard.press("Escape")
+    expect(shown(editor, "0")).to_have_text("a red TOK number 0, 1, 2, 3")
+    page.keyboard.press("Tab")
+    expect(card(editor, "1.png").locator("input")).to_be_focused()
+    page.keyboard.press("Space")
+    status(editor, "revision 4")
+    expect(card(editor, "1.png").locator("input")).to_be_focused()
+
+
+def test_the_key_that_confirms_a_composed_word_does_not_end_the_caption(
+    editor: Editor, folder: Path
+):
+    open_gallery(editor, folder)
+    shown(editor, "0").focus()
+    editor.page.keyboard.press("Enter")
+    area = card(editor, "0.png").locator("textarea")
+    editor.page.keyboard.press("Control+A")
+    compose(editor, "猫")
+    editor.page.keyboard.press("Enter")
+    expect(area).to_be_focused()
+    status(editor, "revision 0")
+    area.fill("猫 TOK")
+    editor.page.keyboard.press("Enter")
+    status(editor, "revision 1")
+    expect(shown(editor, "0")).to_have_text("猫 TOK")
+
+
+def test_a_pasted_gallery_shows_the_pictures_of_the_first(editor: Editor, folder: Path):
+    open_gallery(editor, folder)
+    write(editor, "0", "mine")
+    status(editor, "revision 1")
+    copy_and_paste(editor, "Pivotal_ReviewDataset")
+    both = editor.page.locator(".pivotal-gallery-status")
+    expect(both).to_contain_text([f"{COUNT} of {COUNT}"] * 2, timeout=PATIENCE)
+
+
+def test_an_undo_that_is_refused_says_why(editor: Editor, folder: Path):
+    open_gallery(editor, folder)
+    with refused(editor, re.compile("/undo$"), "The disk is full."):
+        press(editor.page.locator(".pivotal-gallery-bar button", has_text="Undo"))
+        status(editor, "The disk is full.")
 
 
 def test_paths_and_other_pages_are_refused(server: Server):

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from browser.acts import copy_and_paste, refused
 from browser.graphs import training, watched, write_pictures
+from playwright.sync_api import expect
 
 from harness.editor import Editor
 from harness.server import Server
 
 POINTS = "canvas[data-chart=loss]"
+LIST = re.compile("/pivotal/runs$")
+JOURNAL = re.compile(r"/pivotal/runs/[^/]+\?after=")
 
 
 @pytest.fixture(autouse=True)
@@ -108,6 +113,46 @@ def test_the_view_follows_a_trainer_inside_a_subgraph(editor: Editor):
     )
     wait_for_more(editor, ".pivotal-spark", 1)
     editor.shot("subgraph")
+
+
+def test_a_run_ends_in_the_views_though_its_journal_cannot_be_read(editor: Editor):
+    name = start(editor, "unread")
+    wait_for_more(editor, POINTS)
+    with refused(editor, JOURNAL, "The journal is gone."):
+        editor.page.locator("[data-ask=finish]").click()
+        wait_for_state(editor, name, "finished")
+        editor.expect(".pivotal-facts").to_contain_text("The journal is gone.")
+        editor.expect(".pivotal-line").to_contain_text("finished")
+        editor.expect(".pivotal-line").to_contain_text("The journal is gone.")
+        editor.shot("unread")
+    editor.page.locator(".pivotal-run.chosen").click()
+    editor.expect(".pivotal-facts").not_to_contain_text("The journal is gone.")
+    editor.expect(".pivotal-line").not_to_contain_text("The journal is gone.")
+
+
+def test_the_copy_of_a_trainer_shows_the_run_that_its_name_leads_to(editor: Editor):
+    name = start(editor, "copied")
+    wait_for_more(editor, POINTS)
+    copy_and_paste(editor, "Pivotal_TrainConcepts")
+    expect(editor.page.locator(".pivotal-line", has_text=name)).to_have_count(2)
+
+
+def test_a_list_of_runs_that_cannot_be_read_says_why_until_it_can(editor: Editor):
+    name = start(editor, "listed")
+    editor.server.interrupt()
+    editor.server.wait_until_idle(timeout=120)
+    with refused(editor, LIST, "The folder is gone."):
+        editor.reload()
+        editor.load_prompt(training(name))
+        if not editor.page.locator(".pivotal-monitor").count():
+            editor.open_panel("pivotal.runs")
+        editor.expect(".pivotal-runs").to_contain_text("The folder is gone.")
+        editor.expect(".pivotal-line").to_contain_text("The folder is gone.")
+    # As after a break: the editor connects again by itself.
+    editor.page.evaluate("() => window.app.api.socket.close()")
+    editor.expect(".pivotal-runs").to_contain_text(name)
+    editor.expect(".pivotal-runs").not_to_contain_text("The folder is gone.")
+    editor.expect(".pivotal-line").to_contain_text(name)
 
 
 def test_the_view_on_the_node_adds_nothing_to_the_saved_workflow(editor: Editor):

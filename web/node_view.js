@@ -1,0 +1,27 @@
+/** A view of the pack on a node, and when what it shows has changed. */
+
+/** Call `also` behind what `owner[name]` does already, whose result stays. */
+export function chain(owner, name, also) {
+  const before = owner[name];
+  owner[name] = function () {
+    const result = before?.apply(this, arguments);
+    also.apply(this, arguments);
+    return result;
+  };
+}
+
+/**
+ * @param {object} node
+ * @param {string} name of the widget
+ * @param {{root: HTMLElement, height: number}} view and the least height that it needs
+ * @param {{filled: () => void, removed: () => void}} on
+ */
+export function addView(node, name, { root, height }, { filled, removed }) {
+  const options = { serialize: false, hideOnZoom: true, getMinHeight: () => height };
+  const widget = node.addDOMWidget(name, `pivotal_${name}`, root, options);
+  // The option keeps it out of the prompt, and this out of the saved widget values.
+  widget.serialize = false;
+  // A node that is pasted gets its values after it was made, and no widget is told of them.
+  chain(node, "onConfigure", filled);
+  chain(node, "onRemoved", removed);
+}
