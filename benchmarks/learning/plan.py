@@ -37,7 +37,8 @@ def plan(rows: Sequence[Row]) -> list[Cell]:
     Rows of earlier cells choose the rates of later ones.
     """
     timed = [
-        Cell(subject="character", method="pivotal_prior", seed=seed, budget=IN_TIME)
+        Cell(subject="character", method=method, seed=seed, budget=IN_TIME)
+        for method in ("pivotal_held", "pivotal_prior")
         for seed in (0, 1, 2)
     ]
     first = [Cell(subject="character", method=method, seed=0) for method in COMPARED]
