@@ -38,7 +38,7 @@ def plan(rows: Sequence[Row]) -> list[Cell]:
     """
     timed = [
         Cell(subject="character", method=method, seed=seed, budget=IN_TIME)
-        for method in ("pivotal_held", "pivotal_prior")
+        for method in ("pivotal_soon", "pivotal_prior")
         for seed in (0, 1, 2)
     ]
     first = [Cell(subject="character", method=method, seed=0) for method in COMPARED]
