@@ -26,6 +26,7 @@ from pack.nodes.host.families import (
     check_vae,
     family_of,
 )
+from pack.nodes.host.inspecting import token_counter
 from pack.nodes.host.models import HostDenoiser
 from pack.nodes.host.runs import gradients
 from pack.nodes.host.text import HostTextEncoder
@@ -243,6 +244,11 @@ def test_a_caption_in_training_is_the_prompt_that_is_typed(loaded: Loaded, capti
             got = text.encode([(before, TOK, after)])[0].tensors["cond"]
     assert got.shape == wanted.shape
     assert (got - wanted).abs().max() < 1e-4 * wanted.std()
+
+
+def test_the_tokens_of_a_caption_are_counted_whatever_the_encoders(loaded: Loaded):
+    count = token_counter(loaded.clip)
+    assert count("a red hat on (grass:2)") > count("a red hat") > 0
 
 
 def test_a_guidance_is_told_to_models_that_have_one_built_in(loaded: Loaded, name: str):
