@@ -8,8 +8,9 @@ from __future__ import annotations
 import csv
 import io
 import json
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
-from typing import Any, Protocol, cast
+from typing import Any, cast
 
 from .names import same_name
 from .records import Record
@@ -20,53 +21,55 @@ MARK = "\ufeff"
 NAME, TEXT = NAME_COLUMNS[0], TEXT_COLUMNS[0]
 
 
-class Table(Protocol):
+class Table(ABC):
     """A table's text, read to be written again; ValueError for one that cannot be."""
 
-    def __init__(self, before: str): ...
-
-    def caption(self, record: Record) -> str:
-        """What the table says of a picture."""
-        ...
-
-    def put(self, record: Record, text: str) -> None:
-        """Give a picture another caption."""
-        ...
-
-    def text(self) -> str:
-        """The file."""
-        ...
-
-
-class Places:
-    """Where in a table the rows of pictures are."""
+    captions: tuple[str, ...] = TEXT_COLUMNS
+    """The fields of a row that a caption is looked for in"""
 
     def __init__(self, keys: Iterable[str]):
+        """`keys` are what the rows' pictures are looked up by, in the order of the rows."""
         self._places = {key: place for place, key in enumerate(keys) if key}
 
-    def of(self, record: Record) -> int | None:
+    def place_of(self, record: Record) -> int | None:
         """The place of a picture's row; None when it has none."""
         keys = (same_name(record.path.name), same_name(record.path.stem))
         return next((self._places[key] for key in keys if key in self._places), None)
 
+    def caption(self, record: Record) -> str:
+        """What the table says of a picture."""
+        place = self.place_of(record)
+        return "" if place is None else field_of(self.fields(place), self.captions)
 
-class JsonLines:
+    @abstractmethod
+    def fields(self, place: int) -> Mapping[str, Any]:
+        """A row by its fields' names."""
+
+    @abstractmethod
+    def put(self, record: Record, text: str) -> None:
+        """Give a picture another caption."""
+
+    @abstractmethod
+    def text(self) -> str:
+        """The file."""
+
+
+class JsonLines(Table):
     """metadata.jsonl: an object a line."""
 
     def __init__(self, before: str):
         self._mark = MARK if before.startswith(MARK) else ""
         self._lines = [line for line in before.removeprefix(MARK).split("\n") if line.strip()]
         self._rows = [_object(line, number) for number, line in enumerate(self._lines, 1)]
-        self._places = Places(key_of(field_of(row, NAME_COLUMNS)) for row in self._rows)
+        super().__init__(key_of(field_of(row, NAME_COLUMNS)) for row in self._rows)
 
-    def caption(self, record: Record) -> str:
-        """What the table says of a picture."""
-        place = self._places.of(record)
-        return "" if place is None else field_of(self._rows[place], TEXT_COLUMNS)
+    def fields(self, place: int) -> Mapping[str, Any]:
+        """A line's object; empty for one of another kind."""
+        return self._rows[place]
 
     def put(self, record: Record, text: str) -> None:
-        """Give a picture another caption."""
-        place = self._places.of(record)
+        """Give a picture another caption, in its line or in a new one."""
+        place = self.place_of(record)
         row = {NAME: record.path.name} if place is None else self._rows[place]
         row[_text_column(row)] = text
         line = json.dumps(row, ensure_ascii=False)
@@ -80,7 +83,7 @@ class JsonLines:
         return self._mark + "".join(f"{line}\n" for line in self._lines)
 
 
-class Csv:
+class Csv(Table):
     """metadata.csv: a header, then a row a picture."""
 
     def __init__(self, before: str):
@@ -95,33 +98,27 @@ class Csv:
                 f"metadata.csv has no column {NAME}, so that nobody knows which row is of which "
                 "picture: give it one, or choose another format."
             )
-        self._places = Places(
-            key_of(field_of(self._named(row), NAME_COLUMNS)) for row in self._rows
-        )
+        named = (self.fields(place) for place in range(len(self._rows)))
+        super().__init__(key_of(field_of(row, NAME_COLUMNS)) for row in named)
 
-    def caption(self, record: Record) -> str:
-        """What the table says of a picture."""
-        place = self._places.of(record)
-        return "" if place is None else field_of(self._named(self._rows[place]), TEXT_COLUMNS)
+    def fields(self, place: int) -> Mapping[str, Any]:
+        """A row by the header; cells beyond it have no name, and stay where they are."""
+        return dict(zip(self._header, self._rows[place], strict=False))
 
     def put(self, record: Record, text: str) -> None:
-        """Give a picture another caption."""
-        place = self._places.of(record)
+        """Give a picture another caption, in its row or in a new one."""
+        place = self.place_of(record)
         if place is None:
             self._rows.append([])
             place = len(self._rows) - 1
             self._set(place, next(n for n in NAME_COLUMNS if n in self._header), record.path.name)
-        self._set(place, _text_column(self._named(self._rows[place]), self._header), text)
+        self._set(place, _text_column(self.fields(place), self._header), text)
 
     def text(self) -> str:
         """The file."""
         out = io.StringIO(newline="")
         csv.writer(out, lineterminator=self._end).writerows([self._header, *self._rows])
         return self._mark + out.getvalue()
-
-    def _named(self, row: list[str]) -> dict[str, Any]:
-        # Cells beyond the header have no name, and stay where they are.
-        return dict(zip(self._header, row, strict=False))
 
     def _set(self, place: int, column: str, value: str) -> None:
         if column not in self._header:
@@ -132,8 +129,11 @@ class Csv:
         row[index] = value
 
 
-class Kohya:
+class Kohya(Table):
     """meta.json: an object of objects by the pictures' names, paths or stems."""
+
+    captions = ("caption",)
+    """Without the tags, which are apart"""
 
     def __init__(self, before: str):
         read: Any = _json(before, "meta.json") if before.strip() else {}
@@ -143,24 +143,22 @@ class Kohya:
                 "meta.json is no table of captions by picture: correct it or choose another format."
             )
         self._rows: dict[str, dict[str, Any]] = rows
-        self._places = Places(map(key_of, self._rows))
+        self._names = list(rows)
+        super().__init__(map(key_of, self._names))
 
-    def caption(self, record: Record) -> str:
-        """What the table says of a picture; its tags are apart."""
-        return field_of(self._row(record), ("caption",))
+    def fields(self, place: int) -> Mapping[str, Any]:
+        """A picture's object."""
+        return self._rows[self._names[place]]
 
     def put(self, record: Record, text: str) -> None:
-        """Give a picture another caption."""
-        self._row(record)["caption"] = text
+        """Give a picture another caption, in its object or in a new one by its stem."""
+        place = self.place_of(record)
+        name = record.path.stem if place is None else self._names[place]
+        self._rows.setdefault(name, {})["caption"] = text
 
     def text(self) -> str:
         """The file."""
         return json.dumps(self._rows, ensure_ascii=False, indent=2) + "\n"
-
-    def _row(self, record: Record) -> dict[str, Any]:
-        place = self._places.of(record)
-        key = record.path.stem if place is None else list(self._rows)[place]
-        return self._rows.setdefault(key, {})
 
 
 def _text_column(row: Mapping[str, Any], columns: Iterable[str] = ()) -> str:
