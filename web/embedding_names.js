@@ -46,6 +46,9 @@ function show(offered) {
   const names = [...new Set([...ours, ...files])];
   const wanted = typed.toLowerCase();
   const found = names.filter((name) => name.toLowerCase().includes(wanted) && name !== typed);
+  // A name that begins with what was typed is meant sooner than one that only contains it.
+  const begins = (name) => name.toLowerCase().startsWith(wanted);
+  found.sort((one, other) => begins(other) - begins(one));
   if (!found.length) return;
   open = offered;
   // Behind a whole name Enter and Tab are the field's again, until an arrow chooses another name.

@@ -12,7 +12,7 @@ from playwright.sync_api import Locator, expect
 from harness.editor import Editor
 from harness.server import Server
 
-NAMES = ("cat", "cat_2", "cat_3", "owl")
+NAMES = ("bowl", "cat", "cat_2", "cat_3", "owl")
 LIST = ".pivotal-offer"
 ROWS = f"{LIST} > div"
 CHOSEN = f"{LIST} > .chosen"
