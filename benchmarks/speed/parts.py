@@ -48,6 +48,7 @@ def cpu_parts() -> list[Part]:
     checkpointing = (SD15, replace(SD15, checkpointing="on"))
     after = replace(PIVOTAL, phase="after the pivot")
     dtypes = tuple(replace(SD15, dtype=one) for one in ("float32", "float16", "float8_e4m3fn"))
+    returned = tuple(replace(one, freed="returned") for one in dtypes)
     return [
         group("tiny", TINY, "ours", "floor", "native", "native_bypass", "diffusers_peft"),
         Part(name="tiny batches", setups=batches),
@@ -59,6 +60,7 @@ def cpu_parts() -> list[Part]:
         group("sd15 native bypass", SD15, "ours", "ours_all", "native_bypass", rounds=10),
         Part(name="sd15 checkpointing", setups=checkpointing, rounds=10),
         Part(name="sd15 weights", setups=dtypes, rounds=6),
+        Part(name="sd15 weights returned", setups=returned, rounds=6),
         Part(
             name="pivotal",
             setups=(PIVOTAL, replace(PIVOTAL, contender="whole_table")),

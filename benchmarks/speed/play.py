@@ -18,6 +18,8 @@ from .setup import WARM_STEPS, Setup
 
 WORKER = Path(__file__).with_name("worker.py")
 FEWEST_ROUNDS = 6
+RETURNED = "glibc.malloc.mmap_threshold=262144"
+"""Blocks of 256 KB and more are the system's again as soon as they are freed."""
 
 
 class Contender:
@@ -28,13 +30,14 @@ class Contender:
         self.reports: list[dict[str, Any]] = []
         self._log = open(log, "ab")  # noqa: SIM115 - lives as long as the process
         threads = str(os.cpu_count() or 1)
+        tuned = {"GLIBC_TUNABLES": RETURNED} if setup.freed == "returned" else {}
         self._process = subprocess.Popen(
             [sys.executable, str(WORKER), str(base), *setup.words()],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._log,
             text=True,
-            env=os.environ | {"OMP_NUM_THREADS": threads, "OMP_WAIT_POLICY": "PASSIVE"},
+            env=os.environ | {"OMP_NUM_THREADS": threads, "OMP_WAIT_POLICY": "PASSIVE"} | tuned,
         )
 
     def load(self) -> None:

@@ -24,7 +24,10 @@ own; those of one part make their steps in turns. Ratios are medians over interl
 interval of at least 95 % from order statistics. Memory is the peak above the process with its
 models loaded, the first step included; "kept" is what autograd keeps for backward beside resident
 weights; "first" is the time from loaded models to the end of the first step. CPU time is what a
-contender's threads worked, which other programs on the machine disturb less.
+contender's threads worked, which other programs on the machine disturb less. On a CPU the peak
+holds what the C library keeps of freed blocks for later;
+`freed returned` gives blocks of 256 KB and more back at once, which is slower and shows what is
+really in use.
 
 Contenders: `ours`, LoRA on the attention layers by this pack's loop; `ours_all`, on all its
 layers; `floor`, the bare frozen UNet of ComfyUI forward and backward to its inputs with torch's

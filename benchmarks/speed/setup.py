@@ -35,6 +35,8 @@ class Setup:
     """Dtype of real text encoders; empty means precomputed conditioning."""
     text_layers: int = 0
     """Layers of each text encoder; 0 means all."""
+    freed: str = "kept"
+    """What the C library does with large blocks: kept for later, or `returned` to the system."""
 
     @property
     def name(self) -> str:

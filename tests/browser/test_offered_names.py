@@ -36,7 +36,8 @@ def prompt(editor: Editor) -> Locator:
     """The field of a prompt, with the caret in it."""
     editor.load_prompt({"1": node("CLIPTextEncode", text="")})
     area = editor.page.locator("textarea").filter(visible=True).first
-    area.focus()
+    # A click waits until the editor has put the field in its place.
+    area.click()
     return area
 
 
