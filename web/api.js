@@ -4,7 +4,10 @@ import { say } from "./words.js";
 
 /** Ask a route under /pivotal; the error of a refusal is the server's sentence. */
 async function ask(path, options) {
-  const response = await api.fetchApi(`/pivotal/${path}`, options);
+  const response = await api.fetchApi(`/pivotal/${path}`, options).catch(() => {
+    // The browser's own sentence is in its language and names nothing.
+    throw new Error(say("The server cannot be reached."));
+  });
   const answer = await response.json().catch(() => null);
   if (!response.ok) throw new Error(answer?.error ?? say("The server answered {status}.", response));
   return answer;

@@ -1,7 +1,7 @@
 /** The gallery of Review Dataset: captions edited in place, replaced in bulk, undone. */
 import { app } from "../../scripts/app.js";
-import { get, on, pictureAddress, post } from "./api.js";
-import { card, heldFocus } from "./gallery_card.js";
+import { get, on, onReconnected, pictureAddress, post } from "./api.js";
+import { card, giveFocus, heldFocus } from "./gallery_card.js";
 import { make, setText } from "./dom.js";
 import { addView, chain } from "./node_view.js";
 import { say } from "./words.js";
@@ -21,6 +21,7 @@ export function setup() {
       if (String(owner.id) === String(node).split(":").at(-1)) gallery.show(dataset);
     }
   });
+  onReconnected(() => galleries.forEach((gallery) => gallery.refresh()));
 }
 
 export function nodeCreated(node) {
@@ -58,6 +59,8 @@ class Gallery {
     this.node = node;
     this.dataset = null;
     this.pages = new Map();
+    /** The pages that were asked for last: answers to older questions do not count. */
+    this.asked = this.pages;
     this.total = 0;
     this.drafts = new Map();
     this.build();
@@ -118,27 +121,38 @@ class Gallery {
     await this.refresh();
   }
 
-  /** Ask for the first page again; what is being typed stays. */
+  /** Ask for the first page again and forget all others with its answer; what is typed stays. */
   async refresh() {
     if (!this.dataset) return;
-    this.pages = new Map();
-    this.shown = this.shown === undefined ? 0 : this.shown + 1;
-    await this.load(0);
+    const pages = (this.asked = new Map());
+    const answer = await this.load(0, pages);
+    if (this.asked !== pages) return;
+    if (answer) this.pages = pages;
+    else this.asked = this.pages;
+    if (answer) this.take(answer);
   }
 
-  async load(page) {
-    if (this.pages.has(page)) return;
-    this.pages.set(page, []);
-    const asked = this.shown;
+  /** Ask for one more page, unless all are about to be asked for again. */
+  async more(page) {
+    const { pages } = this;
+    if (pages.has(page) || this.asked !== pages) return;
+    const answer = await this.load(page, pages);
+    if (answer && this.pages === pages) this.take(answer);
+  }
+
+  /** The server's answer with the page's items, put among the pages; null where there is none. */
+  async load(page, pages) {
+    pages.set(page, []);
     const query = new URLSearchParams({ offset: String(page * PAGE), text: this.text.value });
     if (this.flag.value) query.set("flag", this.flag.value);
     try {
       const answer = await get(`datasets/${this.dataset}/items?${query}`);
-      if (asked !== this.shown) return;
-      this.pages.set(page, answer.items);
-      this.take(answer);
+      pages.set(page, answer.items);
+      return answer;
     } catch (error) {
+      pages.delete(page);
       setText(this.status, error.message);
+      return null;
     }
   }
 
@@ -175,7 +189,7 @@ class Gallery {
 
   item(index) {
     const page = Math.floor(index / PAGE);
-    if (!this.pages.has(page)) this.load(page);
+    this.more(page);
     return this.pages.get(page)?.[index % PAGE];
   }
 
@@ -206,7 +220,7 @@ class Gallery {
       const element = card(item, this);
       this.place(element, index, across);
       this.space.insertBefore(element, this.cardBehind(index));
-      if (held?.item === item.item) element.querySelector(held.part).focus({ preventScroll: true });
+      if (held?.item === item.item) giveFocus(element, held.part);
     }
   }
 
@@ -234,7 +248,11 @@ class Gallery {
       this.drafts.delete(item.item);
     } catch (error) {
       if (values.caption !== undefined) this.drafts.set(item.item, values.caption);
+      // What its card shows is not what was kept.
+      const shown = this.space.querySelector(`[data-item="${CSS.escape(item.item)}"]`);
+      if (shown) shown.dataset.tag = "";
       await this.refresh();
+      this.draw();
       setText(this.status, error.message);
       return;
     }

@@ -4,8 +4,9 @@ import { isComposing, isShortcut, swallow } from "./keys.js";
 import { say } from "./words.js";
 
 const OPENING = new Set(["Enter", " ", "F2"]);
+const MARKED = ".pivotal-card-marked";
 /** What can hold the focus and is on every card. */
-const PARTS = [".pivotal-card-marked", "input"];
+const PARTS = [MARKED, "input"];
 
 /** The caption's text with each placeholder marked, as whole words. */
 function marked(text, placeholders) {
@@ -25,20 +26,29 @@ function shownCaption(item, placeholders) {
 function captionField(item, gallery, leave) {
   const value = gallery.drafts.get(item.item) ?? item.caption;
   const field = make("textarea", { value, spellcheck: false, ariaLabel: item.name });
+  let kept = item.caption;
+  const keep = () => {
+    if (field.value === kept) return;
+    kept = field.value;
+    // Against a changed file only the buttons decide; until then it is a draft.
+    if (item.file === null) gallery.edit(item, { caption: kept });
+    else gallery.drafts.set(item.item, kept);
+  };
   field.addEventListener("keydown", (event) => {
     event.stopPropagation();
     if (isComposing(event)) return;
     if (event.key === "Enter" && !event.shiftKey) {
       event.preventDefault();
       leave();
+      // A draft that could not be sent before is no change.
+      keep();
     } else if (event.key === "Escape") {
       field.value = item.caption;
+      gallery.drafts.delete(item.item);
       leave();
     }
   });
-  field.addEventListener("change", () => {
-    if (field.value !== item.caption) gallery.edit(item, { caption: field.value });
-  });
+  field.addEventListener("change", keep);
   return field;
 }
 
@@ -62,7 +72,7 @@ function joinCaption(root, shown, field) {
 function conflict(item, gallery, field) {
   if (item.file === null) return [];
   const keep = (label, text) => make("button", { type: "button",
-    on: { click: () => gallery.edit(item, { caption: text() }) } }, say(label));
+    on: { click: () => (field.blur(), gallery.edit(item, { caption: text() })) } }, say(label));
   return [
     make("div.pivotal-card-conflict", { title: item.file }, say("File changed: {file}", item)),
     make("div.pivotal-card-line", {}, keep("Keep mine", () => field.value),
@@ -104,4 +114,10 @@ export function heldFocus(cards) {
     if (held) return { item: held.closest(".pivotal-card").dataset.item, part };
   }
   return null;
+}
+
+/** Focus a part of a card; its field where that stands in the part's place. */
+export function giveFocus(element, part) {
+  const field = part === MARKED && element.classList.contains("writing");
+  element.querySelector(field ? "textarea" : part).focus({ preventScroll: true });
 }

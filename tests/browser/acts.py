@@ -31,6 +31,19 @@ def compose(editor: Editor, text: str) -> None:
 
 
 @contextmanager
+def unreachable(editor: Editor, address: Pattern[str]) -> Iterator[None]:
+    """Let no request to an address arrive, which the browser itself may note."""
+
+    def drop(route: Any) -> None:
+        route.abort()
+
+    editor.page.route(address, drop)
+    yield
+    editor.page.unroute(address, drop)
+    editor.problems[:] = [one for one in editor.problems if "net::ERR_FAILED" not in one]
+
+
+@contextmanager
 def refused(editor: Editor, address: Pattern[str], sentence: str) -> Iterator[None]:
     """Let the server answer an address with an error, which the browser itself may note."""
 

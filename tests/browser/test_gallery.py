@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from browser.acts import compose, copy_and_paste, refused
+from browser.acts import compose, copy_and_paste, refused, unreachable
 from browser.graphs import node
 from PIL import Image
 from playwright.sync_api import expect
@@ -151,6 +151,7 @@ def test_a_file_that_changed_meanwhile_is_shown_before_anything_is_overwritten(
     assert "File changed: by another program" in conflict.inner_text()
     assert conflict.locator("textarea").input_value() == "mine"
     editor.shot("gallery_conflict")
+    expect(conflict.locator("textarea")).to_be_focused()
     press(conflict.get_by_role("button", name="Keep mine"))
     status(editor, "revision 1")
     assert "mine" in card(editor, "0.png").inner_text()
@@ -229,6 +230,22 @@ def test_an_undo_that_is_refused_says_why(editor: Editor, folder: Path):
     with refused(editor, re.compile("/undo$"), "The disk is full."):
         press(editor.page.locator(".pivotal-gallery-bar button", has_text="Undo"))
         status(editor, "The disk is full.")
+
+
+def test_what_is_written_while_the_server_is_away_is_not_lost(editor: Editor, folder: Path):
+    open_gallery(editor, folder)
+    one, other = card(editor, "0.png"), card(editor, "1.png")
+    with unreachable(editor, re.compile("/pivotal/datasets/")):
+        write(editor, "0", "mine")
+        status(editor, "The server cannot be reached.")
+        press(other.locator("input[type=checkbox]"))
+        expect(other.locator("input[type=checkbox]")).to_be_checked()
+        expect(one.locator("textarea")).to_have_value("mine")
+        expect(one.locator("textarea")).to_be_focused()
+        editor.shot("gallery_away")
+    one.locator("textarea").press("Enter")
+    status(editor, "revision 1")
+    expect(shown(editor, "0")).to_have_text("mine")
 
 
 def test_paths_and_other_pages_are_refused(server: Server):
