@@ -115,9 +115,10 @@ METHODS: dict[str, Method] = {
     "lora": Method(embeddings=False),
     "pivotal": Method(),
     "pivotal_prior": Method(prior=Prior.BASE, prior_weight=0.5, objective=HOLDING),
-    # What the vectors learn soon, the LoRA need not take from the base.
+    # What the vectors learn soon, the LoRA need not take from the base; behind the pivot a step
+    # costs no text encoder, so there is time for more of them.
     "pivotal_soon": Method(
-        prior=Prior.BASE, prior_weight=0.5, objective=HOLDING, embedding_rate=5e-3
+        prior=Prior.BASE, prior_weight=0.5, objective=HOLDING, embedding_rate=5e-3, pivot=0.2
     ),
     "pivotal_noise": Method(initial_word=False),
     # For a set: at 0.0015 the loss stands still from the three hundredth step on.
