@@ -25,9 +25,8 @@ interval of at least 95 % from order statistics. Memory is the peak above the pr
 models loaded, the first step included; "kept" is what autograd keeps for backward beside resident
 weights; "first" is the time from loaded models to the end of the first step. CPU time is what a
 contender's threads worked, which other programs on the machine disturb less. On a CPU the peak
-holds what the C library keeps of freed blocks for later;
-`freed returned` gives blocks of 256 KB and more back at once, which is slower and shows what is
-really in use.
+holds what the C library keeps of freed blocks for later; with `freed returned` it gives blocks of
+256 KB and more back at once, which is slower and shows what is really in use.
 
 Contenders: `ours`, LoRA on the attention layers by this pack's loop; `ours_all`, on all its
 layers; `floor`, the bare frozen UNet of ComfyUI forward and backward to its inputs with torch's
