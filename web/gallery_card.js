@@ -39,8 +39,11 @@ function captionField(item, gallery, leave) {
     if (isComposing(event)) return;
     if (event.key === "Enter" && !event.shiftKey) {
       event.preventDefault();
-      leave();
-      // A draft that could not be sent before is no change.
+      if (item.file === null) {
+        gallery.drafts.delete(item.item);
+        leave();
+      }
+      // What could not be sent before is no change of the field.
       keep();
     } else if (event.key === "Escape") {
       field.value = item.caption;
@@ -52,8 +55,8 @@ function captionField(item, gallery, leave) {
   return field;
 }
 
-/** Let a click or a key put the field in the place of the shown text, until the field is left. */
-function joinCaption(root, shown, field) {
+/** Let a click or a key put the field in the shown text's place, until it is left with no draft. */
+function joinCaption(root, shown, field, hasDraft) {
   // A hidden field takes no focus, so it is shown first.
   const write = () => {
     root.classList.add("writing");
@@ -65,7 +68,7 @@ function joinCaption(root, shown, field) {
     swallow(event);
     write();
   });
-  field.addEventListener("blur", () => root.classList.remove("writing"));
+  field.addEventListener("blur", () => root.classList.toggle("writing", hasDraft()));
 }
 
 /** Where the caption's file says something else: what it says, and which of the two to keep. */
@@ -102,8 +105,9 @@ export function card(item, gallery) {
     ...conflict(item, gallery, field), shown, field);
   root.classList.toggle("off", !item.enabled);
   root.classList.toggle("edited", item.edited);
-  root.classList.toggle("writing", gallery.drafts.has(item.item));
-  joinCaption(root, shown, field);
+  const hasDraft = () => gallery.drafts.has(item.item);
+  root.classList.toggle("writing", hasDraft());
+  joinCaption(root, shown, field, hasDraft);
   return root;
 }
 

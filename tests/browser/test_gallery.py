@@ -243,9 +243,12 @@ def test_what_is_written_while_the_server_is_away_is_not_lost(editor: Editor, fo
         expect(one.locator("textarea")).to_have_value("mine")
         expect(one.locator("textarea")).to_be_focused()
         editor.shot("gallery_away")
+        one.locator("textarea").blur()
+        expect(one.locator("textarea")).to_be_visible()
     one.locator("textarea").press("Enter")
     status(editor, "revision 1")
     expect(shown(editor, "0")).to_have_text("mine")
+    expect(shown(editor, "0")).to_be_focused()
 
 
 def test_paths_and_other_pages_are_refused(server: Server):
