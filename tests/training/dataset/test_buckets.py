@@ -86,25 +86,40 @@ def test_of_two_buckets_of_the_same_shape_the_larger_is_taken():
     assert (crop.width, crop.height) == (512, 512)
 
 
+def noise(path: Path, width: int, height: int) -> tuple[Image.Image, Record]:
+    """A picture of which no two pixels are alike by a rule, and its record."""
+    bits = random.Random(0).randbytes(width * height * 3)
+    picture = Image.frombytes("RGB", (width, height), bits)
+    picture.save(path)
+    return picture, Record(path=path, caption="", width=width, height=height)
+
+
 def test_pixels_are_those_of_pillow(tmp_path: Path):
-    picture = Image.frombytes("RGB", (150, 90), random.Random(0).randbytes(150 * 90 * 3))
-    picture.save(tmp_path / "noise.png")
-    record = Record(path=tmp_path / "noise.png", caption="", width=150, height=90)
-    crop = choose_crop(150, 90, [(64, 64)])
-    assert (crop.resized, crop.left, crop.top) == ((107, 64), 21, 0)
-    resized = picture.resize((107, 64), Image.Resampling.LANCZOS)
+    picture, record = noise(tmp_path / "noise.png", 168, 96)
+    crop = choose_crop(168, 96, [(64, 64)])
+    assert (crop.resized, crop.left, crop.top) == ((112, 64), 24, 0)
+    resized = picture.resize((112, 64), Image.Resampling.LANCZOS)
 
     pixels = load_pixels(record, crop)
 
     assert pixels.shape == (64, 64, 3) and pixels.dtype == torch.float32
-    found = (pixels * 255).round().byte().numpy().tobytes()
-    apart = [
-        abs(a - b) for a, b in zip(found, resized.crop((21, 0, 85, 64)).tobytes(), strict=True)
-    ]
+    for x, y in [(0, 0), (63, 0), (0, 63), (31, 17), (63, 63)]:
+        expected = [value / 255 for value in resized.getpixel((24 + x, y))]
+        assert pixels[y, x].tolist() == pytest.approx(expected, abs=1e-7)
+    assert (pixels * 255).round().byte().numpy().tobytes() == (
+        resized.crop((24, 0, 88, 64)).tobytes()
+    )
+
+
+def test_a_crop_between_pixels_is_off_by_no_more_than_one_rounding(tmp_path: Path):
+    picture, record = noise(tmp_path / "noise.png", 150, 90)
+    crop = choose_crop(150, 90, [(64, 64)])
+    assert (crop.resized, crop.left, crop.top) == ((107, 64), 21, 0)
+    resized = picture.resize((107, 64), Image.Resampling.LANCZOS).crop((21, 0, 85, 64))
+    found = (load_pixels(record, crop) * 255).round().byte().numpy().tobytes()
     # Pillow holds the corners of what it resizes in fp32, so a value in the middle may round away.
+    apart = [abs(a - b) for a, b in zip(found, resized.tobytes(), strict=True)]
     assert max(apart) <= 1 and sum(apart) <= 3
-    levels = [255 * one for one in pixels[31, 17].tolist()]
-    assert levels == pytest.approx(resized.getpixel((21 + 17, 31)), abs=1.01)
 
 
 @pytest.mark.parametrize("size", [(192, 64), (64, 192)])
