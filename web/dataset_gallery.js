@@ -3,6 +3,7 @@ import { app } from "../../scripts/app.js";
 import { get, on, onReconnected, pictureAddress, post } from "./api.js";
 import { card, giveFocus, heldFocus } from "./gallery_card.js";
 import { make, setText } from "./dom.js";
+import { swallow } from "./keys.js";
 import { addView, chain } from "./node_view.js";
 import { say } from "./words.js";
 
@@ -104,8 +105,7 @@ class Gallery {
   key(event) {
     const writing = event.target.tagName === "TEXTAREA" || event.target.tagName === "INPUT";
     if (event.key === "z" && (event.ctrlKey || event.metaKey) && !writing) {
-      event.preventDefault();
-      event.stopPropagation();
+      swallow(event);
       this.undo();
     }
   }
@@ -127,9 +127,12 @@ class Gallery {
     const pages = (this.asked = new Map());
     const answer = await this.load(0, pages);
     if (this.asked !== pages) return;
-    if (answer) this.pages = pages;
-    else this.asked = this.pages;
-    if (answer) this.take(answer);
+    if (!answer) {
+      this.asked = this.pages;
+      return;
+    }
+    this.pages = pages;
+    this.take(answer);
   }
 
   /** Ask for one more page, unless all are about to be asked for again. */

@@ -16,8 +16,6 @@ from pack.training.schedule import Schedule
 
 from .subjects import Subject
 
-# Two class pictures beside four pictures: half of what the prior would cost.
-HOLDING = ObjectiveConfig(prior_batch=2)
 # Attention alone learns the silhouette and not the inks: cells are what convolutions draw.
 LORA = LoraConfig(rank=32, alpha=32, targets=Targets.CONVOLUTIONS)
 # Words of the vocabulary that the base was never trained on.
@@ -102,6 +100,10 @@ class Method:
         )
 
 
+# Two class pictures beside four pictures: half of what the prior would cost.
+HELD = Method(prior=Prior.BASE, prior_weight=0.5, objective=ObjectiveConfig(prior_batch=2))
+
+
 def differing(settings: Any, plain: Any) -> Any:
     """What of the settings differs from the plain ones; of an enum its value."""
     if not is_dataclass(settings) or type(settings) is not type(plain):
@@ -114,14 +116,12 @@ METHODS: dict[str, Method] = {
     "textual_inversion": Method(adapter=None, pivot=1.0),
     "lora": Method(embeddings=False),
     "pivotal": Method(),
-    "pivotal_prior": Method(prior=Prior.BASE, prior_weight=0.5, objective=HOLDING),
+    "pivotal_prior": HELD,
     # What the vectors learn soon, the LoRA need not take from the base; behind the pivot a step
     # costs no text encoder, so there is time for more of them.
-    "pivotal_soon": Method(
-        prior=Prior.BASE, prior_weight=0.5, objective=HOLDING, embedding_rate=5e-3, pivot=0.2
-    ),
+    "pivotal_soon": replace(HELD, embedding_rate=5e-3, pivot=0.2),
     "pivotal_noise": Method(initial_word=False),
     # For a set: at 0.0015 the loss stands still from the three hundredth step on.
     "set": Method(adapter_rate=1e-3, embedding_rate=5e-3, pivot=0.3),
-    "lora_prior": Method(embeddings=False, prior=Prior.BASE, prior_weight=0.5, objective=HOLDING),
+    "lora_prior": replace(HELD, embeddings=False),
 }

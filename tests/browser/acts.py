@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from re import Pattern
 from typing import Any
 
@@ -30,27 +30,23 @@ def compose(editor: Editor, text: str) -> None:
     session.send("Input.imeSetComposition", {"text": text, **ends})
 
 
-@contextmanager
-def unreachable(editor: Editor, address: Pattern[str]) -> Iterator[None]:
-    """Let no request to an address arrive, which the browser itself may note."""
+def unreachable(editor: Editor, address: Pattern[str]) -> AbstractContextManager[None]:
+    """Let no request to an address arrive."""
+    return _answered(editor, address, lambda route: route.abort(), "net::ERR_FAILED")
 
-    def drop(route: Any) -> None:
-        route.abort()
 
-    editor.page.route(address, drop)
-    yield
-    editor.page.unroute(address, drop)
-    editor.problems[:] = [one for one in editor.problems if "net::ERR_FAILED" not in one]
+def refused(editor: Editor, address: Pattern[str], sentence: str) -> AbstractContextManager[None]:
+    """Let the server answer an address with an error."""
+    answer = {"status": 500, "json": {"error": sentence}}
+    return _answered(editor, address, lambda route: route.fulfill(**answer), "status of 500")
 
 
 @contextmanager
-def refused(editor: Editor, address: Pattern[str], sentence: str) -> Iterator[None]:
-    """Let the server answer an address with an error, which the browser itself may note."""
-
-    def refuse(route: Any) -> None:
-        route.fulfill(status=500, json={"error": sentence})
-
-    editor.page.route(address, refuse)
+def _answered(
+    editor: Editor, address: Pattern[str], answer: Callable[[Any], None], noted: str
+) -> Iterator[None]:
+    """Answer requests in the server's place; what the browser itself may note is no problem."""
+    editor.page.route(address, answer)
     yield
-    editor.page.unroute(address, refuse)
-    editor.problems[:] = [one for one in editor.problems if "status of 500" not in one]
+    editor.page.unroute(address, answer)
+    editor.problems[:] = [one for one in editor.problems if noted not in one]
