@@ -5,7 +5,7 @@ WEB_DIRECTORY = "./web"
 
 async def comfy_entrypoint():
     """Import the nodes only when the host asks: test tools import this file without a host."""
-    from .nodes.host.version import check_version
+    from .nodes.host.versions import check_version
 
     check_version()
     from .nodes.extension import Extension

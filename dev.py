@@ -16,9 +16,10 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent
 sys.path.insert(0, str(ROOT / "tests"))
 
-from harness.browser import ensure_browser  # noqa: E402
-from harness.demo import run_demo  # noqa: E402
-from harness.environment import (  # noqa: E402
+from harness.editor.browser import ensure_browser  # noqa: E402
+from harness.host.server import ServerFailed  # noqa: E402
+from harness.tools.demo import run_demo  # noqa: E402
+from harness.tools.environment import (  # noqa: E402
     MODULES,
     TEST_MODULES,
     Command,
@@ -29,11 +30,10 @@ from harness.environment import (  # noqa: E402
     say,
     workspace,
 )
-from harness.hosts import run_matrix  # noqa: E402
-from harness.manager import run_manager  # noqa: E402
-from harness.registry import check_registry  # noqa: E402
-from harness.server import ServerFailed  # noqa: E402
-from harness.suite import run_suite  # noqa: E402
+from harness.tools.hosts import run_matrix  # noqa: E402
+from harness.tools.manager import run_manager  # noqa: E402
+from harness.tools.registry import check_registry  # noqa: E402
+from harness.tools.suite import run_suite  # noqa: E402
 
 
 def run(name: str, command: Command, **variables: str) -> int:
@@ -108,7 +108,7 @@ def bench(python: Path, host: Path, arguments: Sequence[str]) -> int:
 def pictures(python: Path, host: Path, arguments: Sequence[str]) -> int:
     """Pictures of the help pages and, unless nodes are named, the thumbnails of the templates."""
     ensure_browser(say)
-    words = [python, "-m", "harness.pictures", host, workspace("pictures"), *arguments]
+    words = [python, "-m", "harness.tools.pictures", host, workspace("pictures"), *arguments]
     return run("pictures", words, PYTHONPATH=str(ROOT / "tests"), HF_HUB_OFFLINE="1")
 
 

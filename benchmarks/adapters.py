@@ -61,7 +61,7 @@ def steps_of(config: Any, model: Any) -> Iterator[None]:
     from speed.ours import Precomputed, data_of
     from speed.setup import Setup
 
-    from pack.nodes.host.models import HostDenoiser
+    from pack.nodes.host.denoiser.port import HostDenoiser
     from pack.training.adapters import build_adapters
     from pack.training.loop import Parts, TrainConfig, train
 
@@ -86,7 +86,7 @@ def in_turns(name: str, config: Any, lora: Any, pairs: int) -> dict[str, Any]:
     from speed.models import load_model
     from speed.statistics import ratio_interval
 
-    from pack.nodes.host.runs import gradients
+    from pack.nodes.host.run.drive import gradients
 
     seconds: dict[str, list[tuple[float, float]]] = {"lora": [], "other": []}
     with gradients():

@@ -26,7 +26,7 @@ PAIRS = 5
 HEAVY = ("diffusers", "prodigyopt")
 sys.path.insert(0, str(ROOT / "tests"))
 
-from harness.environment import HOST_VERSION, PACK, link  # noqa: E402
+from harness.tools.environment import HOST_VERSION, PACK, link  # noqa: E402
 
 
 def options(base: Path) -> list[str]:

@@ -10,12 +10,12 @@ from pathlib import Path
 
 import torch
 
-from .containers import Container, save_bundle, warnings_for
-from .editing import pack, rename
+from .bundle import Bundle
+from .edit import pack, rename
+from .file_names import SUFFIX
 from .inspection import as_text, file_hash, inspect_bundle
-from .manifest import Bundle
-from .names import SUFFIX
-from .reading import load_bundle
+from .load import load_bundle
+from .save import Container, save_bundle, warnings_for
 
 PRECISIONS = {
     "keep": None,

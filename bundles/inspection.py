@@ -11,8 +11,8 @@ from typing import cast
 import torch
 from torch import Tensor
 
+from .bundle import Bundle
 from .lowrank import PAIRS, UNDERSCORED
-from .manifest import Bundle
 
 # No word of a vocabulary is as short; zeros are what output embeddings leave behind.
 _NEAR_ZERO = 1e-3

@@ -11,9 +11,9 @@ from typing import cast
 
 from torch import Tensor
 
-from .keys import DIFFUSERS_STYLE, SGM_STYLE
-from .manifest import Bundle, Entry
-from .names import safe_stem
+from .bundle import Bundle, Entry
+from .file_names import safe_stem
+from .layers.generic import DIFFUSERS_STYLE, SGM_STYLE
 
 INDEX = "pivotal.index"
 VERSION = 1

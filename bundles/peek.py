@@ -11,11 +11,11 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from .dialects import Source
-from .dialects.pt import SUFFIXES as TORCH_SUFFIXES
-from .files import unreadable
-from .manifest import Entry
-from .reading import open_source, read_parts
+from .bundle import Entry
+from .files.safetensors import unreadable
+from .files.torch import SUFFIXES as TORCH_SUFFIXES
+from .formats import Source
+from .load import open_source, read_parts
 
 
 class _Slice(Protocol):

@@ -7,8 +7,8 @@ from pathlib import Path
 
 from comfy_api.latest import io
 
-from ..bundles.containers import Container, save_bundle, warnings_for
-from ..bundles.manifest import Bundle
+from ..bundles.bundle import Bundle
+from ..bundles.save import Container, save_bundle, warnings_for
 from . import sockets
 from .host.folders import bundle_files, in_output, new_bundle_path
 from .precision import KEEP, Precision

@@ -4,31 +4,65 @@ from __future__ import annotations
 
 from comfy_api.latest import ComfyExtension, io
 
-from . import (
-    adapters,
-    bridges,
-    bundle_editing,
-    bundle_reading,
-    bundles,
-    captions,
-    concepts,
-    dataset,
-    editing,
+from . import replacements
+from .bundle import (
+    convert_bundle as bundle_reading,
+)
+from .bundle import (
+    edit_bundle as bundle_editing,
+)
+from .bundle import (
     encode,
-    evaluate,
-    objective,
-    preparing,
-    recipe,
-    replacements,
-    review,
-    runs,
-    spectrum,
+)
+from .bundle import (
+    save_load_bundle as bundles,
+)
+from .bundle import (
+    trim_lora as spectrum,
+)
+from .dataset import (
+    caption_dataset as captions,
+)
+from .dataset import (
+    check_dataset as preparing,
+)
+from .dataset import (
+    dataset_lists as bridges,
+)
+from .dataset import (
+    edit_captions as editing,
+)
+from .dataset import (
+    load_dataset as dataset,
+)
+from .dataset import (
+    review_dataset as review,
+)
+from .dataset import (
     tagging,
-    train,
+)
+from .evaluate import compare as evaluate
+from .host import packages, routes
+from .host.bundle import routes as bundle_routes
+from .host.dataset import gallery as review_routes
+from .host.run import routes as run_routes
+from .train import (
+    adapters,
+    objective,
     variants,
 )
-from .host import bundle_routes, packages, routes, run_routes
-from .host import review as review_routes
+from .train import (
+    concept as concepts,
+)
+from .train import (
+    optimizer as recipe,
+)
+from .train import (
+    train_concepts as train,
+)
+from .train import (
+    watch_run as runs,
+)
 
 NODES: list[type[io.ComfyNode]] = [
     *dataset.NODES,

@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from harness.browser import MISSING, find_browser
+from harness.editor.browser import MISSING, find_browser
 
 if TYPE_CHECKING:
-    from harness.server import Server
+    from harness.host.server import Server
 
 TESTS = Path(__file__).resolve().parent
 ROOT = TESTS.parent
@@ -93,8 +93,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.fixture(scope="session")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """A real server with the pack, a checkpoint, a caption model and a node of the tests."""
-    from harness.cancelling import furnish
-    from harness.server import Server
+    from harness.faults.cancelling import furnish
+    from harness.host.server import Server
 
     base = tmp_path_factory.mktemp("server")
     furnish(base)

@@ -33,7 +33,7 @@ FORBIDDEN_WORDS = {
     r"\bpickle\b": "pickle",
     r"\btorch\.load\(": "torch.load",
 }
-MAY_HOLD = {("bundles/dialects/pt.py", "torch.load")}
+MAY_HOLD = {("bundles/files/torch.py", "torch.load")}
 
 
 class Import:
@@ -99,7 +99,7 @@ def breaks_direction(path: Path, folder: str, target: str) -> bool:
     """Whether an import inside the pack runs against the arrows: nodes -> training -> bundles."""
     other = target.split("/")[1]
     if folder == "training" and other == "bundles":
-        return target not in {"/bundles/files", "/bundles/lowrank"}
+        return not target.startswith(("/bundles/files", "/bundles/lowrank"))
     if folder == "nodes":
         return other not in FOLDERS
     return path != ROOT / "__init__.py" and other != folder
@@ -152,8 +152,8 @@ def test_files_end_at_three_hundred_lines():
     ("file", "line"),
     [
         ("training/x.py", "import comfy.sd"),
-        ("training/x.py", "from ..nodes.host import models"),
-        ("training/x.py", "from ..bundles.manifest import Bundle"),
+        ("training/x.py", "from ..nodes.host.denoiser import port"),
+        ("training/x.py", "from ..bundles.bundle import Bundle"),
         ("training/x.py", "from .. import nodes"),
         ("training/x.py", "import diffusers"),
         ("training/dataset/x.py", "from ...nodes import sockets"),

@@ -14,8 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from harness import environment
-from harness.environment import Stop
+from harness.tools import environment
+from harness.tools.environment import Stop
 
 ROOT = Path(__file__).resolve().parents[1]
 DEAD_INDEX = {
@@ -123,7 +123,7 @@ def test_the_lock_of_a_killed_process_does_not_block(tmp_path):
     lock = tmp_path / "lock"
     code = (
         "import sys, time, pathlib; sys.path.insert(0, sys.argv[1])\n"
-        "from harness.environment import one_at_a_time\n"
+        "from harness.tools.environment import one_at_a_time\n"
         "with one_at_a_time(pathlib.Path(sys.argv[2])):\n"
         "    print('held', flush=True); time.sleep(600)\n"
     )

@@ -180,7 +180,7 @@ def test_names_and_descriptions_hold_no_sign_that_the_editor_reads_as_a_command(
 
 def spoken() -> set[str]:
     """Every text that the pages of the editor hand to `say` or `word`."""
-    source = "\n".join(path.read_text(encoding="utf-8") for path in sorted(WEB.glob("*.js")))
+    source = "\n".join(path.read_text(encoding="utf-8") for path in sorted(WEB.rglob("*.js")))
     text = r"""("(?:[^"\\]|\\.)*"|'[^']*')"""
     found = re.findall(rf"\bsay\(\s*(?:\w+ \? )?{text}", source)
     found += re.findall(rf"\bsay\(\s*\w+ \? {text} : {text}", source)
@@ -209,7 +209,7 @@ def test_every_word_of_the_panels_is_translated_and_no_other(language: str):
 
 @pytest.mark.parametrize("language", LANGUAGES)
 def test_settings_categories_and_commands_are_translated(language: str):
-    source = (WEB / "settings.js").read_text(encoding="utf-8")
+    source = (WEB / "editor" / "settings.js").read_text(encoding="utf-8")
     identities = re.findall(r'^const \w+ = "(Pivotal\.[\w.]+)";$', source, re.M)
     tips = source.count("tooltip:")
     settings = read(language, "settings.json")

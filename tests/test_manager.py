@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from harness.claims import Check
-from harness.environment import ROOT, Stop
-from harness.manager import run_manager, tell
+from harness.tools.claims import Check
+from harness.tools.environment import ROOT, Stop
+from harness.tools.manager import run_manager, tell
 
 pytestmark = pytest.mark.host
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from pack.nodes.parsing import lines, numbers, seed_numbers
+from pack.nodes.widget_text import lines, numbers, seed_numbers
 
 
 def test_seeds_are_numbers_and_ranges():

@@ -15,7 +15,7 @@ import pytest
 pytest.importorskip("comfy_api", reason="needs ComfyUI: set PIVOTAL_COMFYUI")
 pytestmark = pytest.mark.host
 
-from pack.bundles.spectrum import Trimming  # noqa: E402
+from pack.bundles.trim import Trimming  # noqa: E402
 from pack.nodes.extension import NODES  # noqa: E402
 from pack.training.adapters.dora import DoraConfig  # noqa: E402
 from pack.training.adapters.loha import LoHaConfig  # noqa: E402
@@ -23,13 +23,13 @@ from pack.training.adapters.lokr import LoKrConfig  # noqa: E402
 from pack.training.adapters.lora import LoraConfig  # noqa: E402
 from pack.training.adapters.oft import OftConfig  # noqa: E402
 from pack.training.adapters.trilora import TriLoraConfig  # noqa: E402
-from pack.training.concepts import Concept  # noqa: E402
+from pack.training.dataset.captions.vary import Variation  # noqa: E402
 from pack.training.dataset.framing import Framing  # noqa: E402
-from pack.training.dataset.variation import Variation  # noqa: E402
 from pack.training.loop import TrainConfig  # noqa: E402
 from pack.training.objective import ObjectiveConfig  # noqa: E402
-from pack.training.optimizers import OptimizerConfig  # noqa: E402
+from pack.training.optimizers.choices import OptimizerConfig  # noqa: E402
 from pack.training.validation import ValidationConfig  # noqa: E402
+from pack.training.words.concepts import Concept  # noqa: E402
 
 SNAPSHOT = Path(__file__).with_name("schemas.json")
 FIRST = Path(__file__).with_name("first_inputs.json")

@@ -40,10 +40,10 @@ TELL = "print(json.dumps({'new': sorted(set(sys.modules) - before), **told}))"
 
 TRY = """
 from pack.training.loop import TrainConfig
-from pack.training.optimizers import Algorithm, OptimizerConfig
+from pack.training.optimizers.choices import Algorithm, OptimizerConfig
 from pack.training.adapters.lora import LoraConfig
 from pack.training.dataset.records import Dataset
-from pack.nodes.host.request import Request
+from pack.nodes.host.run.request import Request
 
 prodigy = OptimizerConfig(algorithm=Algorithm.PRODIGY)
 config = TrainConfig(steps=2, optimizer=prodigy)

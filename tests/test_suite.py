@@ -8,7 +8,7 @@ from pathlib import Path
 
 CODE = (
     "import sys, pathlib; sys.path.insert(0, sys.argv[1])\n"
-    "from harness.suite import run_suite\n"
+    "from harness.tools.suite import run_suite\n"
     "sys.exit(run_suite(pathlib.Path(sys.executable), pathlib.Path('h'), pathlib.Path('.')))\n"
 )
 # Each waits until the other runs, so neither ends when one runs after the other.

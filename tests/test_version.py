@@ -11,8 +11,9 @@ import pytest
 pytest.importorskip("comfy_api", reason="needs ComfyUI: set PIVOTAL_COMFYUI")
 pytestmark = pytest.mark.host
 
-from harness.hosts import RELEASES  # noqa: E402
-from pack.nodes.host import packages, version  # noqa: E402
+from harness.tools.hosts import RELEASES  # noqa: E402
+from pack.nodes.host import packages  # noqa: E402
+from pack.nodes.host import versions as version  # noqa: E402
 
 ROOT = Path(__file__).resolve().parents[1]
 OLDEST = ".".join(map(str, version.OLDEST))

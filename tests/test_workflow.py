@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from harness.workflow import Unconvertible, to_prompt, with_values
+from harness.host.workflow import Unconvertible, to_prompt, with_values
 
 CHECKPOINT = {"input": {"required": {"ckpt_name": [["a.safetensors", "b.safetensors"], {}]}}}
 ENCODE = {

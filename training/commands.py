@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Container, Sequence
 from dataclasses import dataclass
 
-from .concepts import NEGATIVE
+from .words.concepts import NEGATIVE
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from .objective import ObjectiveConfig
-from .optimizers import EMBEDDING_OPTIMIZER, OptimizerConfig
-from .schedule import Schedule
+from .optimizers.choices import EMBEDDING_OPTIMIZER, OptimizerConfig
+from .optimizers.schedule import Schedule
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .dataset.buckets import Crop
-from .dataset.order import Batches
+from .dataset.batches import Batches
+from .dataset.pictures.buckets import Crop
 from .objective import ObjectiveConfig
 from .ports import Caption
 from .randomness import generator

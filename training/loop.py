@@ -11,17 +11,17 @@ from torch import Tensor
 
 from .adapters.base import Adapter
 from .commands import Command
-from .conditions import StepConditions
 from .config import TrainConfig as TrainConfig
 from .data import MicroStep
-from .optimizers import settle
+from .optimizers.choices import settle
+from .optimizers.schedule import set_learning_rates
 from .ports import Caption
 from .run import Parts as Parts
 from .run import Run as Run
 from .run import loss_scale
-from .schedule import set_learning_rates
 from .state import RunState, as_averages, capture, restore_parameters
 from .steps import batch_errors, draw, prior_loss
+from .words.conditions import StepConditions
 
 
 @dataclass(frozen=True, slots=True)

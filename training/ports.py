@@ -9,7 +9,7 @@ from typing import Protocol
 
 from torch import Tensor, nn
 
-from .dataset.buckets import Crop
+from .dataset.pictures.buckets import Crop
 
 
 @dataclass(frozen=True, slots=True)

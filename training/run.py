@@ -10,15 +10,12 @@ import torch
 from torch import Tensor, nn
 
 from .adapters.base import Adapter
-from .average import Average
 from .commands import Command, Finish, to_freeze
-from .concepts import Concept, class_caption, pivot_steps, with_negatives
-from .conditions import Conditions
 from .config import TrainConfig
 from .data import EMPTY, TrainingData
-from .embeddings import Vectors, pull_norms
 from .objective import ObjectiveConfig, Prior
-from .optimizers import (
+from .optimizers.average import Average
+from .optimizers.choices import (
     ADAPTER_RATE,
     EMBEDDING_RATE,
     Algorithm,
@@ -28,10 +25,13 @@ from .optimizers import (
     shift_origin,
     updates,
 )
+from .optimizers.schedule import rate_factor
 from .ports import Caption, Denoiser, TextEncoder
 from .randomness import device_generator
-from .schedule import rate_factor
 from .state import RunState, averages, restore_optimizers
+from .words.concepts import Concept, class_caption, pivot_steps, with_negatives
+from .words.conditions import Conditions
+from .words.vectors import Vectors, pull_norms
 
 
 @dataclass(kw_only=True, slots=True)

@@ -11,8 +11,8 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from ..bundles.files import read_safetensors, replace_safetensors
-from .optimizers import to_training
+from ..bundles.files.safetensors import read_safetensors, replace_safetensors
+from .optimizers.choices import to_training
 
 Optimizers = Mapping[str, torch.optim.Optimizer]
 FORMAT = "2"

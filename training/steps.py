@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from .concepts import class_caption, negative_captions
-from .conditions import StepConditions
 from .data import Batch, MicroStep, draw_batch
 from .objective import Prior, offset_noise, sample_errors, sample_weights, weighted_loss
 from .ports import Caption, Noised
+from .words.concepts import class_caption, negative_captions
+from .words.conditions import StepConditions
 
 if TYPE_CHECKING:
     from .run import Run

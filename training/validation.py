@@ -9,11 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .concepts import mentioned
 from .data import Batch, TrainingData
 from .objective import sample_errors, sample_weights
 from .randomness import generator
 from .run import Run
+from .words.concepts import mentioned
 
 ALL = "all"
 """The mean over all pictures, beside the mean of each concept's pictures"""

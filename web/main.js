@@ -1,13 +1,13 @@
 /** The pack's one extension: each feature is a module that says what it adds to the editor. */
 import { app } from "../../scripts/app.js";
-import * as about from "./about.js";
-import * as bundleView from "./bundle_view.js";
-import * as datasetGallery from "./dataset_gallery.js";
-import * as embeddingNames from "./embedding_names.js";
-import * as runMonitor from "./run_monitor.js";
-import * as runView from "./run_view.js";
-import { settings } from "./settings.js";
-import { loadWords } from "./words.js";
+import * as about from "./editor/about.js";
+import * as bundleView from "./bundles/view.js";
+import * as datasetGallery from "./dataset/gallery.js";
+import * as embeddingNames from "./bundles/embedding_names.js";
+import * as runMonitor from "./runs/monitor.js";
+import * as runView from "./runs/view.js";
+import { settings } from "./editor/settings.js";
+import { loadWords } from "./editor/words.js";
 
 /**
  * A feature exports any of: `bottomPanelTabs`, `aboutPageBadges`, `nodeCreated(node)`,

@@ -44,9 +44,9 @@ def milliseconds(action: Callable[[], Any]) -> float:
 
 def measure(family: str, folder: Path) -> dict[str, float]:
     """Milliseconds for one family: attaching, and tokenizing a prompt with all names."""
-    from harness.checkpoints import cached_checkpoint
-    from harness.embeddings import clip_with_files, random_vectors, write_loose
-    from pack.nodes.host.naming import apply_names
+    from harness.host.checkpoints import cached_checkpoint
+    from harness.models.embeddings import clip_with_files, random_vectors, write_loose
+    from pack.nodes.host.text.resolve import apply_names
     from world import checkpoints
 
     build = {"sd15": checkpoints.build_sd15_short, "sdxl": checkpoints.build_sdxl_short}[family]

@@ -17,14 +17,14 @@ import torch  # noqa: E402
 from page import keep  # noqa: E402
 from PIL import Image  # noqa: E402
 
-from harness.captioners import save_captioner  # noqa: E402
-from harness.graphs import Graph  # noqa: E402
-from harness.runner import start_host  # noqa: E402
-from harness.vlm import save_vlm, tiny_qwen  # noqa: E402
-from pack.nodes.host.captioning import FolderCaptioner, Precision  # noqa: E402
-from pack.nodes.host.pixels import as_image  # noqa: E402
-from pack.nodes.host.seeing import ClipCaptioner  # noqa: E402
-from pack.training.dataset.captioning import Asking  # noqa: E402
+from harness.host.graphs import Graph  # noqa: E402
+from harness.host.runner import start_host  # noqa: E402
+from harness.models.captioners import save_captioner  # noqa: E402
+from harness.models.vlm import save_vlm, tiny_qwen  # noqa: E402
+from pack.nodes.host.captioners.clip import ClipCaptioner  # noqa: E402
+from pack.nodes.host.captioners.model import FolderCaptioner, Precision  # noqa: E402
+from pack.nodes.host.images import as_image  # noqa: E402
+from pack.training.dataset.captioning.ask import Asking  # noqa: E402
 
 TOKENS = 8
 
@@ -33,7 +33,7 @@ def blip_base(folder: Path) -> Path:
     """BLIP-base's sizes with random weights, saved in half precision to spare the disk."""
     import transformers as tf
 
-    from harness.captioner_parts import letters
+    from harness.models.captioner_parts import letters
 
     words = letters()
     config = tf.BlipConfig()

@@ -14,7 +14,7 @@ sys.path.insert(0, str(ROOT / "tests"))
 import conftest  # noqa: E402, F401  - loads the pack
 from page import keep  # noqa: E402
 
-from harness.killing import PICTURES, kill_once, reference  # noqa: E402
+from harness.faults.killing import PICTURES, kill_once, reference  # noqa: E402
 
 KILLS = 100
 

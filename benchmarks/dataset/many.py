@@ -16,10 +16,10 @@ import conftest  # noqa: E402, F401  - loads the pack
 from page import keep  # noqa: E402
 from PIL import Image, ImageFile  # noqa: E402
 
-from pack.training.dataset.folder import folder_fingerprint, read_folder  # noqa: E402
+from pack.training.dataset.checks.verdict import examine, measured  # noqa: E402
+from pack.training.dataset.facts import Store  # noqa: E402
+from pack.training.dataset.folder.read import folder_fingerprint, read_folder  # noqa: E402
 from pack.training.dataset.framing import Framing  # noqa: E402
-from pack.training.dataset.health import examine, measured  # noqa: E402
-from pack.training.dataset.store import Store  # noqa: E402
 
 COUNTS = (1000, 3000, 10000)
 SIZES = ((320, 320), (400, 280), (280, 440))

@@ -52,7 +52,7 @@ class Kept:
 
 def try_family(host: Any, name: str, kept: Kept) -> None:
     """Train the methods that are missing, and keep what came of each as soon as it is known."""
-    from harness.trial import FAMILIES, Trial
+    from harness.host.trial import FAMILIES, Trial
 
     row = kept.row(name)
     missing = [method for method in FAMILIES[name].methods if method not in row["methods"]]
@@ -78,8 +78,8 @@ def main() -> None:
     kept = Kept(arguments.work)
     with tempfile.TemporaryDirectory() as base:
         prepare(Path(base))
-        from harness.runner import start_host
-        from harness.trial import FAMILIES
+        from harness.host.runner import start_host
+        from harness.host.trial import FAMILIES
 
         host = start_host(ROOT)
         for name in [name for name in arguments.only.split(",") if name] or FAMILIES:

@@ -7,7 +7,7 @@ from typing import Any
 
 from comfyui_version import __version__
 
-from harness.trial import METHODS
+from harness.host.trial import METHODS
 
 LABELS = {
     "sd15": "SD1.5",

@@ -33,7 +33,7 @@ from conftest import load_pack  # noqa: E402
 def run_block(start: int, count: int) -> dict[str, Any]:
     """In this process: read the files of `count` seeds, and say what came of it."""
     load_pack()
-    from harness.fuzzing import MARK, make_case, read_case
+    from harness.faults.fuzzing import MARK, make_case, read_case
 
     counts: Counter[str] = Counter()
     findings: list[str] = []
@@ -92,9 +92,9 @@ def report(blocks: dict[str, dict[str, Any]]) -> str:
             "# Damaged and hostile bundle files",
             "",
             f"Python {platform.python_version()}, {platform.system()}, one process a block of "
-            f"{BLOCK} seeds. `python3 dev.py bench fuzz` writes this; tests/harness/fuzzing.py "
-            "makes the files: bytes of real files changed, cut and doubled, headers that lie, "
-            "torch files that name code or claim more than they hold, odd names and texts.",
+            f"{BLOCK} seeds. `python3 dev.py bench fuzz` writes this; "
+            "tests/harness/faults/fuzzing.py makes the files: bytes of real files changed, cut and "
+            "doubled, headers that lie, torch files that name code or claim more than they hold, odd names and texts.",
             "",
             "| | |",
             "|---|---|",

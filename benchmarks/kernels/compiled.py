@@ -33,7 +33,7 @@ def transformer(dtype: torch.dtype) -> tuple[nn.Module, list[Tensor], dict[str, 
     import comfy.ops
     from comfy.ldm.modules.attention import BasicTransformerBlock
 
-    from pack.nodes.host.foreign import differentiable_attention
+    from pack.nodes.host.denoiser.user_patches import differentiable_attention
 
     kinds: dict[str, Any] = {"dtype": dtype, "operations": comfy.ops.manual_cast}
     block = BasicTransformerBlock(CHANNELS, 8, CHANNELS // 8, context_dim=CONTEXT, **kinds)
@@ -53,8 +53,8 @@ def residual(dtype: torch.dtype) -> tuple[nn.Module, list[Tensor], dict[str, Any
 
 def prepared(block: nn.Module) -> list[nn.Parameter]:
     """Put frozen layers and LoRA on all layers into a block; the factors."""
-    from pack.nodes.host.injection import KEY, TrainingInjection
-    from pack.nodes.host.layers import adaptable_layers
+    from pack.nodes.host.denoiser.injection import KEY, TrainingInjection
+    from pack.nodes.host.denoiser.layers import adaptable_layers
     from pack.training.adapters import build_adapters
     from pack.training.adapters.lora import LoraConfig
     from pack.training.adapters.targets import Targets

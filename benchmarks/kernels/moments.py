@@ -29,7 +29,7 @@ class Moments:
 def rows() -> Iterator[Moments]:
     from speed.models import unet
 
-    from pack.nodes.host.layers import adaptable_layers
+    from pack.nodes.host.denoiser.layers import adaptable_layers
     from pack.training.adapters.lora import LoraConfig
     from pack.training.adapters.targets import Targets
 

@@ -64,7 +64,7 @@ def layers(channels: int) -> list[Any]:
 
 def ways(tokens: int, channels: int, rank: int) -> tuple[Callable[[], list[Tensor]], ...]:
     """Both ways forward and backward; each gives the gradients of the input and the factors."""
-    from pack.nodes.host.frozen import low_rank_forward
+    from pack.nodes.host.denoiser.frozen_layers import low_rank_forward
 
     made = layers(channels)
     downs = [torch.randn(rank, channels) * channels**-0.5 for _ in made]

@@ -14,13 +14,13 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from pack.bundles.containers import Container, save_bundle
-from pack.bundles.manifest import Bundle
-from pack.nodes.host.bundling import apply_bundle
-from pack.nodes.host.name_settings import NameRules, parse_names
-from pack.nodes.host.request import Request
-from pack.nodes.host.runs import run_training
-from pack.training.dataset.folder import read_folder
+from pack.bundles.bundle import Bundle
+from pack.bundles.save import Container, save_bundle
+from pack.nodes.host.bundle.apply import apply_bundle
+from pack.nodes.host.run.drive import run_training
+from pack.nodes.host.run.request import Request
+from pack.nodes.host.text.name_settings import NameRules, parse_names
+from pack.training.dataset.folder.read import read_folder
 from pack.training.objective import Prior
 from world.concepts import write_folder
 from world.sampling import FLOW_SCHEDULER, SETTINGS, Models, sample

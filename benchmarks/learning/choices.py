@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from pack.training.objective import ObjectiveConfig, Weighting
-from pack.training.optimizers import Algorithm, Precision
-from pack.training.schedule import Schedule
+from pack.training.optimizers.choices import Algorithm, Precision
+from pack.training.optimizers.schedule import Schedule
 from pack.training.timesteps import Density
 
 from .cells import Cell

@@ -8,11 +8,11 @@ from typing import Any
 from pack.training.adapters import AdapterConfig
 from pack.training.adapters.lora import LoraConfig
 from pack.training.adapters.targets import Targets
-from pack.training.concepts import NEGATIVE, Concept
 from pack.training.loop import TrainConfig
 from pack.training.objective import ObjectiveConfig, Prior
-from pack.training.optimizers import Algorithm, OptimizerConfig, Precision
-from pack.training.schedule import Schedule
+from pack.training.optimizers.choices import Algorithm, OptimizerConfig, Precision
+from pack.training.optimizers.schedule import Schedule
+from pack.training.words.concepts import NEGATIVE, Concept
 
 from .subjects import Subject
 

@@ -6,7 +6,7 @@ import os
 import random
 from pathlib import Path
 
-from pack.training.dataset.folder import read_folder
+from pack.training.dataset.folder.read import read_folder
 from pack.training.dataset.records import Dataset
 from world.concepts import Picture, write_folder
 from world.sampling import Models, sample

@@ -67,11 +67,11 @@ class Kept:
 
 def hurt_runs(kept: Kept, work: Path, known: argparse.Namespace) -> None:
     """Runs in children of a host that is up: killed, refused the disk, watched."""
-    from harness.warm import WarmHost
+    from harness.faults.warm import WarmHost
 
     warm = WarmHost()
     try:
-        from harness.run_trials import Trials, faults, kills
+        from harness.faults.run_trials import Trials, faults, kills
 
         trials = Trials(warm, work)
         if known.kills:
@@ -102,8 +102,8 @@ def cancel_runs(kept: Kept, count: int, python: Path, host: Path) -> None:
     """Cancel at random moments on a server of its own."""
     import random
 
-    from harness.cancelling import Cancelling, Moment, furnish
-    from harness.server import Server
+    from harness.faults.cancelling import Cancelling, Moment, furnish
+    from harness.host.server import Server
 
     draw = random.Random(SEED)
     moments = [Moment(number, draw.uniform(0.0, 1.0)) for number in range(count)]

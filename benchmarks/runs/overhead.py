@@ -6,8 +6,8 @@ import os
 from pathlib import Path
 from typing import Any
 
-from harness.graphs import Graph, write_pictures
-from harness.warm import WarmHost
+from harness.faults.warm import WarmHost
+from harness.host.graphs import Graph, write_pictures
 
 SECONDS, WARM_STEPS = 2.5, 6
 """Of a block, so that each watched one has its reports; steps that are not counted"""
@@ -27,7 +27,7 @@ def weigh(warm: WarmHost, folder: Path, pairs: int) -> dict[str, Any]:
 def _weighed(warm: WarmHost, pairs: int, length: int) -> dict[str, Any]:
     import torch
 
-    from harness.watching import Block, in_turns
+    from harness.faults.watching import Block, in_turns
 
     torch.set_num_threads(os.cpu_count() or 1)
     warm_up = Block(True)

@@ -81,7 +81,7 @@ def write(rows: Rows, folder: Path) -> None:
 def machine() -> str:
     import torch
 
-    from harness.environment import HOST_VERSION
+    from harness.tools.environment import HOST_VERSION
 
     return (
         f"ComfyUI {HOST_VERSION}, torch {torch.__version__}, Python {platform.python_version()}, "

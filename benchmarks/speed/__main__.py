@@ -16,7 +16,7 @@ sys.path[:0] = [str(ROOT / "tests"), str(ROOT / "benchmarks")]
 
 from atomic import replace_text  # noqa: E402
 
-from harness.environment import say  # noqa: E402
+from harness.tools.environment import say  # noqa: E402
 from speed.parts import Part, cpu_parts, cuda_parts  # noqa: E402
 from speed.play import play  # noqa: E402
 from speed.report import add  # noqa: E402

@@ -8,19 +8,19 @@ from typing import Any
 
 import torch
 
-from pack.nodes.host.models import HostDenoiser
-from pack.nodes.host.runs import gradients
-from pack.nodes.host.text import HostTextEncoder
+from pack.nodes.host.denoiser.port import HostDenoiser
+from pack.nodes.host.run.drive import gradients
+from pack.nodes.host.text.port import HostTextEncoder
 from pack.training.adapters import build_adapters
 from pack.training.adapters.lora import LoraConfig
 from pack.training.adapters.targets import Targets
-from pack.training.concepts import Concept, parse_caption
 from pack.training.data import TrainingData
-from pack.training.dataset.buckets import Crop
-from pack.training.dataset.order import Batches
-from pack.training.embeddings import initial_vectors
+from pack.training.dataset.batches import Batches
+from pack.training.dataset.pictures.buckets import Crop
 from pack.training.loop import Parts, TrainConfig, train
 from pack.training.ports import Caption, Conditioning
+from pack.training.words.concepts import Concept, parse_caption
+from pack.training.words.vectors import initial_vectors
 
 from .meter import Meter
 from .models import load_clip, load_model

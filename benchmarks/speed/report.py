@@ -50,7 +50,7 @@ def machine() -> dict[str, Any]:
     """What the figures depend on."""
     import torch
 
-    from harness.environment import HOST_VERSION
+    from harness.tools.environment import HOST_VERSION
 
     made = {name: importlib.metadata.version(name) for name in PACKAGES}
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else ""

@@ -13,8 +13,8 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 
-from ...bundles.containers import Container, save_bundle
-from ...bundles.manifest import Bundle
+from ...bundles.bundle import Bundle
+from ...bundles.save import Container, save_bundle
 
 LOG = logging.getLogger(__name__)
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import folder_paths
 
-from ...bundles.reading import SUFFIXES, files_of
+from ...bundles.load import SUFFIXES, files_of
 from .older import is_within
 
 RUNS = "pivotal"

@@ -8,8 +8,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from ...bundles.manifest import Bundle
-from ...bundles.picture import data_uri
+from ...bundles.bundle import Bundle
+from ...bundles.table_picture import data_uri
 
 
 def to_tensor(picture: Image.Image) -> Tensor:

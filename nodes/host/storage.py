@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ...training.dataset.store import Store
+from ...training.dataset.facts import Store
 from .folders import user_folder
 
 

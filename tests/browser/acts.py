@@ -7,7 +7,7 @@ from contextlib import AbstractContextManager, contextmanager
 from re import Pattern
 from typing import Any
 
-from harness.editor import Editor
+from harness.editor.editor import Editor
 
 COPY = """type => {
     const canvas = window.app.canvas;

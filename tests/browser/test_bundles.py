@@ -11,11 +11,11 @@ from browser.acts import copy_and_paste
 from PIL import Image
 from playwright.sync_api import expect
 
-from harness.editor import Editor
-from harness.server import Server
-from pack.bundles.containers import Container, save_bundle
-from pack.bundles.manifest import Bundle, Entry
-from pack.bundles.picture import data_uri
+from harness.editor.editor import Editor
+from harness.host.server import Server
+from pack.bundles.bundle import Bundle, Entry
+from pack.bundles.save import Container, save_bundle
+from pack.bundles.table_picture import data_uri
 
 WORKFLOW = '{"last_node_id": 1, "last_link_id": 0, "nodes": [{"id": 1, "type": "Note", "pos": [90, 90], "size": [200, 90], "flags": {}, "order": 0, "mode": 0, "inputs": [], "outputs": [], "properties": {}, "widgets_values": ["from the bundle"]}], "links": [], "groups": [], "config": {}, "extra": {}, "version": 0.4}'  # noqa: E501
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 from playwright.sync_api import expect
 
-from harness import examples
-from harness.editor import Editor
-from harness.environment import PACK
-from harness.workflow import widgets
+from harness.editor.editor import Editor
+from harness.host.workflow import widgets
+from harness.tools import examples
+from harness.tools.environment import PACK
 
 ALONE = """async name => {
     app.graph.clear();

@@ -16,8 +16,8 @@ from browser.graphs import node
 from PIL import Image
 from playwright.sync_api import expect
 
-from harness.editor import Editor
-from harness.server import Server
+from harness.editor.editor import Editor
+from harness.host.server import Server
 
 COUNT = 60
 PATIENCE = 120_000

@@ -11,8 +11,8 @@ import pytest
 from browser.conftest import RENDERERS
 from browser.graphs import training, write_pictures
 
-from harness.editor import Editor
-from harness.server import Server
+from harness.editor.editor import Editor
+from harness.host.server import Server
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser
@@ -130,7 +130,7 @@ def test_the_settings_do_what_they_say(running: Editor):
     page.wait_for_selector(".pivotal-monitor")
     page.wait_for_function("document.querySelector('.pivotal-spark')?.dataset.points > 1")
     assert page.evaluate("document.querySelector('.pivotal-spark').hidden")
-    module = "import('/extensions/pivotal-training/run_series.js')"
+    module = "import('/extensions/pivotal-training/runs/series.js')"
     points = "[[1, 1], [2, 0], [3, 1]]"
     assert page.evaluate(f"{module}.then(m => m.smoothed({points}))") == [[1, 1], [2, 0], [3, 1]]
     set_all(running, {"Training.Smoothing": 0.9})

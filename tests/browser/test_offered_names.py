@@ -9,8 +9,8 @@ from browser.acts import compose
 from browser.graphs import node
 from playwright.sync_api import Locator, expect
 
-from harness.editor import Editor
-from harness.server import Server
+from harness.editor.editor import Editor
+from harness.host.server import Server
 
 NAMES = ("bowl", "cat", "cat_2", "cat_3", "owl")
 LIST = ".pivotal-offer"

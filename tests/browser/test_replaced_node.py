@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Browser, expect
 
-from harness.editor import Editor
-from harness.environment import PACK, ROOT, link
-from harness.server import Server, failure
+from harness.editor.editor import Editor
+from harness.host.server import Server, failure
+from harness.tools.environment import PACK, ROOT, link
 from pack.nodes.replacements import Retired
 
 RENDERERS = ("classic", "nodes2")

@@ -8,8 +8,8 @@ from pathlib import Path
 from browser.graphs import node
 from PIL import Image
 
-from harness.editor import Editor
-from harness.server import Server
+from harness.editor.editor import Editor
+from harness.host.server import Server
 
 PATIENCE = 120_000
 names = (f"reports {number}" for number in itertools.count())

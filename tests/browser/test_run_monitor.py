@@ -12,8 +12,8 @@ from browser.acts import copy_and_paste, refused
 from browser.graphs import training, watched, write_pictures
 from playwright.sync_api import expect
 
-from harness.editor import Editor
-from harness.server import Server
+from harness.editor.editor import Editor
+from harness.host.server import Server
 
 POINTS = "canvas[data-chart=loss]"
 LIST = re.compile("/pivotal/runs$")

@@ -12,11 +12,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from harness import examples
-from harness.editor import Editor
-from harness.environment import PACK
-from harness.server import Server, failure
-from harness.workflow import with_values
+from harness.editor.editor import Editor
+from harness.host.server import Server, failure
+from harness.host.workflow import with_values
+from harness.tools import examples
+from harness.tools.environment import PACK
 
 FOLDER = Path(__file__).resolve().parents[1] / "workflows"
 EXPECTED = FOLDER / "expected"
@@ -29,7 +29,7 @@ LOSS_TOLERANCE, PIXEL_TOLERANCE = 1e-3, 3.0
 
 @pytest.fixture(scope="module")
 def world(server: Server) -> None:
-    from harness.demo_world import demo_world
+    from harness.tools.demo_world import demo_world
 
     demo_world(server.base, examples.CHECKPOINT, examples.PICTURES, examples.CAPTIONER)
 

@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import save_file
 
 from pack.bundles.__main__ import main
-from pack.bundles.reading import load_bundle
+from pack.bundles.load import load_bundle
 
 ROOT = Path(__file__).resolve().parents[2]
 ROWS = torch.arange(1536.0).reshape(2, 768)

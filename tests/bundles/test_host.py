@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from pack.bundles.containers import Container, save_bundle
-from pack.bundles.files import read_safetensors
-from pack.bundles.manifest import Bundle
+from pack.bundles.bundle import Bundle
+from pack.bundles.files.safetensors import read_safetensors
+from pack.bundles.save import Container, save_bundle
 
 pytestmark = pytest.mark.host
 LAYER = "diffusion_model.input_blocks.4.1.transformer_blocks.0.attn2.to_k"

@@ -7,9 +7,9 @@ from dataclasses import replace
 import torch
 from PIL import Image
 
+from pack.bundles.bundle import Bundle, Entry
 from pack.bundles.inspection import Vocabulary, as_text, inspect_bundle
-from pack.bundles.manifest import Bundle, Entry
-from pack.bundles.picture import THUMBNAIL, data_uri, draw, from_uri
+from pack.bundles.table_picture import THUMBNAIL, data_uri, draw, from_uri
 
 
 def bundle() -> Bundle:

@@ -10,11 +10,11 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from pack.bundles.containers import Container, save_bundle
-from pack.bundles.files import read_safetensors
-from pack.bundles.manifest import Bundle, Entry
+from pack.bundles.bundle import Bundle, Entry
+from pack.bundles.files.safetensors import read_safetensors
+from pack.bundles.load import load_bundle
 from pack.bundles.metadata import INDEX, build_metadata, read_index
-from pack.bundles.reading import load_bundle
+from pack.bundles.save import Container, save_bundle
 
 LORA = {
     "lora_unet_x.lora_up.weight": torch.ones(8, 4),

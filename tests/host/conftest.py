@@ -9,10 +9,10 @@ from pathlib import Path
 
 import comfy.model_management
 import pytest
-from host.measure import left_behind
+from host.denoiser.measure import left_behind
 
-from harness.checkpoints import load_cut
-from harness.runner import Host, Loaded, Outputs, start_host
+from harness.host.checkpoints import load_cut
+from harness.host.runner import Host, Loaded, Outputs, start_host
 from pack.nodes.host.folders import user_folder
 
 ROOT = Path(__file__).resolve().parents[2]

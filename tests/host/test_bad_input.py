@@ -11,9 +11,9 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from harness.graphs import Graph, Link, write_pictures
-from harness.runner import GraphFailed
-from pack.bundles.manifest import Bundle
+from harness.host.graphs import Graph, Link, write_pictures
+from harness.host.runner import GraphFailed
+from pack.bundles.bundle import Bundle
 from pack.nodes.host.folders import input_folder
 
 SENTENCES = {"ValueError", "FileNotFoundError", "ImportError"}

@@ -11,9 +11,9 @@ import folder_paths
 import pytest
 
 import nodes
-from harness.runner import GraphFailed, GraphInterrupted
-from harness.server import ServerFailed, failure
-from harness.workflow import to_prompt
+from harness.host.runner import GraphFailed, GraphInterrupted
+from harness.host.server import ServerFailed, failure
+from harness.host.workflow import to_prompt
 
 
 def core_graph(checkpoint: dict, *, steps: int = 2) -> dict:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 
-from harness.graphs import Graph
-from harness.runner import Host
+from harness.host.graphs import Graph
+from harness.host.runner import Host
 from pack.nodes.extension import NODES
 from pack.nodes.replacements import RETIRED, Retired, register
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from pack.training.adapters import AdapterConfig
 from pack.training.adapters.base import Adapter
-from pack.training.adapters.paths import apply_weight
+from pack.training.adapters.factors import apply_weight
 from pack.training.ports import Convolution, Layer
 
 

@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from pack.training.average import Average
 from pack.training.commands import Finish, Pivot, to_freeze
-from pack.training.concepts import Concept
 from pack.training.loop import TrainConfig, train
+from pack.training.optimizers.average import Average
 from pack.training.state import load_state, save_state
+from pack.training.words.concepts import Concept
 from training.toys import of_concept, same, toy_parts, trained
 
 CONCEPTS = (

@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 
 from pack.training.adapters.lora import LoraConfig
-from pack.training.concepts import Concept
 from pack.training.loop import TrainConfig
 from pack.training.objective import ObjectiveConfig
-from pack.training.optimizers import OptimizerConfig
+from pack.training.optimizers.choices import OptimizerConfig
+from pack.training.words.concepts import Concept
 
 
 @pytest.mark.parametrize(

@@ -8,11 +8,11 @@ import pytest
 import torch
 
 from pack.training.adapters.lora import LoraConfig
-from pack.training.concepts import Concept
 from pack.training.loop import TrainConfig, end, train
-from pack.training.optimizers import Algorithm, OptimizerConfig
+from pack.training.optimizers.choices import Algorithm, OptimizerConfig
 from pack.training.run import Run
 from pack.training.state import RunState
+from pack.training.words.concepts import Concept
 from training.toys import same, toy_parts, trained
 
 TOK = Concept(placeholder="TOK", initial="small dog", pivot=0.5)

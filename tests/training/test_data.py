@@ -7,12 +7,12 @@ from dataclasses import replace
 import pytest
 import torch
 
-from pack.training.concepts import Concept
 from pack.training.data import EMPTY, Batch, draw_batch
 from pack.training.loop import Parts, TrainConfig
 from pack.training.objective import ObjectiveConfig, Prior
-from pack.training.optimizers import Algorithm, OptimizerConfig
-from pack.training.schedule import Schedule
+from pack.training.optimizers.choices import Algorithm, OptimizerConfig
+from pack.training.optimizers.schedule import Schedule
+from pack.training.words.concepts import Concept
 from training.toys import CAPTIONS, losses, same, toy_data, toy_parts, trained
 
 CONCEPTS = (

@@ -7,11 +7,11 @@ import torch
 from torch import Tensor
 
 from pack.training import loop
-from pack.training.concepts import Concept
 from pack.training.data import draw_batch
 from pack.training.loop import Parts, TrainConfig, train
 from pack.training.objective import ObjectiveConfig, Prior
-from pack.training.optimizers import Algorithm, OptimizerConfig
+from pack.training.optimizers.choices import Algorithm, OptimizerConfig
+from pack.training.words.concepts import Concept
 from training.reference import loss_by_hand
 from training.toys import ToyDenoiser, ToyText, losses, same, toy_parts, trained
 

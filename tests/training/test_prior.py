@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from pack.training.concepts import Concept, check_class_words
 from pack.training.loop import Parts, TrainConfig, train
 from pack.training.objective import ObjectiveConfig, Prior
+from pack.training.words.concepts import Concept, check_class_words
 from training.reference import condition_by_hand, guess_by_hand
 from training.toys import CAPTIONS, Prediction, losses, same, toy_data, toy_parts, trained
 

@@ -7,12 +7,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from pack.training.concepts import Concept
 from pack.training.loop import TrainConfig, train
 from pack.training.objective import ObjectiveConfig, Prior
-from pack.training.optimizers import Algorithm, OptimizerConfig
-from pack.training.schedule import Schedule
+from pack.training.optimizers.choices import Algorithm, OptimizerConfig
+from pack.training.optimizers.schedule import Schedule
 from pack.training.state import RunState, load_state, save_state
+from pack.training.words.concepts import Concept
 from training.toys import losses, same, toy_parts, trained
 
 STEPS = 8

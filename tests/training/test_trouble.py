@@ -9,12 +9,12 @@ import pytest
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from pack.training.concepts import Concept
-from pack.training.health import EXPLODED, WINDOW, Health
 from pack.training.loop import TrainConfig, train
 from pack.training.objective import ObjectiveConfig, Prior
 from pack.training.run import clear_broken
 from pack.training.state import load_state, save_state
+from pack.training.trouble import EXPLODED, WINDOW, Health
+from pack.training.words.concepts import Concept
 from training.toys import ToyDenoiser, same, toy_data, toy_parts, trained
 
 CONCEPTS = (Concept(placeholder="TOK", initial="small dog", pivot=0.5),)

@@ -5,18 +5,11 @@ from __future__ import annotations
 import pytest
 import torch
 
-from pack.training.concepts import Concept
 from pack.training.loop import TrainConfig, train
 from pack.training.objective import weighted_loss
 from pack.training.randomness import generator
-from pack.training.validation import (
-    ALL,
-    ValidationConfig,
-    best_step,
-    is_over,
-    stalled,
-    validate,
-)
+from pack.training.validation import ALL, ValidationConfig, best_step, is_over, stalled, validate
+from pack.training.words.concepts import Concept
 from training.toys import CAPTIONS, same, toy_data, toy_parts, trained
 
 CONCEPTS = (

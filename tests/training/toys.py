@@ -12,14 +12,14 @@ from torch import Tensor, nn
 
 from pack.training.adapters import TEXT, Adapter, build_adapters, build_chosen, choose_layers
 from pack.training.adapters.lora import LoraConfig
-from pack.training.concepts import Concept, parse_caption, with_negatives
 from pack.training.data import TrainingData
-from pack.training.dataset.buckets import Crop
-from pack.training.dataset.order import Batches
-from pack.training.embeddings import initial_vectors
+from pack.training.dataset.batches import Batches
+from pack.training.dataset.pictures.buckets import Crop
 from pack.training.loop import Parts, TrainConfig, train
 from pack.training.ports import Caption, Conditioning, Layer, Mention, Noised
 from pack.training.randomness import generator
+from pack.training.words.concepts import Concept, parse_caption, with_negatives
+from pack.training.words.vectors import initial_vectors
 
 QUERY, VALUE, FEED = "block.attn1.to_q", "block.attn2.to_v", "block.ff"
 CAPTIONS = ("a TOK", "the TOK in snow", "a hill", "red TOK")

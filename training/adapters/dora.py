@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from ..ports import Layer
 from .base import Adapter, AdapterSettings, bias_of, check_rank, lent
+from .factors import apply_low_rank, on_channels, uniform, without_bias
 from .lora import low_rank_tensors
-from .paths import apply_low_rank, on_channels, uniform, without_bias
 
 
 class Axis(str, Enum):

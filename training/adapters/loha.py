@@ -12,7 +12,7 @@ from torch.autograd import Function
 
 from ..ports import Layer
 from .base import Adapter, AdapterSettings, check_rank
-from .paths import apply_weight
+from .factors import apply_weight
 
 
 class LoHa(Adapter):

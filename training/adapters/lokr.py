@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from ..ports import Layer
 from .base import Adapter, AdapterSettings, refuse_groups
-from .paths import narrow, uniform, widen
+from .factors import narrow, uniform, widen
 
 
 class LoKr(Adapter):

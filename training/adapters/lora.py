@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from ..ports import Layer
 from ..randomness import generator
 from .base import Adapter, AdapterSettings, check_rank
-from .paths import narrow, uniform, widen
+from .factors import narrow, uniform, widen
 
 
 class Lora(Adapter):

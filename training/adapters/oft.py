@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from ..ports import Layer
 from .base import Adapter, AdapterSettings, bias_of, refuse_groups
+from .factors import without_bias
 from .lokr import split_size
-from .paths import without_bias
 
 
 class Oft(Adapter):

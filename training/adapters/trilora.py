@@ -12,8 +12,8 @@ from torch.nn import functional
 
 from ..ports import Layer
 from .base import Adapter, AdapterSettings, check_rank
+from .factors import apply_low_rank
 from .lora import low_rank_tensors
-from .paths import apply_low_rank
 from .spectrum import singular_values
 
 

@@ -7,9 +7,9 @@ import re
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from .names import same_name
+from .captions.tags import same_tag, split_tags
+from .folder.names import same_name
 from .records import Record
-from .tags import same_tag, split_tags
 
 Test = Callable[[Record], bool]
 Value = float | str | bool | frozenset[str]

@@ -8,8 +8,8 @@ from dataclasses import dataclass, field, replace
 from enum import Enum
 from pathlib import Path
 
+from .captions.vary import Variation
 from .framing import Framing
-from .variation import Variation
 
 
 class Transparency(str, Enum):

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from pack.training.dataset.folder import read_folder
+from pack.training.dataset.folder.read import read_folder
 from pack.training.dataset.records import Dataset, Record
 
 

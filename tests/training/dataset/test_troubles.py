@@ -11,13 +11,13 @@ from pathlib import Path
 import pytest
 from PIL import Image, ImageCms, ImageDraw, ImageFilter
 
-from harness.grain import grain
-from pack.training.dataset.buckets import load_pixels
-from pack.training.dataset.folder import FolderOptions, read_folder
+from harness.models.grain import grain
+from pack.training.dataset.checks.verdict import Health, examine, measured
+from pack.training.dataset.facts import Store
+from pack.training.dataset.folder.read import FolderOptions, read_folder
 from pack.training.dataset.framing import Framing
-from pack.training.dataset.health import Health, examine, measured
-from pack.training.dataset.plan import plan_crops
-from pack.training.dataset.store import Store
+from pack.training.dataset.pictures.buckets import load_pixels
+from pack.training.dataset.pictures.crops import plan_crops
 
 SIZE = (160, 160)
 

@@ -1,0 +1,1 @@
+"""What a layer is called in each program."""

@@ -1,0 +1,1 @@
+"""Bundle nodes: save, load, edit, convert and trim."""

@@ -1,0 +1,168 @@
+"""Open, inspect, convert and unpack bundles: nodes between files and bundles."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from comfy_api.latest import io, ui
+
+from ...bundles.bundle import Bundle
+from ...bundles.inspection import as_text, file_hash, inspect_bundle
+from ...bundles.load import load_bundle
+from ...bundles.save import Container
+from ...bundles.table_picture import draw
+from .. import sockets
+from ..bundle_parts import (
+    bundle_output,
+    container_input,
+    file_input,
+    precision_input,
+    prefix_input,
+    token_map_input,
+    told,
+    write,
+)
+from ..host.folders import bundle_path, bundle_state
+from ..host.pictures import to_tensor
+from ..host.text.vocabulary import vocabularies
+
+
+class OpenBundle(io.ComfyNode):
+    """Reads a file of any known form as a bundle, without applying it."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="Pivotal_OpenBundle",
+            display_name="Open Bundle",
+            category="pivotal/bundles",
+            description="Reads a bundle, LoRA or embedding file as a bundle to inspect, rename, "
+            "merge, compare or save, without applying it.",
+            search_aliases=["read lora", "read embedding", "bundle from file"],
+            inputs=[
+                file_input("file", "A file from the loras, embeddings or bundles folders."),
+                token_map_input(),
+            ],
+            outputs=[bundle_output(), io.String.Output(display_name="report")],
+        )
+
+    @classmethod
+    def fingerprint_inputs(cls, file: str, **_: Any) -> str:
+        return bundle_state(file)
+
+    @classmethod
+    def execute(cls, file: str, token_map: str) -> io.NodeOutput:
+        path = bundle_path(file)
+        bundle = load_bundle(path, token_map=token_map, finite=False)
+        bundle = replace(bundle, source=f"{path.name}, SHA-256 {file_hash(path)}")
+        return io.NodeOutput(bundle, told(bundle))
+
+
+class InspectBundle(io.ComfyNode):
+    """Describes a bundle as text and as a picture."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="Pivotal_InspectBundle",
+            display_name="Inspect Bundle",
+            category="pivotal/bundles",
+            description="A table of what a bundle holds: names, vectors, norms, nearest words, "
+            "NaN, LoRA rank, recipe and hashes, as text and as a picture.",
+            search_aliases=["lora info", "lora metadata", "embedding info", "nearest tokens"],
+            is_output_node=True,
+            inputs=[
+                sockets.Bundle.Input("bundle", tooltip="The bundle to look at."),
+                io.Clip.Input(
+                    "clip",
+                    optional=True,
+                    tooltip="Its text encoders measure the vectors: their norms against those of "
+                    "words, and the words that they are closest to.",
+                ),
+            ],
+            outputs=[
+                io.String.Output(display_name="text"),
+                io.Image.Output(display_name="picture"),
+            ],
+        )
+
+    @classmethod
+    def execute(cls, bundle: Bundle, clip: Any | None = None) -> io.NodeOutput:
+        found = inspect_bundle(bundle, vocabularies(clip) if clip is not None else None)
+        picture = to_tensor(draw(found, bundle))[None]
+        text = as_text(found)
+        shown = {**ui.PreviewImage(picture, cls=cls).as_dict(), "text": (text,)}
+        return io.NodeOutput(text, picture, ui=shown)
+
+
+class ConvertBundle(io.ComfyNode):
+    """Writes a file in another program's form."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="Pivotal_ConvertBundle",
+            display_name="Convert Bundle",
+            category="pivotal/bundles",
+            description="Reads a file of any known form and writes it in another one, every "
+            "vector bit for bit.",
+            search_aliases=["convert lora", "convert embedding", "onetrainer", "diffusers"],
+            is_output_node=True,
+            inputs=[
+                file_input("file", "A file from the loras, embeddings or bundles folders."),
+                container_input(Container.A1111),
+                prefix_input("loras/converted"),
+                precision_input(),
+                token_map_input(),
+            ],
+            outputs=[io.String.Output(display_name="report")],
+        )
+
+    @classmethod
+    def fingerprint_inputs(cls, file: str, **_: Any) -> str:
+        return bundle_state(file)
+
+    @classmethod
+    def execute(
+        cls, file: str, container: str, filename_prefix: str, precision: str, token_map: str
+    ) -> io.NodeOutput:
+        bundle = load_bundle(bundle_path(file), token_map=token_map)
+        return write(bundle, filename_prefix, Container(container), precision)
+
+
+class UnpackBundle(io.ComfyNode):
+    """Writes a plain LoRA and a file per embedding."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="Pivotal_UnpackBundle",
+            display_name="Unpack Bundle",
+            category="pivotal/bundles",
+            description="Writes a plain LoRA, which every program reads, and an embedding file "
+            "for each name.",
+            search_aliases=["extract embedding", "split lora", "export embedding"],
+            is_output_node=True,
+            inputs=[
+                sockets.Bundle.Input("bundle", tooltip="The bundle to take apart."),
+                prefix_input("loras/unpacked"),
+                precision_input(),
+                io.Boolean.Input(
+                    "trainer_keys",
+                    default=False,
+                    tooltip="Name the vectors of T5 t5, as trainers do, in place of t5xxl, which "
+                    "ComfyUI wants.",
+                ),
+            ],
+            outputs=[io.String.Output(display_name="report")],
+        )
+
+    @classmethod
+    def execute(
+        cls, bundle: Bundle, filename_prefix: str, precision: str, trainer_keys: bool
+    ) -> io.NodeOutput:
+        return write(bundle, filename_prefix, Container.LOOSE, precision, trainer_keys)
+
+
+NODES = [OpenBundle, InspectBundle, ConvertBundle, UnpackBundle]

@@ -1,0 +1,246 @@
+"""Save Bundle and Load Bundle: one file with a LoRA and its named embeddings."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from typing import Any
+
+from comfy_api.latest import io
+
+from ...bundles.bundle import Bundle
+from ...bundles.load import load_bundle
+from ...bundles.save import Container, save_bundle, warnings_for
+from .. import sockets
+from ..bundle_parts import saved_files, token_map_input
+from ..host.bundle.apply import apply_bundle, read_back
+from ..host.folders import bundle_files, bundle_path, bundle_state, new_bundle_path
+from ..host.pictures import with_thumbnails
+from ..host.text.name_settings import Clash, NameRules, StrengthMode, parse_names
+from ..precision import Precision
+
+CONNECTED = "(connected bundle)"
+
+
+def name_rule_inputs() -> list[io.Input]:
+    """How the names of a bundle are bound to a CLIP, beyond the line that each has."""
+    return [
+        io.Combo.Input(
+            "strength_mode",
+            options=StrengthMode,
+            default=StrengthMode.SCALE,
+            optional=True,
+            tooltip="What a name's strength does: scale its vectors, or move them from the word "
+            "that they started from, where 0 is that word and 1 is the trained name.",
+        ),
+        io.Boolean.Input(
+            "bare_triggers",
+            default=False,
+            optional=True,
+            tooltip="Also find the names, and what stood for them in the captions (TOK), as whole "
+            "words without embedding: before them.",
+        ),
+        io.Combo.Input(
+            "clash",
+            options=Clash,
+            default=Clash.ERROR,
+            optional=True,
+            tooltip="What happens to a name that another bundle gave this CLIP already.",
+        ),
+        io.String.Input(
+            "prefix",
+            default="",
+            optional=True,
+            tooltip="Goes before a name that is taken, with 'add the prefix'; when empty, the "
+            "file's name.",
+        ),
+        io.String.Input(
+            "fallback",
+            default="",
+            optional=True,
+            tooltip="What a text encoder reads for which a name has no vectors; when empty, the "
+            "word that the name started from.",
+        ),
+        token_map_input(optional=True),
+    ]
+
+
+class SaveBundle(io.ComfyNode):
+    """Writes a bundle into the output folder."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="Pivotal_SaveBundle",
+            display_name="Save Bundle",
+            category="pivotal/bundles",
+            description="Writes a LoRA and its named embeddings into one file, or a plain LoRA and "
+            "an embedding file for each name.",
+            search_aliases=["save lora", "save embedding", "export", "safetensors"],
+            is_output_node=True,
+            hidden=[io.Hidden.extra_pnginfo],
+            inputs=[
+                sockets.Bundle.Input("bundle", tooltip="The bundle to write."),
+                io.String.Input(
+                    "filename_prefix",
+                    default="loras/bundle",
+                    tooltip="Folder and name inside ComfyUI's output folder. Files in loras are "
+                    "found by every LoRA loader. A number is added, nothing is overwritten.",
+                ),
+                io.Combo.Input(
+                    "container",
+                    options=Container,
+                    default=Container.A1111,
+                    tooltip="a1111: one file with everything. loose: a folder with a plain LoRA "
+                    "that loads everywhere, and an embedding file for each name. header: one file "
+                    "that is a plain LoRA to every other program. diffusers: a LoRA and an _emb "
+                    "file. onetrainer: a1111 with its names of encoders. cog: cog-sdxl's folder.",
+                ),
+                io.Combo.Input(
+                    "precision",
+                    options=Precision,
+                    default=Precision.FP16,
+                    tooltip="Number format of the LoRA; embeddings are always fp32.",
+                ),
+                io.Image.Input(
+                    "thumbnails",
+                    optional=True,
+                    tooltip="Small pictures for the file's header: the first for the file, and "
+                    "one for each name in their order, as far as there are more.",
+                ),
+            ],
+            outputs=[
+                sockets.Bundle.Output(
+                    display_name="saved", tooltip="The bundle as it is in the file."
+                ),
+                io.String.Output(display_name="report"),
+            ],
+        )
+
+    @classmethod
+    def execute(
+        cls,
+        bundle: Bundle,
+        filename_prefix: str,
+        container: str,
+        precision: str,
+        thumbnails: Any | None = None,
+    ) -> io.NodeOutput:
+        form = Container(container)
+        extra: dict[str, Any] = cls.hidden.extra_pnginfo or {}
+        workflow = json.dumps(extra["workflow"]) if "workflow" in extra else bundle.workflow
+        path = new_bundle_path(filename_prefix, own_folder=form.is_folder)
+        dtype = Precision(precision).dtype
+        made = with_thumbnails(replace(bundle, workflow=workflow), thumbnails)
+        files = save_bundle(made, path, form, dtype)
+        return saved_files(files, warnings_for(bundle, form), read_back(files))
+
+
+class LoadBundle(io.ComfyNode):
+    """Puts a bundle onto a MODEL and its names onto a CLIP."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="Pivotal_LoadBundle",
+            display_name="Load Bundle",
+            category="pivotal/bundles",
+            description="Applies a bundle: its LoRA to MODEL and CLIP, and its names to this CLIP "
+            "alone, to be typed as embedding:name.",
+            search_aliases=["load lora", "load embedding", "textual inversion", "lora loader"],
+            inputs=[
+                io.Model.Input("model", tooltip="The diffusion model the LoRA is applied to."),
+                io.Clip.Input("clip", tooltip="The text encoder that learns the names."),
+                io.Combo.Input(
+                    "file",
+                    options=[CONNECTED, *bundle_files()],
+                    default=CONNECTED,
+                    tooltip="A file from the loras, embeddings or bundles folders, or the "
+                    "connected bundle. Files that its trainer put beside it are read with it.",
+                ),
+                io.Float.Input(
+                    "strength_model",
+                    default=1.0,
+                    min=-100.0,
+                    max=100.0,
+                    step=0.01,
+                    tooltip="How strongly the LoRA changes the diffusion model.",
+                ),
+                io.Float.Input(
+                    "strength_clip",
+                    default=1.0,
+                    min=-100.0,
+                    max=100.0,
+                    step=0.01,
+                    tooltip="How strongly the LoRA changes the text encoder.",
+                ),
+                io.String.Input(
+                    "names",
+                    default="",
+                    multiline=True,
+                    tooltip="One line a name: old = new : strength. Both parts may be left out; "
+                    "-old switches a name off.",
+                ),
+                sockets.Bundle.Input("bundle", optional=True, tooltip="A bundle from this graph."),
+                *name_rule_inputs(),
+            ],
+            outputs=[
+                io.Model.Output(display_name="model"),
+                io.Clip.Output(display_name="clip"),
+                io.String.Output(
+                    display_name="triggers", tooltip="What to type into a prompt, ready to paste."
+                ),
+                io.String.Output(display_name="report"),
+            ],
+        )
+
+    @classmethod
+    def fingerprint_inputs(cls, file: str, **_: Any) -> str:
+        return CONNECTED if file == CONNECTED else bundle_state(file)
+
+    @classmethod
+    def execute(
+        cls,
+        model: Any,
+        clip: Any,
+        file: str,
+        strength_model: float,
+        strength_clip: float,
+        names: str,
+        bundle: Bundle | None = None,
+        strength_mode: str = StrengthMode.SCALE.value,
+        bare_triggers: bool = False,
+        clash: str = Clash.ERROR.value,
+        prefix: str = "",
+        fallback: str = "",
+        token_map: str = "",
+    ) -> io.NodeOutput:
+        if file == CONNECTED and bundle is None:
+            raise ValueError("No bundle: choose a file, or connect a bundle.")
+        connected = file == CONNECTED
+        chosen = bundle if connected else load_bundle(bundle_path(file), token_map=token_map)
+        rules = NameRules(
+            settings=parse_names(names),
+            strength_mode=StrengthMode(strength_mode),
+            bare_triggers=bare_triggers,
+            clash=Clash(clash),
+            prefix=prefix,
+            fallback=fallback.strip(),
+        )
+        made, made_clip, known, notes = apply_bundle(
+            model,
+            clip,
+            chosen,
+            strength_model=strength_model,
+            strength_clip=strength_clip,
+            rules=rules,
+            origin="a connected bundle" if connected else file,
+        )
+        triggers = ", ".join(f"embedding:{name}" for name in known)
+        report = "\n".join(
+            [f"{len(chosen.lora)} LoRA tensors", f"names: {triggers or 'none'}", *notes]
+        )
+        return io.NodeOutput(made, made_clip, triggers, report)
+
+
+NODES = [SaveBundle, LoadBundle]

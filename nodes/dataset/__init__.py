@@ -1,0 +1,1 @@
+"""Dataset nodes: load, check, caption, edit and review pictures."""

@@ -1,0 +1,91 @@
+"""Dataset to Lists, Dataset from Lists: between datasets and the host's own lists."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from comfy_api.latest import io
+
+from .. import sockets
+from ..host.dataset.lists import Size, from_lists, to_lists
+
+
+class DatasetToLists(io.ComfyNode):
+    """Pictures, masks and captions as lists for other nodes."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="Pivotal_DatasetToLists",
+            display_name="Dataset to Lists",
+            category="pivotal/dataset",
+            description="Gives pictures, masks and captions as lists, in the same order.",
+            search_aliases=["dataset images", "unpack dataset", "export dataset"],
+            inputs=[
+                sockets.Dataset.Input("dataset", tooltip="Pictures to give."),
+                io.Combo.Input(
+                    "size",
+                    options=Size,
+                    default=Size.ORIGINAL,
+                    tooltip="original for detectors, trained for exactly the pixels that are "
+                    "trained. The list is held in memory: 12 bytes a pixel.",
+                ),
+                io.Int.Input(
+                    "resolution",
+                    default=512,
+                    min=64,
+                    max=4096,
+                    step=64,
+                    tooltip="With size trained: the resolution, unless Prepare Images has set it.",
+                ),
+            ],
+            outputs=[
+                io.Image.Output(display_name="images", is_output_list=True),
+                io.Mask.Output(display_name="masks", is_output_list=True),
+                io.String.Output(display_name="captions", is_output_list=True),
+                io.String.Output(display_name="names", is_output_list=True),
+            ],
+        )
+
+    @classmethod
+    def execute(cls, dataset: Any, size: str, resolution: int) -> io.NodeOutput:
+        return io.NodeOutput(*to_lists(dataset, Size(size), resolution))
+
+
+class DatasetFromLists(io.ComfyNode):
+    """A dataset of pictures that the graph made."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="Pivotal_DatasetFromLists",
+            display_name="Dataset from Lists",
+            category="pivotal/dataset",
+            description="Makes a dataset of pictures and captions of the graph. They are kept as "
+            "PNG in ComfyUI's user folder.",
+            search_aliases=["images to dataset", "create dataset", "batch to dataset"],
+            is_input_list=True,
+            inputs=[
+                io.Image.Input("images", tooltip="Pictures, as a list, a batch or both."),
+                io.String.Input(
+                    "name", default="pictures", tooltip="Name of the dataset in reports."
+                ),
+                io.String.Input(
+                    "captions",
+                    optional=True,
+                    force_input=True,
+                    tooltip="A caption for each picture, or one for all.",
+                ),
+                io.Mask.Input("masks", optional=True, tooltip="A mask for each picture."),
+            ],
+            outputs=[sockets.Dataset.Output(display_name="dataset")],
+        )
+
+    @classmethod
+    def execute(
+        cls, images: Any, name: Any, captions: Any = None, masks: Any = None
+    ) -> io.NodeOutput:
+        return io.NodeOutput(from_lists(images, name[0], captions or [], masks or []))
+
+
+NODES = [DatasetToLists, DatasetFromLists]

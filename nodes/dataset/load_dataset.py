@@ -1,0 +1,256 @@
+"""Load Dataset, Merge Datasets, Filter Dataset, Label Dataset."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from comfy_api.latest import io
+
+from ...training.dataset.captions.label import Kind, Label, label_dataset
+from ...training.dataset.folder.read import FolderOptions, folder_fingerprint, read_folder
+from ...training.dataset.folder.scan import Subfolders
+from ...training.dataset.merge import describe, merge, split
+from ...training.dataset.records import Transparency
+from .. import sockets
+from ..host.events import tell
+from ..host.folders import dataset_folder, dataset_folders
+
+MASKS = ["beside the pictures", "none"]
+
+
+class LoadDataset(io.ComfyNode):
+    """A folder of pictures with a caption file beside each."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="Pivotal_LoadDataset",
+            display_name="Load Dataset",
+            category="pivotal/dataset",
+            description="Reads a folder of pictures with their captions and masks.",
+            search_aliases=["training images", "image folder", "captions", "dreambooth dataset"],
+            inputs=[
+                io.Combo.Input(
+                    "folder",
+                    options=dataset_folders(),
+                    tooltip="Folder of pictures inside ComfyUI's input or datasets folder.",
+                ),
+                io.String.Input(
+                    "caption_extension",
+                    default=".txt",
+                    tooltip="Ending of the caption files: cat_01.png is described by cat_01.txt. "
+                    "Where it is missing, .txt, .caption, metadata.jsonl, metadata.csv and "
+                    "kohya's json are looked at.",
+                ),
+                io.String.Input(
+                    "default_caption",
+                    default="",
+                    tooltip="Caption of pictures without a caption file, such as: a photo of TOK",
+                ),
+                io.Int.Input(
+                    "repeats",
+                    default=1,
+                    min=1,
+                    max=1000,
+                    tooltip="How often each picture is seen in one epoch.",
+                ),
+                io.String.Input(
+                    "path",
+                    default="",
+                    tooltip="Absolute path of a folder elsewhere, in place of the folder above. "
+                    "Pictures there are read and never written beside.",
+                    optional=True,
+                ),
+                io.Combo.Input(
+                    "subfolders",
+                    options=Subfolders,
+                    default=Subfolders.CONCEPTS,
+                    tooltip="Which folders inside the folder are read, too: those with names such "
+                    "as 10_dog, which give repeats and words, none, or all.",
+                    optional=True,
+                ),
+                io.Combo.Input(
+                    "transparency",
+                    options=Transparency,
+                    default=Transparency.WHITE,
+                    tooltip="What transparent places become. mask makes them white and the loss "
+                    "count less there.",
+                    optional=True,
+                ),
+                io.Combo.Input(
+                    "masks",
+                    options=MASKS,
+                    default=MASKS[0],
+                    tooltip="Masks are cat_01-masklabel.png, cat_01_mask.png or a folder masks. "
+                    "The loss counts where they are white.",
+                    optional=True,
+                ),
+            ],
+            outputs=[
+                sockets.Dataset.Output(display_name="dataset"),
+                io.String.Output(display_name="report"),
+            ],
+        )
+
+    @classmethod
+    def fingerprint_inputs(
+        cls,
+        folder: str,
+        caption_extension: str,
+        default_caption: str,
+        repeats: int,
+        path: str = "",
+        subfolders: str = Subfolders.CONCEPTS.value,
+        transparency: str = "",
+        masks: str = "",
+    ) -> str:
+        found = dataset_folder(folder, path)
+        return folder_fingerprint(found, caption_extension, Subfolders(subfolders))
+
+    @classmethod
+    def execute(
+        cls,
+        folder: str,
+        caption_extension: str,
+        default_caption: str,
+        repeats: int,
+        path: str = "",
+        subfolders: str = Subfolders.CONCEPTS.value,
+        transparency: str = Transparency.WHITE.value,
+        masks: str = MASKS[0],
+    ) -> io.NodeOutput:
+        options = FolderOptions(
+            caption_extension=caption_extension,
+            default_caption=default_caption,
+            repeats=repeats,
+            subfolders=Subfolders(subfolders),
+            transparency=Transparency(transparency),
+            masks=masks == MASKS[0],
+        )
+        dataset = read_folder(dataset_folder(folder, path), options=options)
+        return io.NodeOutput(dataset, tell(describe(dataset)))
+
+
+class MergeDatasets(io.ComfyNode):
+    """Pictures of several folders in one run."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="Pivotal_MergeDatasets",
+            display_name="Merge Datasets",
+            category="pivotal/dataset",
+            description="Puts several datasets together, such as one for each concept.",
+            search_aliases=["join datasets", "several concepts", "combine datasets"],
+            inputs=[
+                sockets.Dataset.Input("dataset_1", tooltip="Pictures that come first."),
+                *[
+                    sockets.Dataset.Input(
+                        f"dataset_{number}", optional=True, tooltip="Pictures that come after."
+                    )
+                    for number in range(2, 7)
+                ],
+            ],
+            outputs=[
+                sockets.Dataset.Output(display_name="dataset"),
+                io.String.Output(display_name="report"),
+            ],
+        )
+
+    @classmethod
+    def execute(cls, dataset_1: Any, **others: Any) -> io.NodeOutput:
+        merged = merge([dataset_1, *(others[name] for name in sorted(others) if others[name])])
+        return io.NodeOutput(merged, tell(describe(merged)))
+
+
+class FilterDataset(io.ComfyNode):
+    """Pictures that a query picks."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="Pivotal_FilterDataset",
+            display_name="Filter Dataset",
+            category="pivotal/dataset",
+            description="Keeps the pictures that a query picks and gives the others, too.",
+            search_aliases=["select images", "query dataset", "split dataset"],
+            inputs=[
+                sockets.Dataset.Input("dataset", tooltip="Pictures to choose from."),
+                io.String.Input(
+                    "query",
+                    default="short >= 512",
+                    tooltip='Such as: faces == 1 and short >= 768 and not caption ~ "hat". '
+                    "The help page lists what can be asked.",
+                ),
+            ],
+            outputs=[
+                sockets.Dataset.Output(display_name="kept"),
+                sockets.Dataset.Output(display_name="dropped"),
+                io.String.Output(display_name="report"),
+            ],
+        )
+
+    @classmethod
+    def execute(cls, dataset: Any, query: str) -> io.NodeOutput:
+        kept, dropped = split(dataset, query)
+        report = f"{len(kept.records)} of {len(dataset.records)} pictures kept"
+        names = [record.name for record in dropped.records]
+        lines = [report, *(f"dropped: {name}" for name in names)]
+        return io.NodeOutput(kept, dropped, tell("\n".join(lines)))
+
+
+class LabelDataset(io.ComfyNode):
+    """What the pictures of a dataset show."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="Pivotal_LabelDataset",
+            display_name="Label Dataset",
+            category="pivotal/dataset",
+            description="Says which concept the pictures show, and makes sure that their captions "
+            "name it.",
+            search_aliases=["trigger word", "instance prompt", "class word", "caption template"],
+            inputs=[
+                sockets.Dataset.Input("dataset", tooltip="Pictures of one concept."),
+                io.String.Input(
+                    "placeholder", default="TOK", tooltip="Word that stands for the concept."
+                ),
+                io.String.Input(
+                    "class_word",
+                    default="",
+                    tooltip="What the concept is one of, such as: dog. Prior preservation and "
+                    "templates use it.",
+                ),
+                io.Combo.Input(
+                    "kind",
+                    options=Kind,
+                    default=Kind.OBJECT,
+                    tooltip="Decides which templates and caption presets fit.",
+                ),
+                io.Boolean.Input(
+                    "insert_placeholder",
+                    default=True,
+                    tooltip="Put the placeholder before captions that do not have it: in the place "
+                    "of the first class word, if it is there. Pictures without a caption get "
+                    "a sentence of the kind.",
+                ),
+            ],
+            outputs=[
+                sockets.Dataset.Output(display_name="dataset"),
+                io.String.Output(display_name="report"),
+            ],
+        )
+
+    @classmethod
+    def execute(
+        cls, dataset: Any, placeholder: str, class_word: str, kind: str, insert_placeholder: bool
+    ) -> io.NodeOutput:
+        label = Label(
+            placeholder=placeholder.strip(), class_word=class_word.strip(), kind=Kind(kind)
+        )
+        labelled, report = label_dataset(dataset, label, insert=insert_placeholder)
+        return io.NodeOutput(labelled, tell(report))
+
+
+NODES = [LoadDataset, MergeDatasets, FilterDataset, LabelDataset]

@@ -1,0 +1,1 @@
+"""Evaluation nodes: grids and scores."""

@@ -1,0 +1,296 @@
+"""Compare Grid and Concept Report: what bundles do, seen in pictures."""
+
+from __future__ import annotations
+
+from enum import Enum
+from typing import Any
+
+from comfy_api.latest import io, ui
+
+from ...bundles.bundle import Bundle
+from .. import sockets
+from ..host.evaluate.grid_run import Request, Result, compare_bundles, report_concepts
+from ..host.sampling import Sampling, sampler_names, scheduler_names
+from ..widget_text import lines, numbers, seed_numbers
+from . import scores
+
+
+class Layout(str, Enum):
+    """What goes down the grid, and what across."""
+
+    PROMPTS_DOWN = "prompts down, bundles across"
+    BUNDLES_DOWN = "bundles down, prompts across"
+
+
+def model_inputs() -> list[io.Input]:
+    """The base that bundles are put onto."""
+    return [
+        io.Model.Input("model", tooltip="The base model; bundles are put onto it here."),
+        io.Clip.Input("clip", tooltip="The text encoder of the model."),
+        io.Vae.Input("vae", tooltip="The VAE of the model."),
+    ]
+
+
+def sampling_inputs() -> list[io.Input]:
+    """KSampler's settings and the size of the pictures."""
+    return [
+        io.String.Input(
+            "seeds", default="1, 2", tooltip="Whole numbers and ranges, such as 1, 2, 5-9."
+        ),
+        io.Int.Input("steps", default=20, min=1, max=10000, tooltip="Sampling steps a picture."),
+        io.Float.Input(
+            "cfg",
+            default=7.0,
+            min=0.0,
+            max=100.0,
+            step=0.1,
+            round=0.01,
+            tooltip="How strongly the prompt is followed.",
+        ),
+        io.Combo.Input("sampler_name", options=sampler_names(), tooltip="As in KSampler."),
+        io.Combo.Input("scheduler", options=scheduler_names(), tooltip="As in KSampler."),
+        io.Int.Input(
+            "width", default=512, min=16, max=16384, step=8, tooltip="Width of each picture."
+        ),
+        io.Int.Input(
+            "height", default=512, min=16, max=16384, step=8, tooltip="Height of each picture."
+        ),
+    ]
+
+
+def saving_inputs(prefix: str) -> list[io.Input]:
+    """How large the pictures are in the grid, and where it is saved."""
+    return [
+        io.Int.Input(
+            "cell_size",
+            default=512,
+            min=16,
+            max=16384,
+            tooltip="Longest side of a picture in the grid; larger ones are made smaller there.",
+        ),
+        io.String.Input(
+            "filename_prefix",
+            default=prefix,
+            tooltip="Folder and name inside ComfyUI's output folder. A number is added, nothing "
+            "is overwritten.",
+        ),
+    ]
+
+
+def result_outputs() -> list[io.Output]:
+    """The grid, its pictures and the report."""
+    return [
+        io.Image.Output(display_name="grid", tooltip="The labelled grid, as it is saved."),
+        io.Image.Output(
+            display_name="pictures",
+            tooltip="Every picture alone, at full size, as a batch: column by column.",
+        ),
+        io.String.Output(display_name="report"),
+    ]
+
+
+def shown(node: type[io.ComfyNode], result: Result, filename_prefix: str) -> io.NodeOutput:
+    """Save the grid, and show it with the report."""
+    saved = ui.ImageSaveHelper.get_save_images_ui(result.grid, filename_prefix, cls=node)
+    told = {**saved.as_dict(), "text": (result.report,)}
+    return io.NodeOutput(result.grid, result.pictures, result.report, ui=told)
+
+
+class CompareGrid(io.ComfyNode):
+    """Samples prompts with and without bundles into one labelled grid."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="Pivotal_CompareGrid",
+            display_name="Compare Grid",
+            category="pivotal/evaluate",
+            description="Samples each prompt and seed without a bundle and with up to four of "
+            "them at several strengths, into one labelled grid that is saved.",
+            search_aliases=["xy plot", "lora comparison", "grid", "lora strength test"],
+            is_output_node=True,
+            hidden=[io.Hidden.prompt, io.Hidden.extra_pnginfo],
+            inputs=[
+                *model_inputs(),
+                io.String.Input(
+                    "prompts",
+                    default="a photo of {name}",
+                    multiline=True,
+                    tooltip="One a line. {name} becomes all names of the bundle, {cat} its name "
+                    "cat; without the bundle both become the word below.",
+                ),
+                io.String.Input(
+                    "negative", default="", multiline=True, tooltip="What to keep away."
+                ),
+                io.String.Input(
+                    "without",
+                    default="",
+                    tooltip="Stands in a prompt where there is no name, such as: dog",
+                ),
+                io.String.Input(
+                    "strengths",
+                    default="1",
+                    tooltip="Strengths of the bundles' LoRA, such as 0, 0.5, 1. At 0 the names "
+                    "work alone.",
+                ),
+                *sampling_inputs(),
+                io.Boolean.Input(
+                    "with_base", default=True, tooltip="Also sample without any bundle."
+                ),
+                io.String.Input(
+                    "labels",
+                    default="",
+                    multiline=True,
+                    tooltip="What the bundles are called in the grid, one a line; their names "
+                    "when empty.",
+                ),
+                io.Combo.Input(
+                    "layout",
+                    options=Layout,
+                    default=Layout.PROMPTS_DOWN,
+                    tooltip="What the rows and the columns are.",
+                ),
+                *saving_inputs("pivotal/compare"),
+                *(
+                    sockets.Bundle.Input(f"bundle_{n}", optional=True, tooltip="To compare.")
+                    for n in (1, 2, 3, 4)
+                ),
+            ],
+            outputs=result_outputs(),
+        )
+
+    @classmethod
+    def execute(
+        cls,
+        model: Any,
+        clip: Any,
+        vae: Any,
+        prompts: str,
+        negative: str,
+        without: str,
+        strengths: str,
+        seeds: str,
+        steps: int,
+        cfg: float,
+        sampler_name: str,
+        scheduler: str,
+        width: int,
+        height: int,
+        with_base: bool,
+        labels: str,
+        layout: str,
+        cell_size: int,
+        filename_prefix: str,
+        bundle_1: Bundle | None = None,
+        bundle_2: Bundle | None = None,
+        bundle_3: Bundle | None = None,
+        bundle_4: Bundle | None = None,
+    ) -> io.NodeOutput:
+        result = compare_bundles(
+            Request(
+                model=model,
+                clip=clip,
+                vae=vae,
+                prompts=lines(prompts),
+                negative=negative,
+                seeds=seed_numbers(seeds),
+                sampling=Sampling(
+                    steps=steps,
+                    cfg=cfg,
+                    sampler_name=sampler_name,
+                    scheduler=scheduler,
+                    width=width,
+                    height=height,
+                ),
+                without=without.strip(),
+                largest_side=cell_size,
+            ),
+            [bundle_1, bundle_2, bundle_3, bundle_4],
+            lines(labels),
+            numbers(strengths, "strengths"),
+            with_base=with_base,
+            bundles_down=Layout(layout) is Layout.BUNDLES_DOWN,
+        )
+        return shown(cls, result, filename_prefix)
+
+
+class ConceptReport(io.ComfyNode):
+    """Samples each name of a bundle beside what it replaces."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="Pivotal_ConceptReport",
+            display_name="Concept Report",
+            category="pivotal/evaluate",
+            description="Samples each name of a bundle: with it, without it and with another name "
+            "in its place, from the same seeds, into one labelled grid that is saved.",
+            search_aliases=["concept leakage", "test lora", "test embedding", "before after"],
+            is_output_node=True,
+            hidden=[io.Hidden.prompt, io.Hidden.extra_pnginfo],
+            inputs=[
+                *model_inputs(),
+                sockets.Bundle.Input("bundle", tooltip="The bundle whose names are looked at."),
+                io.String.Input(
+                    "prompt",
+                    default="a photo of {name}",
+                    multiline=True,
+                    tooltip="{name} becomes each name in turn.",
+                ),
+                io.String.Input(
+                    "negative", default="", multiline=True, tooltip="What to keep away."
+                ),
+                io.String.Input(
+                    "without",
+                    default="",
+                    tooltip="Stands in for each name where it is left out, such as: dog. When "
+                    "empty, the words that the name's vectors started from.",
+                ),
+                *sampling_inputs(),
+                *saving_inputs("pivotal/concepts"),
+            ],
+            outputs=result_outputs(),
+        )
+
+    @classmethod
+    def execute(
+        cls,
+        model: Any,
+        clip: Any,
+        vae: Any,
+        bundle: Bundle,
+        prompt: str,
+        negative: str,
+        without: str,
+        seeds: str,
+        steps: int,
+        cfg: float,
+        sampler_name: str,
+        scheduler: str,
+        width: int,
+        height: int,
+        cell_size: int,
+        filename_prefix: str,
+    ) -> io.NodeOutput:
+        request = Request(
+            model=model,
+            clip=clip,
+            vae=vae,
+            prompts=[prompt.strip()],
+            negative=negative,
+            seeds=seed_numbers(seeds),
+            sampling=Sampling(
+                steps=steps,
+                cfg=cfg,
+                sampler_name=sampler_name,
+                scheduler=scheduler,
+                width=width,
+                height=height,
+            ),
+            without=without.strip(),
+            largest_side=cell_size,
+        )
+        return shown(cls, report_concepts(request, bundle), filename_prefix)
+
+
+NODES = [CompareGrid, ConceptReport, *scores.NODES]

@@ -1,0 +1,1 @@
+"""Bundles in ComfyUI: patches for a MODEL and CLIP, and their routes."""

@@ -1,0 +1,165 @@
+"""A bundle applied to host models: the LoRA as the host's own patches, the names by an overlay."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import comfy.lora
+import comfy.lora_convert
+from comfy.model_patcher import ModelPatcher
+from comfy.sd import CLIP
+from comfy.weight_adapter.lora import LoRAAdapter
+from torch import Tensor
+
+from ....bundles.bundle import Bundle
+from ....bundles.layers.diffusers_keys import PEFT_PREFIX, layer_of
+from ....bundles.load import load_bundle
+from ....bundles.lowrank import check_alphas
+from ..denoiser.families import check_bundle
+from ..text.name_settings import NameRules
+from ..text.resolve import bind_names
+from .lengths import as_scales, with_lengths
+
+
+def read_back(files: Sequence[Path]) -> Bundle:
+    """What files that were saved together hold, as one bundle."""
+    whole = load_bundle(files[0])
+    if whole.lora or len(files) == 1:
+        return replace(whole, notes=())
+    parts = [load_bundle(file) for file in files]
+    embeddings = {name: vectors for part in parts for name, vectors in part.embeddings.items()}
+    entries = tuple(entry for part in parts for entry in part.entries)
+    return replace(whole, embeddings=embeddings, entries=entries, notes=())
+
+
+def add_lora(
+    model: ModelPatcher,
+    clip: CLIP,
+    lora: Mapping[str, Tensor],
+    *,
+    strength_model: float,
+    strength_clip: float,
+) -> list[str]:
+    """Give clones the LoRA as host patches; a note about keys that no layer of theirs has.
+
+    The same steps as the host's LoRA loader, which reports misfits only as log lines. ValueError
+    when it does not fit them.
+    """
+    if not lora or not (strength_model or strength_clip):
+        return []
+    check_alphas(lora)
+    keys = comfy.lora.model_lora_keys_unet(model.model, {})
+    keys = comfy.lora.model_lora_keys_clip(clip.cond_stage_model, keys)
+    converted = comfy.lora_convert.convert_lora(dict(lora))
+    patches, unused = _load(converted, keys)
+    if not patches:
+        raise ValueError(
+            "None of the bundle's LoRA fits this model: the bundle belongs to another model family."
+        )
+    _check_shapes(model, patches)
+    patched = {
+        *model.add_patches(patches, strength_model),
+        *clip.add_patches(patches, strength_clip),
+    }
+    misfit = [key for key in patches if key not in patched]
+    if misfit:
+        raise ValueError(f"The bundle's weights for {misfit[0]} do not fit this model.")
+    return unused
+
+
+class _Read(dict[str, Tensor]):
+    """A LoRA that notes which of its tensors the host's loader takes."""
+
+    def __init__(self, lora: Mapping[str, Tensor]) -> None:
+        super().__init__(lora)
+        self.taken: set[str] = set()
+
+    def __getitem__(self, key: str) -> Tensor:
+        if key not in self:
+            raise ValueError(
+                f"The bundle's LoRA lacks {key}, a part of a layer that it holds: the file is "
+                "damaged, copy it again."
+            )
+        self.taken.add(key)
+        return super().__getitem__(key)
+
+    def get(self, key: str, default: Any = None) -> Any:
+        if key not in self:
+            return default
+        return self[key]
+
+
+def _load(lora: Mapping[str, Tensor], keys: Mapping[str, Any]) -> tuple[dict[Any, Any], list[str]]:
+    """The host's patches, and a sentence about the tensors that it had no use for."""
+    lora = _as_known(lora, keys)
+    names = as_scales(lora)
+    read = _Read({names[key]: tensor for key, tensor in lora.items()})
+    patches = with_lengths(comfy.lora.load_lora(read, keys, log_missing=False), lora)
+    left = [key for key in lora if names[key] not in read.taken]
+    if not left:
+        return patches, []
+    example = f"such as {left[0]}"
+    return patches, [f"{len(left)} LoRA tensors fit no layer of these models, {example}."]
+
+
+def _as_known(lora: Mapping[str, Tensor], keys: Mapping[str, Any]) -> Mapping[str, Tensor]:
+    """PEFT's names of a transformer's layers behind the prefix that the family's loader wants."""
+    adapter = [key for key in lora if key.startswith(PEFT_PREFIX)]
+
+    def behind(prefix: str) -> dict[str, str]:
+        return {key: prefix + key.removeprefix(PEFT_PREFIX) for key in adapter}
+
+    def known(prefix: str) -> int:
+        return sum(layer_of(key) in keys for key in behind(prefix).values())
+
+    best = behind(max((PEFT_PREFIX, "transformer.", "diffusion_model.", ""), key=known))
+    return {best.get(key, key): tensor for key, tensor in lora.items()}
+
+
+def _check_shapes(model: ModelPatcher, patches: Mapping[Any, Any]) -> None:
+    """Raise ValueError for low-rank factors of another size than their layer.
+
+    The host logs a line for each of these when it samples, and leaves the layer as it is.
+    """
+    # Not the state dict, which gives quantized weights in the shape that they are stored in.
+    weights = dict(model.model.named_parameters())
+    for key, patch in patches.items():
+        if key not in weights or not isinstance(patch, LoRAAdapter):
+            continue
+        up, down, _, mid, _, reshape = patch.weights
+        made = (up.shape[0], down[0].numel())
+        outputs, *inputs = weights[key].shape
+        layer = (outputs, math.prod(inputs))
+        if mid is None and reshape is None and made != layer:
+            raise ValueError(
+                f"The bundle's LoRA for {key} is made for a layer of {made[0]} x {made[1]}, which "
+                f"is {layer[0]} x {layer[1]} here: the bundle belongs to another model family."
+            )
+
+
+def apply_bundle(
+    model: ModelPatcher,
+    clip: CLIP,
+    bundle: Bundle,
+    *,
+    strength_model: float = 1.0,
+    strength_clip: float = 1.0,
+    rules: NameRules | None = None,
+    origin: str = "",
+) -> tuple[ModelPatcher, CLIP, list[str], list[str]]:
+    """(MODEL, CLIP, names, notes): the LoRA at its strengths, the names on that CLIP alone.
+
+    With both strengths 0 the LoRA is not looked at, and the names are bound all the same.
+    """
+    check_bundle(model, bundle.family)
+    # One clone each: a chain of them that is dropped at once leaves the host's books in disorder.
+    made_clip, names, notes = bind_names(clip, bundle, rules or NameRules(), origin)
+    made = model.clone()
+    notes += add_lora(
+        made, made_clip, bundle.lora, strength_model=strength_model, strength_clip=strength_clip
+    )
+    return made, made_clip, names, [*bundle.notes, *notes]

@@ -1,0 +1,1 @@
+"""Caption models: finding, loading and asking them."""

@@ -1,0 +1,255 @@
+"""Caption models in the host: a folder of transformers' under its memory management."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from enum import Enum
+from pathlib import Path
+from typing import Any
+
+import comfy.model_management as management
+import torch
+from comfy.model_patcher import ModelPatcher
+from PIL import Image
+from torch import nn
+
+from ....training.dataset.captioning.ask import Asking
+from ..older import is_oom
+from .loading import checked_kind, load_model
+
+# Models that continue a fixed text or begin on their own: questions mean nothing to them.
+OWN_PROMPTS = {
+    "blip": "",
+    "blip-2": "",
+    "git": "",
+    "florence2": "<MORE_DETAILED_CAPTION>",
+    "paligemma": "caption en",
+    "vision-encoder-decoder": "",
+    "pix2struct": "",
+    # Its "<grounding>" would put places among the words.
+    "kosmos-2": "An image of",
+}
+
+
+class Precision(str, Enum):
+    """Numbers that a caption model computes with."""
+
+    AUTO = "auto"
+    FP32 = "fp32"
+    FP16 = "fp16"
+    BF16 = "bf16"
+
+
+class Shell(nn.Module):
+    """Wraps a foreign model: the host's patcher sets attributes that transformers protects."""
+
+    def __init__(self, model: Any):
+        super().__init__()
+        self.model = model
+
+    def get_dtype(self) -> torch.dtype:
+        return self.model.dtype
+
+
+class FolderCaptioner:
+    """Any model of a folder that transformers maps from picture and text to text.
+
+    The host loads and unloads it as it does its own models; nothing is fetched from a network
+    and no code of the folder is run.
+    """
+
+    def __init__(self, folder: Path, precision: Precision):
+        self.kind = checked_kind(folder)
+        self.name = folder.name
+        dtype = chosen_dtype(precision, self.kind)
+        self._processor, model = load_model(folder, dtype)
+        self._model = model.eval().requires_grad_(False)
+        self._patcher = ModelPatcher(
+            Shell(self._model),
+            load_device=management.text_encoder_device(),
+            offload_device=management.text_encoder_offload_device(),
+        )
+        self.identity = f"{folder.name} {self.kind} {_weights_digest(folder)} {dtype}"
+
+    @property
+    def follows_instructions(self) -> bool:
+        """Whether a question changes the answer."""
+        return self.kind not in OWN_PROMPTS
+
+    @property
+    def patcher(self) -> ModelPatcher:
+        """What the host manages."""
+        return self._patcher
+
+    def caption(
+        self, pictures: Sequence[Image.Image], asking: Asking, seeds: Sequence[int]
+    ) -> list[str]:
+        """An answer for each picture, all at once where the memory allows.
+
+        RuntimeError when there is no room for the model itself.
+        """
+        self._load()
+        try:
+            return self._generate(pictures, asking, seeds)
+        except Exception as error:
+            if not is_oom(error):
+                raise
+        management.soft_empty_cache()
+        if len(pictures) == 1:
+            raise ValueError(
+                f"{self.name} runs out of memory on one picture: lower max_side or max_tokens."
+            )
+        half = len(pictures) // 2
+        return [
+            *self.caption(pictures[:half], asking, seeds[:half]),
+            *self.caption(pictures[half:], asking, seeds[half:]),
+        ]
+
+    def _generate(
+        self, pictures: Sequence[Image.Image], asking: Asking, seeds: Sequence[int]
+    ) -> list[str]:
+        management.throw_exception_if_processing_interrupted()
+        if asking.temperature > 0 and len(pictures) > 1:
+            # Sampling draws for the batch as a whole: alone, a picture gets what its seed says.
+            pairs = zip(pictures, seeds, strict=True)
+            return [self._generate([one], asking, [seed])[0] for one, seed in pairs]
+        inputs = self._inputs(pictures, asking.prompt)
+        self._load(self._memory(inputs, asking.max_tokens))
+        inputs = self._placed(inputs)
+        return self._decoded(inputs, asking, seeds[0])
+
+    def _load(self, memory: int = 0) -> None:
+        """Have the host load the weights, with room for so many bytes beside them."""
+        try:
+            management.load_models_gpu(
+                [self._patcher], memory_required=memory, force_full_load=True
+            )
+        except Exception as error:
+            if not is_oom(error) or memory:
+                raise
+            management.soft_empty_cache()
+            raise RuntimeError(
+                f"There is not enough memory for {self.name}: choose a smaller model, or a "
+                "precision of 16 bits."
+            ) from error
+
+    def _inputs(self, pictures: Sequence[Image.Image], prompt: str) -> Any:
+        processor = self._processor
+        tokenizer = getattr(processor, "tokenizer", processor)
+        is_encoder_decoder = bool(getattr(self._model.config, "is_encoder_decoder", False))
+        tokenizer.padding_side = "right" if is_encoder_decoder else "left"
+        images = [picture.convert("RGB") for picture in pictures]
+        if self.follows_instructions and getattr(processor, "chat_template", None):
+            text = self._chat(prompt or "Describe this picture.")
+            nested = [[image] for image in images]
+            options = {"text": [text] * len(images), "padding": True, "return_tensors": "pt"}
+            try:
+                return processor(images=nested, **options)
+            except (TypeError, ValueError, AttributeError):
+                return processor(images=images, **options)
+        text = OWN_PROMPTS.get(self.kind, prompt)
+        if prompt.startswith("<") and self.kind == "florence2":
+            text = prompt
+        if not text:
+            return processor(images=images, return_tensors="pt")
+        options = {"text": [text] * len(images), "padding": True, "return_tensors": "pt"}
+        return processor(images=images, **options)
+
+    def _chat(self, prompt: str) -> str:
+        content = [{"type": "image"}, {"type": "text", "text": prompt}]
+        messages = [{"role": "user", "content": content}]
+        return self._processor.apply_chat_template(
+            messages, add_generation_prompt=True, tokenize=False
+        )
+
+    def _placed(self, inputs: Any) -> dict[str, Any]:
+        device, dtype = self._patcher.load_device, self._model.dtype
+        return {
+            name: value.to(device, dtype if value.is_floating_point() else None)
+            if torch.is_tensor(value)
+            else value
+            for name, value in inputs.items()
+        }
+
+    def _decoded(self, inputs: dict[str, Any], asking: Asking, seed: int) -> list[str]:
+        from transformers import StoppingCriteriaList
+
+        settings: dict[str, Any] = {"do_sample": False, "num_beams": 1}
+        if asking.temperature > 0:
+            settings = {"do_sample": True, "temperature": asking.temperature, "num_beams": 1}
+        with _seeded(seed, self._patcher.load_device), torch.inference_mode():
+            answer = self._model.generate(
+                **inputs,
+                max_new_tokens=asking.max_tokens,
+                stopping_criteria=StoppingCriteriaList([_Interrupt()]),
+                **settings,
+            )
+        asked = inputs.get("input_ids")
+        # Decoders repeat the question before the answer; BLIP's text includes its own opening.
+        whole = bool(getattr(self._model.config, "is_encoder_decoder", False)) or asked is None
+        start = 0 if whole or answer.shape[1] <= asked.shape[1] else asked.shape[1]
+        return list(self._processor.batch_decode(answer[:, start:], skip_special_tokens=True))
+
+    def _memory(self, inputs: Any, max_tokens: int) -> int:
+        """An upper bound of what a batch needs beside the weights, in bytes."""
+        text = getattr(self._model.config, "text_config", self._model.config)
+        layers = getattr(text, "num_hidden_layers", None) or getattr(text, "decoder_layers", 12)
+        width = getattr(text, "hidden_size", None) or getattr(text, "d_model", 1024)
+        asked = inputs.get("input_ids")
+        rows = len(asked if asked is not None else next(iter(inputs.values())))
+        length = (asked.shape[1] if asked is not None else 64) + max_tokens
+        size = torch.finfo(self._model.dtype).bits // 8
+        pixels = inputs["pixel_values"].numel() if "pixel_values" in inputs else 0
+        return int(rows * length * layers * 2 * width * size + 64 * pixels * size)
+
+
+class _Interrupt:
+    """Ends a generation within one token when the user cancels."""
+
+    def __call__(self, input_ids: Any, scores: Any, **rest: Any) -> Any:
+        management.throw_exception_if_processing_interrupted()
+        return torch.zeros(len(input_ids), dtype=torch.bool, device=input_ids.device)
+
+
+class _seeded:
+    """transformers samples from the global generators: they are put back afterwards."""
+
+    def __init__(self, seed: int, device: torch.device):
+        devices = [device] if device.type == "cuda" else []
+        self._fork = torch.random.fork_rng(devices=devices)
+        self._seed = seed
+
+    def __enter__(self) -> None:
+        self._fork.__enter__()
+        torch.manual_seed(self._seed)
+
+    def __exit__(self, *error: Any) -> None:
+        self._fork.__exit__(*error)
+
+
+def chosen_dtype(precision: Precision, kind: str) -> torch.dtype:
+    """fp32 on the CPU; on a GPU bf16 where it is fast, else fp16, which small models bear."""
+    named = {
+        Precision.FP32: torch.float32,
+        Precision.FP16: torch.float16,
+        Precision.BF16: torch.bfloat16,
+    }
+    if precision is not Precision.AUTO:
+        return named[precision]
+    device = management.text_encoder_device()
+    if management.is_device_cpu(device):
+        return torch.float32
+    if kind in OWN_PROMPTS and kind != "paligemma":
+        return torch.float16 if management.should_use_fp16(device) else torch.float32
+    return torch.bfloat16 if management.should_use_bf16(device) else torch.float32
+
+
+def _weights_digest(folder: Path) -> str:
+    """Names, sizes and dates of the files of a model."""
+    rows = sorted(
+        (path.name, path.stat().st_size, path.stat().st_mtime_ns)
+        for path in folder.iterdir()
+        if path.is_file()
+    )
+    return hashlib.sha256(repr(rows).encode()).hexdigest()[:12]

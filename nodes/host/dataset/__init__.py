@@ -1,0 +1,1 @@
+"""Datasets in ComfyUI: the gallery, checks and lists."""

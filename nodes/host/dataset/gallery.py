@@ -1,0 +1,248 @@
+"""The gallery's datasets in this process, their journals, and the routes that change them."""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ....training.dataset.captions.placeholders import placeholder_pattern
+from ....training.dataset.checks.findings import rough_tokens
+from ....training.dataset.folder.sidecars import read_text
+from ....training.dataset.framing import Framing
+from ....training.dataset.pictures.buckets import Crop
+from ....training.dataset.pictures.crops import plan_crops
+from ....training.dataset.pictures.sheets import trained
+from ....training.dataset.records import Dataset, Record, Transparency, file_stamp
+from ....training.dataset.writing.review import Conflict, Review, dataset_id
+from ..folders import user_folder
+from ..routes import Call, Refused, Route
+from ..storage import file_facts
+
+PAGE, THUMB, MOST_SHOWN = 200, 384, 50
+LOCK = threading.Lock()
+
+
+@dataclass(slots=True)
+class Reviewed:
+    """A dataset that a Review Dataset node has shown."""
+
+    dataset: Dataset
+    review: Review
+    items: dict[str, Record]
+    """Pictures by their id"""
+    stamps: dict[str, str]
+    """What each caption's file was like when the graph ran"""
+    crops: dict[str, Crop] = field(default_factory=dict[str, Crop])
+    """The first crop of each picture, once one was asked for"""
+
+    def crop(self, item: str) -> Crop:
+        """The part of a picture that is trained; which bucket it is in depends on the others."""
+        if not self.crops:
+            planned = plan_crops(list(self.items.values()), Framing())
+            self.crops = {key: crops[0] for key, crops in zip(self.items, planned, strict=True)}
+        return self.crops[item]
+
+
+# What ran in this process; ids are all that a page may name, so paths never come from it.
+REVIEWED: dict[str, Reviewed] = {}
+
+
+def review_of(identity: str) -> Review:
+    """The edits of a dataset; an id is sixteen hex digits."""
+    return Review(user_folder("reviews") / f"{identity}.jsonl")
+
+
+def show(dataset: Dataset) -> tuple[str, Dataset, int]:
+    """Make a dataset known to the gallery; return its id, the edited dataset and its revision."""
+    identity = dataset_id(dataset)
+    with LOCK:
+        review = review_of(identity)
+        items = {_item_id(record): record for record in dataset.records}
+        stamps = {key: _stamp(record) for key, record in items.items()}
+        REVIEWED[identity] = Reviewed(dataset, review, items, stamps)
+        return identity, review.apply(dataset), review.revision
+
+
+def revision_of(identity: str) -> int:
+    """The latest revision of a dataset's edits, 0 for an unknown one."""
+    known = all(c in "0123456789abcdef" for c in identity) and len(identity) == 16
+    return review_of(identity).revision if known else 0
+
+
+def _item_id(record: Record) -> str:
+    return hashlib.sha256(record.name.encode("utf-8", "surrogatepass")).hexdigest()[:16]
+
+
+def _find(call: Call) -> Reviewed:
+    found = REVIEWED.get(call.ids["dataset"])
+    if found is None:
+        raise FileNotFoundError("This dataset is not loaded: queue the graph once.")
+    return found
+
+
+def _record(reviewed: Reviewed, item: str) -> Record:
+    record = reviewed.items.get(item)
+    if record is None:
+        raise FileNotFoundError("There is no such picture in this dataset.")
+    return record
+
+
+def _caption_file(record: Record) -> Path | None:
+    """The file that a caption is from; None for tables and captions that are no file's."""
+    source = record.caption_source
+    return record.path.with_suffix(source) if source.startswith(".") else None
+
+
+def _stamp(record: Record) -> str:
+    """Changes with the caption's file."""
+    path = _caption_file(record)
+    return repr(file_stamp(path)) if path is not None and path.is_file() else ""
+
+
+def items(call: Call) -> dict[str, Any]:
+    """A page of pictures that pass the filter, and how many do."""
+    with LOCK:
+        reviewed = _find(call)
+        offset, text = call.number("offset", 0), call.query.get("text", "").casefold()
+        flag = call.query.get("flag", "")
+        rows = [_row(reviewed, key, record) for key, record in reviewed.items.items()]
+    shown = [row for row in rows if text in row["caption"].casefold() and _passes(row, flag)]
+    return {
+        "total": len(shown),
+        "all": len(rows),
+        "offset": offset,
+        "revision": reviewed.review.revision,
+        "flags": sorted({one for row in rows for one in row["flags"]}),
+        "placeholders": _placeholders(reviewed.dataset),
+        "items": shown[offset : offset + PAGE],
+    }
+
+
+def _passes(row: dict[str, Any], flag: str) -> bool:
+    if flag == "off":
+        return not row["enabled"]
+    return not flag or flag in row["flags"] or (flag == "edited" and row["edited"])
+
+
+def _placeholders(dataset: Dataset) -> list[str]:
+    return sorted({record.concept for record in dataset.records if record.concept})
+
+
+def _row(reviewed: Reviewed, key: str, record: Record) -> dict[str, Any]:
+    stamp = _stamp(record)
+    edit = reviewed.review.edits.get(record.name)
+    now = reviewed.review.edited(record)
+    caption = now.caption if now else (edit.caption if edit else None) or record.caption
+    flags = list(now.flags if now else record.flags)
+    pattern = placeholder_pattern([record.concept] if record.concept else [])
+    if record.concept and not pattern.search(caption):
+        flags.append("no_placeholder")
+    if not caption.strip():
+        flags.append("no_caption")
+    return {
+        "item": key,
+        "name": record.name,
+        "caption": caption,
+        "file": _in_file(record) if stamp != reviewed.stamps[key] else None,
+        "edited": edit is not None and edit.caption is not None,
+        "enabled": now is not None,
+        "flags": list(dict.fromkeys(flags)),
+        "tokens": rough_tokens(caption),
+        "size": [record.width, record.height],
+        "shown": _shown(record),
+        "tag": reviewed.review.tag(record, stamp),
+    }
+
+
+def _in_file(record: Record) -> str:
+    """What a caption's file says now, empty when it is gone."""
+    path = _caption_file(record)
+    return read_text(path)[0] if path is not None and path.is_file() else ""
+
+
+def thumbnail(call: Call) -> Path:
+    """A small version of a picture that shows its mask and crop, made once for each content."""
+    reviewed, key = _find(call), call.ids["item"]
+    record = _record(reviewed, key)
+    crop = reviewed.crop(key) if record.framing else None
+    facts = file_facts()
+    try:
+        name = f"{facts.content(record.path)[:32]}{_shown(record, crop)}"
+    finally:
+        facts.close()
+    path = user_folder("thumbs") / f"{name}.webp"
+    if not path.exists():
+        draft = path.with_name(f".{path.stem}.{threading.get_ident()}.part")
+        trained(record, THUMB, crop).save(draft, format="WEBP", quality=80)
+        draft.replace(path)
+    return path
+
+
+def _shown(record: Record, crop: Crop | None = None) -> str:
+    """What of a thumbnail is not its file's content; empty for a plain picture."""
+    mask = file_stamp(record.mask) if record.mask and record.mask.is_file() else None
+    if record.framing is None and mask is None and record.transparency is Transparency.WHITE:
+        return ""
+    seen = repr((record.framing, crop, mask, record.transparency.value))
+    return f"_{hashlib.sha256(seen.encode('utf-8', 'surrogatepass')).hexdigest()[:12]}"
+
+
+def edit(call: Call) -> dict[str, Any]:
+    """Change the caption of a picture, or switch it on or off; 409 when it changed meanwhile."""
+    values = {name: call.body[name] for name in ("caption", "enabled") if name in call.body}
+    kinds = {"caption": str, "enabled": bool}
+    if not values or any(not isinstance(v, kinds[name]) for name, v in values.items()):
+        raise ValueError("Send a caption, or whether the picture is enabled.")
+    key = str(call.body.get("item", ""))
+    with LOCK:
+        reviewed = _find(call)
+        record = _record(reviewed, key)
+        try:
+            stamp = _stamp(record)
+            seen = _in_file(record) if stamp != reviewed.stamps[key] else None
+            tag = str(call.body.get("tag", ""))
+            reviewed.review.change(record, tag, values, stamp, seen)
+        except Conflict as conflict:
+            raise Refused(409, str(conflict)) from conflict
+        # The page has shown what the file says now.
+        reviewed.stamps[key] = stamp
+        return {"revision": reviewed.review.revision, "item": _row(reviewed, key, record)}
+
+
+def replace_text(call: Call) -> dict[str, Any]:
+    """Find and replace in all captions; with `preview` only what it would change."""
+    find, new = (str(call.body.get(name, "")) for name in ("find", "replace"))
+    with LOCK:
+        reviewed = _find(call)
+        records = list(reviewed.items.values())
+        changes = reviewed.review.replaced(records, find, new)
+        if not call.body.get("preview"):
+            reviewed.review.replace_all(records, find, new)
+        rows = [
+            {"name": name, "before": old, "after": text} for name, (old, text) in changes.items()
+        ]
+        return {
+            "count": len(rows),
+            "changes": rows[:MOST_SHOWN],
+            "revision": reviewed.review.revision,
+        }
+
+
+def undo(call: Call) -> dict[str, Any]:
+    """Take back the latest change."""
+    with LOCK:
+        reviewed = _find(call)
+        done = reviewed.review.undo()
+        return {"undone": done, "revision": reviewed.review.revision}
+
+
+ROUTES = [
+    Route("GET", "/pivotal/datasets/{dataset}/items", items),
+    Route("GET", "/pivotal/datasets/{dataset}/thumbs/{item}", thumbnail),
+    Route("POST", "/pivotal/datasets/{dataset}/edit", edit),
+    Route("POST", "/pivotal/datasets/{dataset}/replace", replace_text),
+    Route("POST", "/pivotal/datasets/{dataset}/undo", undo),
+]

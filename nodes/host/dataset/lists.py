@@ -1,0 +1,89 @@
+"""A dataset from the host's lists of pictures, and lists from a dataset."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from enum import Enum
+
+import comfy.model_management as management
+import comfy.utils
+import torch
+from torch import Tensor
+
+from ....training.dataset.framing import Framing
+from ....training.dataset.pictures.buckets import Crop, load_mask, load_pixels
+from ....training.dataset.pictures.crops import plan_crops
+from ....training.dataset.pictures.decode import open_mask, open_picture
+from ....training.dataset.records import Dataset, Record
+from ..images import as_image, as_mask, keep_picture
+
+Lists = tuple[list[Tensor], list[Tensor], list[str], list[str]]
+
+
+class Size(str, Enum):
+    """Which pixels of a picture are given."""
+
+    ORIGINAL = "original"
+    TRAINED = "trained"
+
+
+def to_lists(dataset: Dataset, size: Size, resolution: int) -> Lists:
+    """(1, h, w, 3) pictures, (1, h, w) masks, captions and names; without a mask it is white."""
+    crops = [each[0] for each in plan_crops(dataset.records, Framing(resolution=resolution))]
+    images, masks = list[Tensor](), list[Tensor]()
+    bar = comfy.utils.ProgressBar(max(len(crops), 1))
+    for record, crop in zip(dataset.records, crops, strict=True):
+        management.throw_exception_if_processing_interrupted()
+        image, mask = _original(record) if size is Size.ORIGINAL else _trained(record, crop)
+        images.append(image)
+        masks.append(torch.ones(image.shape[:3]) if mask is None else mask)
+        bar.update(1)
+    captions = [record.caption for record in dataset.records]
+    return images, masks, captions, [record.name for record in dataset.records]
+
+
+def _original(record: Record) -> tuple[Tensor, Tensor | None]:
+    mask = open_mask(record)
+    return as_image(open_picture(record)), None if mask is None else as_mask(mask)
+
+
+def _trained(record: Record, crop: Crop) -> tuple[Tensor, Tensor | None]:
+    mask = load_mask(record, crop)
+    return load_pixels(record, crop)[None], None if mask is None else mask[None]
+
+
+def from_lists(
+    images: Sequence[Tensor], name: str, captions: Sequence[str], masks: Sequence[Tensor]
+) -> Dataset:
+    """A dataset of every picture of every batch; ValueError when the numbers do not fit."""
+    pictures = [picture for batch in images for picture in batch]
+    flat = [mask for batch in masks for mask in (batch if batch.ndim == 3 else batch[None])]
+    for kind, values in (("captions", captions), ("masks", flat)):
+        if len(values) not in (0, 1, len(pictures)):
+            raise ValueError(
+                f"There are {len(values)} {kind} for {len(pictures)} pictures: give one for each."
+            )
+    records: list[Record] = []
+    for number, picture in enumerate(pictures):
+        management.throw_exception_if_processing_interrupted()
+        caption, mask = _at(captions, number) or "", _at(flat, number)
+        records.append(
+            Record(
+                path=keep_picture(picture),
+                key=f"{number + 1:05}.png",
+                caption=caption.strip(),
+                caption_source="list" if caption else "",
+                width=picture.shape[1],
+                height=picture.shape[0],
+                mask=None if mask is None else keep_picture(mask),
+                traits=frozenset({"alpha"} if picture.shape[2] == 4 else ()),
+            )
+        )
+    return Dataset(name=name.strip() or "pictures", records=tuple(records))
+
+
+def _at(values: Sequence, number: int):
+    """The value for a picture: its own, the only one, or None."""
+    if not values:
+        return None
+    return values[0] if len(values) == 1 else values[number]

@@ -1,0 +1,163 @@
+"""What the checks need of the host: progress, Cancel, tokens, boxes and masks of its nodes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any, cast
+
+import comfy.model_management as management
+import comfy.utils
+import torch
+from comfy.clip_vision import ClipVisionModel
+from comfy.sd import CLIP
+from torch import Tensor
+
+from ....training.dataset.checks.measure import Measures
+from ....training.dataset.checks.verdict import measured
+from ....training.dataset.facts import Store
+from ....training.dataset.framing import Framing
+from ....training.dataset.pictures.decode import open_small
+from ....training.dataset.records import Box, Dataset, Record
+from ....training.words.concepts import Concept
+from ..evaluate.features import encoded
+from ..images import as_image, keep_picture
+from ..run.run_folder import model_digest
+from ..storage import file_facts
+from ..text.tokenizer import PLAIN, takes_vectors, with_names
+
+SEEN = 448
+"""Longer side in pixels of what a vision model is shown; most look at 224 to 384."""
+
+
+def measure_all(dataset: Dataset) -> list[Measures]:
+    """Measures of every picture, with progress; Cancel keeps those that are done."""
+    store = file_facts()
+    bar = comfy.utils.ProgressBar(max(len(dataset.records), 1))
+    found: list[Measures] = []
+    try:
+        for one in measured(dataset, store):
+            management.throw_exception_if_processing_interrupted()
+            found.append(one)
+            bar.update(1)
+    finally:
+        store.close()
+    return found
+
+
+def features_of(
+    dataset: Dataset, measures: Sequence[Measures], vision: ClipVisionModel | None
+) -> list[Tensor] | None:
+    """A vision model's features (d) of every picture, empty for those that cannot be decoded.
+
+    They are kept for the next time, as half-precision numbers. None without a vision model.
+    """
+    if vision is None:
+        return None
+    kind = f"vision {model_digest(vision.patcher)} {SEEN}"
+    bar = comfy.utils.ProgressBar(max(len(dataset.records), 1))
+    store, found = file_facts(), list[Tensor]()
+    try:
+        for record, one in zip(dataset.records, measures, strict=True):
+            found.append(torch.empty(0) if one.error else _features(record, vision, store, kind))
+            bar.update(1)
+    finally:
+        store.close()
+    return found
+
+
+def _features(record: Record, vision: ClipVisionModel, store: Store, kind: str) -> Tensor:
+    kind = f"{kind} {record.transparency.value}"
+    known = store.get(kind, record.path)
+    if known is None:
+        made = encoded(vision, as_image(open_small(record, SEEN)))[0]
+        known = bytes(made.half().numpy().tobytes()).hex()
+        store.put(kind, record.path, known)
+    return torch.frombuffer(bytearray.fromhex(known), dtype=torch.float16).float()
+
+
+def placeholders_of(dataset: Dataset, concepts: Sequence[Concept]) -> list[str]:
+    """Placeholders that captions should have: of the concepts, else of the pictures' labels."""
+    given = [concept.placeholder for concept in concepts]
+    labels = [record.concept for record in dataset.records if record.concept and record.kind]
+    return list(dict.fromkeys(given or labels))
+
+
+def token_counter(clip: CLIP | None) -> Callable[[str], int] | None:
+    """How many tokens a caption is to the encoder that splits it most; None without a CLIP."""
+    if clip is None:
+        return None
+
+    takes = takes_vectors(clip)
+    plain, options = (with_names(clip, ()), {PLAIN: True}) if takes else (clip, {})
+
+    def count(text: str) -> int:
+        tokens = plain.tokenize(text, return_word_ids=True, **options)
+        rows = [
+            sum(1 for token in chunk if len(token) > 2 and token[2])
+            for chunks in tokens.values()
+            for chunk in [[token for part in chunks for token in part]]
+        ]
+        return max(rows, default=0)
+
+    return count
+
+
+def with_boxes(dataset: Dataset, bboxes: Any) -> Dataset:
+    """Each picture with the host's boxes for it; ValueError when their number does not fit."""
+    if bboxes is None:
+        return dataset
+    rows = _rows(bboxes, len(dataset.records))
+    if len(rows) != len(dataset.records):
+        raise ValueError(
+            f"There are bboxes for {len(rows)} pictures and {len(dataset.records)} pictures: "
+            "give the detector the images of Dataset to Lists."
+        )
+    records = tuple(
+        replace(record, boxes=tuple(_box(box) for box in row))
+        for record, row in zip(dataset.records, rows, strict=True)
+    )
+    return replace(dataset, records=records)
+
+
+def _rows(bboxes: Any, pictures: int) -> list[list[Mapping[str, Any]]]:
+    """Boxes by picture: hosts give a box, a list for one picture, or a list of lists, and lists
+    of those where a detector ran once for each picture."""
+    if isinstance(bboxes, Mapping):
+        return [[cast("Mapping[str, Any]", bboxes)]]
+    rows: list[list[Mapping[str, Any]]] = []
+    flat = all(isinstance(one, Mapping) for one in bboxes)
+    if flat and bboxes:
+        return [[box] for box in bboxes] if len(bboxes) == pictures else [list(bboxes)]
+    for one in bboxes:
+        if isinstance(one, Mapping):
+            rows.append([cast("Mapping[str, Any]", one)])
+        elif one and all(isinstance(inner, list) for inner in one):
+            rows += [list(inner) for inner in one]
+        else:
+            rows.append(list(one))
+    return rows
+
+
+def _box(box: Mapping[str, Any]) -> Box:
+    left, top, width, height = (round(float(box[k])) for k in ("x", "y", "width", "height"))
+    return Box(left, top, max(width, 1), max(height, 1))
+
+
+def with_masks(dataset: Dataset, masks: Sequence[Tensor] | None, framing: Framing) -> Dataset:
+    """Each picture framed, with the host's mask for it if there are any."""
+    paths: list[Any] = [record.mask for record in dataset.records]
+    if masks is not None:
+        flat = [mask for batch in masks for mask in (batch if batch.ndim == 3 else batch[None])]
+        if len(flat) not in (1, len(paths)):
+            raise ValueError(
+                f"There are {len(flat)} masks for {len(paths)} pictures: give one for each, made "
+                "from the images of Dataset to Lists."
+            )
+        kept = [keep_picture(mask) for mask in flat]
+        paths = kept * len(paths) if len(kept) == 1 else kept
+    records = tuple(
+        replace(record, mask=path, framing=framing)
+        for record, path in zip(dataset.records, paths, strict=True)
+    )
+    return replace(dataset, records=records)

@@ -1,0 +1,1 @@
+"""ComfyUI's MODEL as the engine's Denoiser."""

@@ -1,0 +1,124 @@
+"""Which model family a MODEL is of, and whether a CLIP, a VAE and a bundle go with it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import comfy.model_base
+from comfy.model_patcher import ModelPatcher
+from comfy.sd import CLIP, VAE
+
+from ....training.objective import ObjectiveConfig
+from ....training.words.concepts import Concept
+
+FAMILIES = {
+    "sd15": "SD15",
+    "sd2": "SD20",
+    "sdxl": "SDXL",
+    "sd3": "SD3",
+    # Before flux and lumina2, whose classes theirs derive from.
+    "flux2": "Flux2",
+    "flux": "Flux",
+    "chroma": "Chroma",
+    "zimage": "ZImage",
+    "lumina2": "Lumina2",
+    "qwenimage": "QwenImage",
+}
+"""Families that bundles name, with the host's class that all their kinds derive from."""
+
+DISTILLED = frozenset({"FluxSchnell"})
+"""The host's classes of models that are made to be sampled without guidance."""
+
+CONTEXT_WIDTHS = ("context_dim", "context_in_dim", "cap_feat_dim", "joint_attention_dim")
+"""Where the families' networks say how wide the text is that they read."""
+
+UNTRAINABLE = {
+    "CosmosPredict2": "its attention uses an operator of ComfyUI that has no gradient",
+    "Anima": "its attention uses an operator of ComfyUI that has no gradient",
+    "JoyImage": "its attention uses an operator of ComfyUI that has no gradient",
+    "SAM3": "it finds objects and draws no pictures",
+    "RT_DETR_v4": "it finds objects and draws no pictures",
+    "DepthAnything3": "it measures depth and draws no pictures",
+}
+"""The host's classes of models that cannot be trained, with the reason as part of a sentence."""
+
+
+def family_of(model: ModelPatcher) -> str:
+    """A short name such as sd15 or sdxl; the host's own class name for families without one."""
+    config = model.model.model_config
+    if isinstance(model.model, comfy.model_base.SDXL):
+        return "sdxl"
+    kinds = {kind.__name__ for kind in type(config).__mro__}
+    named = (name for name, kind in FAMILIES.items() if kind in kinds)
+    return next(named, type(config).__name__.lower())
+
+
+def check_trainable(model: ModelPatcher) -> None:
+    """Raise ValueError for a MODEL that cannot be trained on pictures at all."""
+    kinds = [
+        kind.__name__
+        for kind in (*type(model.model).__mro__, *type(model.model.model_config).__mro__)
+    ]
+    reason = next((UNTRAINABLE[kind] for kind in kinds if kind in UNTRAINABLE), "")
+    if not reason and model.model.latent_format.latent_dimensions < 2:
+        reason = "it makes sound and no pictures"
+    if reason:
+        raise ValueError(
+            f"The MODEL ({family_of(model)}) cannot be trained: {reason}. Connect another MODEL."
+        )
+
+
+def check_guidance(
+    model: ModelPatcher, objective: ObjectiveConfig, concepts: Iterable[Concept]
+) -> None:
+    """Raise ValueError for a guidance that the MODEL cannot be told, or has built in already."""
+    numbers, family = model.model.model_config.unet_config, family_of(model)
+    if objective.guidance and not numbers.get("guidance_embed"):
+        raise ValueError(
+            f"guidance is {objective.guidance:g} and the MODEL ({family}) has no built-in "
+            "guidance: set it to 0."
+        )
+    built_in = numbers.get("guidance_embed") or type(model.model.model_config).__name__ in DISTILLED
+    for concept in concepts:
+        if concept.negative_vectors and built_in:
+            raise ValueError(
+                f'"{concept.placeholder}" has negative_vectors and the MODEL ({family}) is sampled '
+                "without a negative prompt, since its guidance is built in: set them to 0."
+            )
+
+
+def check_bundle(model: ModelPatcher, family: str) -> None:
+    """Raise ValueError when a bundle was made for another family than the MODEL's.
+
+    Nothing else would tell: SD1.5 and SDXL share layer names and the width of an encoder.
+    """
+    found = family_of(model)
+    if found in FAMILIES and family in FAMILIES and found != family:
+        raise ValueError(
+            f"The bundle was made for {family} and the MODEL is {found}: connect a MODEL and a "
+            f"CLIP of {family}, or choose another bundle."
+        )
+
+
+def check_clip(model: ModelPatcher, clip: CLIP) -> None:
+    """Raise ValueError when the CLIP's conditioning is not as wide as the MODEL wants it."""
+    numbers = model.model.model_config.unet_config
+    wanted = next((numbers[name] for name in CONTEXT_WIDTHS if name in numbers), None)
+    if "context_embedder_config" in numbers:
+        wanted = numbers["context_embedder_config"]["params"]["in_features"]
+    made = clip.encode_from_tokens(clip.tokenize(""), return_pooled=True)[0].shape[-1]
+    if isinstance(wanted, int) and made != wanted:
+        raise ValueError(
+            f"This CLIP makes conditioning {made} wide and the MODEL ({family_of(model)}) takes "
+            f"{wanted}: connect the CLIP that belongs to the MODEL."
+        )
+
+
+def check_vae(model: ModelPatcher, vae: VAE) -> None:
+    """Raise ValueError when the VAE's latents do not have the MODEL's channels."""
+    wanted = model.model.latent_format.latent_channels
+    if vae.latent_channels != wanted:
+        raise ValueError(
+            f"This VAE makes latents of {vae.latent_channels} channels and the MODEL takes "
+            f"{wanted}: connect the VAE that belongs to the MODEL."
+        )

@@ -1,0 +1,186 @@
+"""Adapters, frozen layers and checkpointed blocks put into a host model and taken out again."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import comfy.ops
+import torch
+from comfy.model_patcher import ModelPatcher
+from comfy.patcher_extension import PatcherInjection
+from torch import Tensor, nn
+
+from ....training.adapters.base import Adapter
+from .frozen_layers import frozen_forward, low_rank_forward, tamed
+from .recompute import ADDING_BLOCKS, checkpointed_forward, counted_forward, gathered_forward
+from .user_patches import recordable
+
+KEY = "pivotal_training"
+
+
+@dataclass(kw_only=True)
+class TrainingInjection:
+    """What is put into one borrowed model; `root` is the module that `adapters` are named from."""
+
+    root: nn.Module
+    adapters: Mapping[str, Adapter] = field(default_factory=dict)
+    blocks: frozenset[str] = frozenset()
+    """Class names of the blocks that have to be recomputed in backward."""
+    large: frozenset[str] = frozenset()
+    """Class names of the blocks that are recomputed unless they are in `kept`."""
+    kept: frozenset[str] | None = None
+    """Names of the large blocks that keep what backward needs; None for all."""
+    counts: dict[str, int] | None = None
+    """Filled with the bytes that each large block keeps, when they are to be counted."""
+    adapted: bool = True
+    """Whether the adapters act at present."""
+    _undo: list[Callable[[], None]] = field(default_factory=list)
+    _bare: dict[nn.Module, Callable[..., Tensor]] = field(default_factory=dict)
+    """The host's own forward of each frozen layer."""
+    _theirs: dict[str, list[PatcherInjection]] = field(default_factory=dict)
+    _frozen: int = 0
+    """How many of the replacements are frozen layers."""
+
+    def install(self, patcher: ModelPatcher) -> None:
+        """Let the host inject this into the clone `patcher` whenever it loads it.
+
+        The host ejects in the order of injection, which would leave the forward of a user's
+        own injection behind; so all of them become one that ejects in reverse. Frozen layers
+        lie below the user's injections, which then get their gradient, and all else above.
+        """
+        earlier = [one for group in patcher.injections.values() for one in group]
+
+        def inject(owner: ModelPatcher) -> None:
+            self._freeze()
+            below = self._forwards()
+            for one in earlier:
+                one.inject(owner)
+            self._adapt(below)
+
+        def eject(owner: ModelPatcher) -> None:
+            self._undo_until(self._frozen)
+            for one in reversed(earlier):
+                one.eject(owner)
+            self._undo_until(0)
+
+        # A clone of a model in use is marked as injected, though it has put nothing in itself.
+        patcher.is_injected = False
+        self._theirs, patcher.injections = patcher.injections, {}
+        patcher.set_injections(KEY, [PatcherInjection(inject=inject, eject=eject)])
+
+    def uninstall(self, patcher: ModelPatcher) -> None:
+        """Give the clone back with the injections that were its user's, fit for another use."""
+        give_back(patcher)
+        patcher.injections = self._theirs
+
+    def _forwards(self) -> dict[nn.Module, Any]:
+        """What stands in the place of each module's own forward."""
+        return {module: module.__dict__.get("forward") for module in self.root.modules()}
+
+    def _freeze(self) -> None:
+        blocks = [m for m in self.root.modules() if type(m).__name__ in ADDING_BLOCKS]
+        adding = {module for block in blocks for module in block.modules()}
+        self._bare = {}
+        for module in self.root.modules():
+            changes = module in adding
+            bare = tamed(module, module.forward)
+            frozen = frozen_forward(module, bare, input_changes=changes)
+            if frozen is not None:
+                self._bare[module] = bare
+                self._replace(module, frozen)
+            if not isinstance(module, comfy.ops.CastWeightBiasOp):
+                self._make_recordable(module)
+        self._frozen = len(self._undo)
+
+    def _make_recordable(self, module: nn.Module) -> None:
+        """Put plain copies in the place of a norm's own small weights from inference mode.
+
+        A backward pass keeps them, which torch refuses for tensors of inference mode. Layers
+        of the host's operators are no part of this: theirs are fetched again.
+        """
+        for tensors in (module._parameters, module._buffers):
+            for name, tensor in tensors.items():
+                if tensor is None or not tensor.is_inference() or not tensor.is_floating_point():
+                    continue
+                with torch.inference_mode(False):
+                    copy = tensor.detach().clone()
+                plain = tensors is module._parameters
+                tensors[name] = nn.Parameter(copy, requires_grad=False) if plain else copy
+                self._undo.append(partial(tensors.__setitem__, name, tensor))
+
+    def _adapt(self, below: Mapping[nn.Module, Any]) -> None:
+        for module, forward in self._forwards().items():
+            if forward is not below[module]:
+                self._replace(module, recordable(module.forward))
+        names = {module: name for name, module in self.root.named_modules()}
+        for module, name in names.items():
+            if name in self.adapters:
+                bare = self._bare.get(module) if module.forward is below[module] else None
+                self._replace(module, self._with_adapter(module, self.adapters[name], bare))
+        for module, name in names.items():
+            self._wrap_block(module, name)
+
+    def _wrap_block(self, module: nn.Module, name: str) -> None:
+        kind = type(module).__name__
+        if kind not in self.large | self.blocks:
+            return
+        if self.counts is not None:
+            self._replace(module, counted_forward(module.forward, self._counter(name)))
+        if kind not in self.blocks and (self.kept is None or name in self.kept):
+            self._replace(module, gathered_forward(module.forward))
+            return
+        inside = any(key.startswith(f"{name}.") for key in self.adapters)
+        self._replace(module, checkpointed_forward(module.forward, adapted=inside))
+
+    def _counter(self, name: str) -> Callable[[int], None]:
+        counts = self.counts
+        assert counts is not None
+        counts.setdefault(name, 0)
+
+        def note(size: int) -> None:
+            counts[name] += size
+
+        return note
+
+    def _with_adapter(
+        self, module: nn.Module, adapter: Adapter, bare: Callable[..., Tensor] | None
+    ) -> Callable[..., Tensor]:
+        """The module's forward with an adapter; `bare` is the host's, when nothing is between."""
+        forward = module.forward
+        factors = adapter.factors if isinstance(module, nn.Linear) and bare is not None else None
+        if factors is not None and factors() is not None:
+            whole = low_rank_forward(module, bare, factors)
+            return lambda x: whole(x) if self.adapted else forward(x)
+
+        def adapted(x: Tensor, *rest: Any) -> Tensor:
+            if not self.adapted:
+                return forward(x, *rest)
+            return adapter.around(lambda y: forward(y, *rest), x)
+
+        return adapted
+
+    def _replace(self, module: nn.Module, forward: Callable[..., Tensor]) -> None:
+        before = module.__dict__.get("forward")
+
+        def undo() -> None:
+            if before is None:
+                del module.forward
+            else:
+                module.forward = before
+
+        module.forward = forward
+        self._undo.append(undo)
+
+    def _undo_until(self, count: int) -> None:
+        while len(self._undo) > count:
+            self._undo.pop()()
+
+
+def give_back(patcher: ModelPatcher) -> None:
+    """Eject what a training clone injected and restore what it swapped; weights stay put."""
+    patcher.cleanup()
+    patcher.eject_model()
+    patcher.unpatch_model(unpatch_weights=False)

@@ -1,0 +1,1 @@
+"""Grids and scores with ComfyUI's sampler and vision models."""

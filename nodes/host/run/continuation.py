@@ -1,0 +1,87 @@
+"""The checkpoint that a run starts from when it continues another one."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from ....training.config import TrainConfig
+from ....training.state import RunState, load_state
+from .identity import changes
+from .run_folder import STEP_FILE, RunFolder, run_folders, runs_root
+
+NONE = "(no checkpoint yet)"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Origin:
+    """A checkpoint, and what is different from there on."""
+
+    run: str
+    step: int
+    more_steps: int = 0
+    """Steps to train from the checkpoint; 0 leaves the total as it is set"""
+    learning_rate: float = 0.0
+    """Of the adapter; 0 leaves it as it is set"""
+    embedding_learning_rate: float = 0.0
+
+    @property
+    def folder(self) -> RunFolder:
+        """Where the checkpoint is."""
+        return RunFolder(runs_root() / self.run, "")
+
+    def applied_to(self, config: TrainConfig) -> TrainConfig:
+        """The settings of the run that continues; ValueError when nothing is left to train."""
+        steps = self.step + self.more_steps if self.more_steps else config.steps
+        if steps <= self.step:
+            raise ValueError(
+                f"The checkpoint has {self.step} steps and the run is to have {steps}: set more "
+                "steps in Train Concepts, or more_steps in Continue Run."
+            )
+        optimizer, embeddings = config.optimizer, config.embedding_optimizer
+        if self.learning_rate:
+            optimizer = replace(optimizer, learning_rate=self.learning_rate)
+        if self.embedding_learning_rate:
+            embeddings = replace(embeddings, learning_rate=self.embedding_learning_rate)
+        return replace(config, steps=steps, optimizer=optimizer, embedding_optimizer=embeddings)
+
+    def state(self) -> RunState:
+        """The state to start from; FileNotFoundError when the checkpoint is gone."""
+        path = self.folder.checkpoint(self.step)
+        if not path.is_file():
+            raise FileNotFoundError(
+                f"The checkpoint of step {self.step} of {self.run} is gone: choose another one."
+            )
+        return load_state(path)
+
+    def changes(self, recipe: Mapping[str, Any], usual: Mapping[str, Any]) -> dict[str, Any]:
+        """What differs from the run that is continued: {setting: [before, now]}.
+
+        `usual` is how settings are that the version of then did not know.
+        """
+        found = changes(self.folder.recipe(), recipe, usual)
+        return {
+            n: pair for n, pair in found.items() if n not in ("continues.run", "continues.step")
+        }
+
+
+def checkpoint_names() -> list[str]:
+    """Every checkpoint as `<run>/step_<number>`, for a list to choose from."""
+    found = [
+        f"{folder.path.name}/step_{step:08}"
+        for folder in sorted(run_folders(), key=lambda folder: folder.path.name)
+        for step in reversed(folder.steps_kept())
+    ]
+    return found or [NONE]
+
+
+def parse_checkpoint(name: str) -> tuple[str, int]:
+    """Run and step of a name from the list; ValueError when it is none."""
+    run, _, file = name.rpartition("/")
+    match = STEP_FILE.fullmatch(f"{file}.safetensors")
+    if match is None or not any(folder.path.name == run for folder in run_folders()):
+        raise ValueError(
+            f'There is no checkpoint "{name}": train a run first, or refresh the list.'
+        )
+    return run, int(match[1])

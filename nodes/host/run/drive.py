@@ -1,0 +1,272 @@
+"""A training run in the host: borrow, train, tell and keep what happens, give back."""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import closing, contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, NoReturn
+
+import comfy.model_management as management
+import comfy.utils
+import torch
+from comfy.model_patcher import ModelPatcher
+from comfy.sd import CLIP, VAE
+from tqdm.auto import tqdm
+
+from ....bundles.bundle import Bundle
+from ....bundles.load import load_bundle
+from ....training.adapters import MODEL, TEXT
+from ....training.adapters.census import census
+from ....training.commands import Command
+from ....training.evaluation.curves import loss_plot
+from ....training.loop import Parts, StepReport, end, train
+from ....training.memory import Plan
+from ....training.state import RunState
+from ..codec import HostLatentCodec
+from ..denoiser.budget import plan_run
+from ..denoiser.families import check_clip, check_guidance, check_trainable, check_vae, family_of
+from ..denoiser.port import HostDenoiser
+from ..older import device_context, is_oom
+from ..text.port import HostTextEncoder
+from .keeper import Keeper, without_verdicts
+from .live import LiveRun, going_live
+from .prepare import make_parts
+from .previews import Previewer
+from .reporter import Reporter
+from .request import Checkpointing, Request
+from .run_folder import RunFolder, find_run_folder, model_digest
+from .watch import Watch
+
+LOG = logging.getLogger(__name__)
+Steps = Generator[StepReport, Sequence[Command] | None, None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trained:
+    """What a run gives back."""
+
+    bundle: Bundle
+    losses: list[float]
+    report: str
+    folder: Path
+
+
+@contextmanager
+def gradients() -> Iterator[None]:
+    """Leave the executor's inference mode once, for everything that is recorded."""
+    with torch.inference_mode(False), torch.enable_grad():
+        yield
+
+
+def run_training(model: ModelPatcher, clip: CLIP, vae: VAE, request: Request) -> Trained:
+    """Check the request, train it and return its bundle; the models come back as they were.
+
+    A run that was stopped goes on from its checkpoint; one that is finished is read again.
+    """
+    request = request.checked()
+    check_trainable(model)
+    check_guidance(model, request.config.objective, request.concepts)
+    check_clip(model, clip)
+    check_vae(model, vae)
+    with gradients():
+        wanted, usual = identity(request, model, clip, vae), {"recipe": request.usual()}
+        folder = find_run_folder(request.run_name, wanted, usual)
+        if is_finished(folder, request.config.steps):
+            return _read(folder)
+        names = tuple(concept.final_name for concept in request.concepts)
+        live = LiveRun(folder.path.name, request.node, request.config.steps, names)
+        with going_live(live), device_context(model.load_device):
+            return _train(model, clip, vae, request, folder, live)
+
+
+def identity(request: Request, model: ModelPatcher, clip: CLIP, vae: VAE) -> dict[str, Any]:
+    """What makes a run the same run: the recipe and the weights it is trained on.
+
+    Without the number of steps, so that a run can be given more of them.
+    """
+    patchers = {"model": model, "clip": clip.patcher, "vae": vae.patcher}
+    digests = {name: model_digest(patcher) for name, patcher in patchers.items()}
+    if clip.layer_idx is not None:
+        digests["clip"] += f" up to layer {clip.layer_idx}"
+    return {"recipe": identity_recipe(request), "models": digests}
+
+
+def is_finished(folder: RunFolder, steps: int) -> bool:
+    """Whether the run has all these steps, or was told to finish when so many were asked for."""
+    progress = folder.progress()
+    finished = progress.get("finished")
+    if finished is None or not folder.bundle.exists():
+        return False
+    return progress.get("steps") == steps or finished >= steps
+
+
+def _read(folder: RunFolder) -> Trained:
+    """A finished run as it left its folder."""
+    state = folder.load()
+    losses = list(state.losses) if state else []
+    report = f"This run was finished before.\n{folder.report.read_text(encoding='utf-8').strip()}"
+    return Trained(
+        bundle=load_bundle(folder.bundle), losses=losses, report=report, folder=folder.path
+    )
+
+
+def _train(
+    model: ModelPatcher, clip: CLIP, vae: VAE, request: Request, folder: RunFolder, live: LiveRun
+) -> Trained:
+    """Train from the folder's checkpoint, if any, to the end, and leave the result there."""
+    text = HostTextEncoder(clip)
+    denoiser = HostDenoiser(
+        model,
+        checkpointing=request.checkpointing is Checkpointing.ON,
+        guidance=request.config.objective.guidance,
+        companions=text.companions,
+    )
+    start = _start(folder, request)
+    parts = make_parts(request, denoiser, text, HostLatentCodec(vae))
+    folder.create()
+    folder.sweep()
+    plan = None
+    if request.checkpointing is Checkpointing.AUTO:
+        try:
+            plan = plan_run(parts, denoiser, request.config.batch_size, folder.plan, folder.disk)
+        except RuntimeError as error:
+            raise_with_cure(error)
+    folder.note_progress({"steps": request.config.steps, "finished": None})
+    keeper = Keeper(folder, request, parts, (family_of(model), model_digest(model)), start)
+    reporter = Reporter(folder, live, keeper.course, parts, text)
+    models = (denoiser, text, vae)
+    drawn = request.previews
+    previewer = Previewer(drawn, request.concepts, models) if drawn else None
+    watch = Watch(request, live, keeper, reporter, previewer)
+    began = time.monotonic()
+    if start is not None and was_ended(start, request.config.steps):
+        end(parts, request.config, start)
+    else:
+        _drive(train(parts, request.config, start), request, watch)
+    begun = start.step if start else 0
+    result, losses = keeper.result(), keeper.course.losses
+    report = _report(request, parts, losses, time.monotonic() - began, begun, folder, plan)
+    progress = {"steps": request.config.steps, "finished": len(losses)}
+    if losses:
+        report += folder.leave_peft(keeper.peft)
+        folder.finish(result, report, loss_plot(losses), progress)
+    return Trained(bundle=result, losses=losses, report=report, folder=folder.path)
+
+
+def _start(folder: RunFolder, request: Request) -> RunState | None:
+    """The state to go on from, with a note of what is different from here on."""
+    state, steps = folder.load(), request.config.steps
+    if state is not None:
+        before = folder.progress().get("steps", steps)
+        if before == steps:
+            return state
+        change = {"step": state.step, "what": "continued", "changed": {"steps": [before, steps]}}
+        return replace(state, events=(*state.events, change))
+    if request.origin is None:
+        return None
+    state = without_verdicts(request.origin.state())
+    changed = request.origin.changes(identity_recipe(request), request.usual())
+    note = {"step": state.step, "what": "continued", "from": request.origin.run, "changed": changed}
+    return replace(state, events=(*state.events, note))
+
+
+def identity_recipe(request: Request) -> dict[str, Any]:
+    """The recipe as a run's folder keeps it."""
+    recipe = json.loads(json.dumps(request.recipe()))
+    del recipe["train"]["steps"]
+    return recipe
+
+
+def was_ended(state: RunState, steps: int) -> bool:
+    """Whether a run was told to finish at this step, and stopped before its result was written."""
+    if state.step >= steps:
+        return True
+    ends = [event for event in state.events if event["what"] == "finish"]
+    return any(event["step"] == state.step and event["steps"] == steps for event in ends)
+
+
+def _drive(steps: Steps, request: Request, watch: Watch) -> None:
+    """Take the loop from step to step; however it ends, the last whole step is kept.
+
+    An interruption leaves through the loop, which gives the models back.
+    """
+    total, begun = request.config.steps, watch.begun
+    bar = comfy.utils.ProgressBar(total)
+    with (
+        tqdm(total=total, initial=begun, desc=watch.name, unit="step") as terminal,
+        watch,
+        closing(steps),
+    ):
+        commands: Sequence[Command] | None = None
+        while (report := next_report(steps, commands)) is not None:
+            commands = watch.see(report)
+            terminal.update()
+            bar.update_absolute(report.step + 1)
+            management.throw_exception_if_processing_interrupted()
+
+
+def next_report(steps: Steps, commands: Sequence[Command] | None) -> StepReport | None:
+    """The next step's report, None after the last; out of memory says what could fit."""
+    try:
+        return steps.send(commands)
+    except StopIteration:
+        return None
+    except RuntimeError as error:
+        raise_with_cure(error, "The last whole step is kept: set")
+
+
+def raise_with_cure(error: RuntimeError, cure: str = "Set") -> NoReturn:
+    """Raise what happened; out of memory in a step says what could fit."""
+    if not is_oom(error):
+        raise error
+    raise torch.cuda.OutOfMemoryError(
+        f"Not enough memory for a step, even picture by picture and with checkpointing. {cure} a "
+        "lower resolution (half of it takes about a quarter), a smaller rank, or free the memory "
+        "that others use, and queue again."
+    ) from error
+
+
+def _report(
+    request: Request,
+    parts: Parts,
+    losses: list[float],
+    seconds: float,
+    begun: int,
+    folder: RunFolder,
+    plan: Plan | None,
+) -> str:
+    """What was trained, on what and for how long, as text."""
+    done = max(len(losses) - begun, 1)
+    tail = losses[-max(1, len(losses) // 10) :] or [0.0]
+    patterns = request.adapter.patterns if request.adapter else ""
+    counted = census({MODEL: parts.adapters, TEXT: parts.text_adapters}, patterns)
+    lines = [
+        f"{len(losses)} steps on {len(request.dataset.records)} pictures"
+        + (f", {done} of the steps now," if begun else "")
+        + f" in {seconds:.1f} s ({seconds / done:.3f} s a step)",
+        f"loss {sum(tail) / len(tail):.5f} over the last {len(tail)} steps",
+        *counted,
+    ]
+    for concept in request.concepts:
+        pivot = concept.pivot_step(request.config.steps)
+        lines.append(
+            f'"{concept.placeholder}" is embedding:{concept.final_name}, '
+            f"{concept.vectors} vectors, trained for {min(pivot, len(losses))} steps"
+        )
+        if concept.negative is not None:
+            lines.append(
+                f"for the negative prompt: embedding:{concept.negative.final_name}, trained for "
+                f"cfg {request.config.objective.negative_guidance:g} by a second prediction a step"
+            )
+    if plan is not None:
+        lines.append(f"memory: {plan.reason}")
+    lines += [*request.dataset.notes, *request.dataset.skipped]
+    lines.append(f"run folder: {folder.path}")
+    if folder.disk.trouble:
+        lines.append(folder.disk.trouble)
+    return "\n".join(lines)

@@ -1,0 +1,65 @@
+"""The run that is training now, as routes see it: where it stands and what it is asked."""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+from ..events import send_event
+
+FINISH, CHECKPOINT, PREVIEW, PIVOT = "finish", "checkpoint", "preview", "pivot"
+
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """What a person asked of a run that trains."""
+
+    what: str
+    concept: str = ""
+    """Of a pivot"""
+
+
+@dataclass(slots=True)
+class LiveRun:
+    """A run between its start and its end."""
+
+    name: str
+    node: str
+    """Execution id of the node, "3:7" for one inside a subgraph"""
+    steps: int
+    concepts: tuple[str, ...] = ()
+    latest: Mapping[str, Any] = field(default_factory=dict)
+    """The last report, replaced whole so that another thread may read it"""
+    asked: deque[Ask] = field(default_factory=deque[Ask])
+    """Filled by routes, emptied by the run after each step; a deque is safe between threads"""
+
+    def take(self) -> list[Ask]:
+        """All that was asked since the last call."""
+        return [self.asked.popleft() for _ in range(len(self.asked))]
+
+
+_LOCK = threading.Lock()
+_LIVE: dict[str, LiveRun] = {}
+
+
+@contextmanager
+def going_live(run: LiveRun) -> Iterator[LiveRun]:
+    """List a run as training until the context ends."""
+    with _LOCK:
+        _LIVE[run.name] = run
+    try:
+        yield run
+    finally:
+        with _LOCK:
+            _LIVE.pop(run.name, None)
+        send_event("ended", {"run": run.name, "node": run.node})
+
+
+def live_run(name: str) -> LiveRun | None:
+    """The run of a name while it trains."""
+    with _LOCK:
+        return _LIVE.get(name)

@@ -1,0 +1,88 @@
+"""A dataset made ready for a run: latents through the cache, masks, captions, their order."""
+
+from __future__ import annotations
+
+from contextlib import closing
+
+import comfy.model_management as management
+import torch
+from torch import Tensor
+
+from ....training.data import TrainingData
+from ....training.dataset.batches import Batches
+from ....training.dataset.captions.texts import texts_of
+from ....training.dataset.framing import Framing
+from ....training.dataset.pictures.buckets import latent_mask
+from ....training.dataset.pictures.crops import plan_crops
+from ....training.dataset.pictures.latents import LatentCache, encode_latents
+from ....training.dataset.records import Dataset
+from ....training.ports import Caption
+from ....training.words.concepts import parse_caption
+from ..codec import HostLatentCodec
+from ..folders import user_folder
+from ..storage import file_facts
+from .request import Request
+
+
+def make_data(
+    request: Request, dataset: Dataset, codec: HostLatentCodec, seed: int, batch_size: int
+) -> TrainingData:
+    """Everything a run draws from; only what no earlier run has encoded is decoded."""
+    default = Framing(resolution=request.resolution)
+    plans = plan_crops(dataset.records, default)
+    owners = [item for item, crops in enumerate(plans) for _ in crops]
+    crops = [crop for each in plans for crop in each]
+    latents = _latents(dataset, codec, crops, owners)
+    records = [dataset.records[owner] for owner in owners]
+    floors = [(record.framing or default).mask_floor for record in records]
+    masks = [
+        latent_mask(record, crop, latent.shape[-2:], floor, codec.step)
+        for record, crop, latent, floor in zip(records, crops, latents, floors, strict=True)
+    ]
+    captions, texts = _captions(request, dataset, seed)
+    return TrainingData(
+        latents=latents,
+        captions=captions,
+        crops=crops,
+        masks=masks if any(mask is not None for mask in masks) else (),
+        views=_spread(plans) if len(crops) > len(plans) else (),
+        texts=texts,
+        batches=Batches(
+            # All views of a picture have its bucket.
+            [(each[0].width, each[0].height) for each in plans],
+            [record.repeats for record in dataset.records],
+            batch_size,
+            seed,
+        ),
+    )
+
+
+def _latents(
+    dataset: Dataset, codec: HostLatentCodec, crops: list, owners: list[int]
+) -> list[Tensor]:
+    cache = LatentCache(user_folder("latents"), codec.digest(), file_facts())
+    made: dict[int, Tensor] = {}
+    encoded = encode_latents(dataset, crops, codec, owners=owners, cache=cache)
+    with closing(cache.store), torch.no_grad():
+        for index, latent in encoded:
+            management.throw_exception_if_processing_interrupted()
+            made[index] = latent
+    return [made[index] for index in range(len(crops))]
+
+
+def _captions(
+    request: Request, dataset: Dataset, seed: int
+) -> tuple[list[Caption], list[tuple[int, ...]]]:
+    """Every text of the run, and which of them belong to each picture; () when one each."""
+    spelled = [texts_of(record, seed) for record in dataset.records]
+    captions = [parse_caption(text, request.concepts) for row in spelled for text in row]
+    return captions, _spread(spelled) if len(captions) > len(spelled) else []
+
+
+def _spread(rows: list) -> list[tuple[int, ...]]:
+    """Indices of each row's entries in the flat list of all."""
+    ends, start = [], 0
+    for row in rows:
+        ends.append(tuple(range(start, start + len(row))))
+        start += len(row)
+    return ends

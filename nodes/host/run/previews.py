@@ -1,0 +1,139 @@
+"""Pictures of a run on its way, drawn with the training clone itself by the host's sampler."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import comfy.model_management as management
+import torch
+from comfy.sd import VAE
+from PIL import Image
+
+from ....training.ports import Caption, Mention
+from ....training.run import Run
+from ....training.words.concepts import Concept, mentioned, parse_caption
+from ..denoiser.port import HostDenoiser
+from ..disk import Disk
+from ..pictures import to_picture
+from ..sampling import Conditions, Sampling, decode, sample
+from ..text.port import HostTextEncoder
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PreviewConfig:
+    """What to draw, and how often."""
+
+    prompts: tuple[str, ...]
+    """With placeholders, or names after "embedding:", where a concept belongs"""
+    negative: str
+    seeds: tuple[int, ...]
+    sampling: Sampling
+    every: int
+    """Steps between previews"""
+    without: bool
+    """Whether each prompt is also drawn with each concept's own words in its place"""
+    time_share: float
+    """Of the run's time; previews that would take more are left out"""
+
+    def __post_init__(self) -> None:
+        if not self.prompts:
+            raise ValueError("The previews have no prompt: write at least one line into it.")
+        if self.every < 1:
+            raise ValueError(f"every is {self.every}: use at least 1.")
+
+
+@dataclass(frozen=True, slots=True)
+class Shot:
+    """One picture to draw."""
+
+    label: str
+    """File name without step and ending"""
+    prompt: str
+    caption: Caption
+    seed: int
+    without: str
+    """The concept that is left out, if any"""
+
+
+class Previewer:
+    """Draws the same pictures from the same seeds again and again."""
+
+    def __init__(
+        self,
+        config: PreviewConfig,
+        concepts: Sequence[Concept],
+        models: tuple[HostDenoiser, HostTextEncoder, VAE],
+    ):
+        self._config = config
+        self._denoiser, self._text, self._vae = models
+        self._shots = list(shots(config, concepts))
+        self._negative = parse_caption(config.negative, concepts)
+        self._kept: dict[Caption, Conditions] = {}
+        self._started, self._spent, self._cost = time.monotonic(), 0.0, 0.0
+
+    def is_due(self, step: int) -> bool:
+        """Whether previews belong after this step, and their share of the time allows them."""
+        if step % self._config.every:
+            return False
+        allowed = self._config.time_share * (time.monotonic() - self._started)
+        return self._spent + self._cost <= allowed
+
+    def draw(self, run: Run, step: int, folder: Path, disk: Disk) -> list[dict[str, Any]]:
+        """Draw and keep one picture a shot; what each shows, with its file's name."""
+        began, told = time.monotonic(), list[dict[str, Any]]()
+        with torch.no_grad(), run.averaged():
+            for shot in self._shots:
+                picture = self._draw(run, shot)
+                path = folder / f"step_{step:08}_{shot.label}.jpg"
+                if disk.attempt(
+                    "A preview", path, lambda p=picture, to=path: p.save(to, quality=92)
+                ):
+                    about = {"prompt": shot.prompt, "seed": shot.seed, "without": shot.without}
+                    told.append({"file": path.name, "row": shot.label, **about})
+        self._cost = time.monotonic() - began
+        self._spent += self._cost
+        return told
+
+    def _draw(self, run: Run, shot: Shot) -> Image.Image:
+        conditions = self._conditions(run, shot.caption), self._conditions(run, self._negative)
+        with self._denoiser.sampling() as model:
+            latent = sample(model, conditions, self._config.sampling, shot.seed, stop_on_cancel)
+        return to_picture(decode(self._vae, latent)[0])
+
+    def _conditions(self, run: Run, caption: Caption) -> Conditions:
+        """As CLIP Text Encode gives them; kept where no vector in them moves any more."""
+        if caption not in self._kept:
+            tensors = dict(self._text.encode([caption], weights=True)[0].tensors)
+            made = [[tensors.pop("cond"), tensors]]
+            if mentioned(caption) & run.live.keys():
+                return made
+            self._kept[caption] = made
+        return self._kept[caption]
+
+
+def shots(config: PreviewConfig, concepts: Sequence[Concept]) -> Iterator[Shot]:
+    """Each prompt and seed with all its concepts and, where wanted, without each in turn."""
+    words = {c.final_name: c.class_word or c.initial for c in concepts}
+    for number, prompt in enumerate(config.prompts, start=1):
+        spelled = prompt
+        for concept in concepts:
+            spelled = spelled.replace(f"embedding:{concept.final_name}", concept.placeholder)
+        caption = parse_caption(spelled, concepts)
+        for seed in config.seeds:
+            label = f"p{number}_s{seed}"
+            yield Shot(label, prompt, caption, seed, "")
+            for place, name in enumerate(sorted(mentioned(caption)) if config.without else []):
+                bare = tuple(
+                    words[name] if isinstance(part, Mention) and part.concept == name else part
+                    for part in caption
+                )
+                yield Shot(f"{label}_without{place + 1}", prompt, bare, seed, name)
+
+
+def stop_on_cancel(*_: Any) -> None:
+    """The sampler's callback: Cancel ends a preview within a step."""
+    management.throw_exception_if_processing_interrupted()

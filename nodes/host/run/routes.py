@@ -1,0 +1,83 @@
+"""Routes of the runs: which there are, what each has reported, and what one is asked."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from ..routes import Call, Refused, Route
+from .live import CHECKPOINT, FINISH, PIVOT, PREVIEW, Ask, live_run
+from .run_folder import RunFolder, read_lines, run_folders
+
+LINES_AT_ONCE = 2000
+WAITING_LIMIT = 32
+
+
+def run_list(call: Call) -> list[dict[str, Any]]:
+    """Every run, the one that changed last first."""
+    return [summary(folder) for folder in sorted(run_folders(), key=_changed, reverse=True)]
+
+
+def run_reports(call: Call) -> dict[str, Any]:
+    """A run's reports after the first `after` of them, and where it stands."""
+    folder, after = find(call.ids["run"]), call.number("after", 0)
+    lines = read_lines(folder.journal)
+    part = lines[after : after + LINES_AT_ONCE]
+    return {**summary(folder), "reports": part, "next": after + len(part), "total": len(lines)}
+
+
+def run_preview(call: Call) -> Path:
+    """A preview picture of a run."""
+    return find(call.ids["run"]).previews / call.ids["picture"]
+
+
+def ask_run(call: Call) -> dict[str, Any]:
+    """Ask the run that trains to finish, keep a checkpoint, draw previews or freeze a concept."""
+    name, what = call.ids["run"], call.body.get("ask")
+    concept = call.body.get("concept", "")
+    live = live_run(find(name).path.name)
+    if what not in (FINISH, CHECKPOINT, PREVIEW, PIVOT):
+        raise Refused(400, "Ask for finish, checkpoint, preview or pivot.")
+    if live is None:
+        raise Refused(409, f'The run "{name}" is not training now.')
+    if what == PIVOT and concept not in live.concepts:
+        raise Refused(400, "The run has no such concept.")
+    if len(live.asked) >= WAITING_LIMIT:
+        raise Refused(429, "The run has not come to what it was asked before: wait for its step.")
+    live.asked.append(Ask(what, concept if what == PIVOT else ""))
+    return {"asked": what}
+
+
+def find(name: str) -> RunFolder:
+    """The folder of a run by its id; FileNotFoundError when no run has it."""
+    for folder in run_folders():
+        if folder.path.name == name:
+            return folder
+    raise FileNotFoundError(f'There is no run "{name}".')
+
+
+def summary(folder: RunFolder) -> dict[str, Any]:
+    """Id, state and progress of a run."""
+    name, progress = folder.path.name, folder.progress()
+    live, steps = live_run(name), progress.get("steps", 0)
+    if live is not None:
+        found = {"state": "running", "node": live.node, "steps": live.steps}
+        return {"run": name, **found, "concepts": live.concepts, "step": live.latest.get("step", 0)}
+    finished = progress.get("finished")
+    kept = folder.steps_kept()
+    step = finished if finished is not None else (kept[-1] if kept else 0)
+    state = "stopped" if finished is None else "finished"
+    return {"run": name, "state": state, "steps": steps, "step": step}
+
+
+def _changed(folder: RunFolder) -> float:
+    files = [path for path in (folder.journal, folder.bundle, folder.path) if path.exists()]
+    return max((path.stat().st_mtime for path in files), default=0.0)
+
+
+ROUTES = [
+    Route("GET", "/pivotal/runs", run_list),
+    Route("GET", "/pivotal/runs/{run}", run_reports),
+    Route("GET", "/pivotal/runs/{run}/previews/{picture}", run_preview),
+    Route("POST", "/pivotal/runs/{run}/ask", ask_run),
+]

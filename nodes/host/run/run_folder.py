@@ -1,0 +1,287 @@
+"""The folder of a run: what it is, its checkpoints, its journal; the same graph finds it again."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import json
+import logging
+import re
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import folder_paths
+import torch
+from comfy.model_patcher import ModelPatcher
+from PIL.Image import Image
+from torch import Tensor
+
+from ....bundles.bundle import Bundle
+from ....bundles.files.safetensors import replace_safetensors
+from ....training.state import RunState, load_state, save_state
+from ..disk import Disk, discard, replace_bundle, replace_text
+from ..folders import RUNS, checked_run_name
+from .identity import changes
+
+LOG = logging.getLogger(__name__)
+IDENTITY, PROGRESS, JOURNAL = "run.json", "progress.json", "report.jsonl"
+STEP_FILE = re.compile(r"step_(\d{8})\.safetensors")
+DRAFT = re.compile(r"\.pivotal-.*|.*\.part")
+PLAN = "plan.json"
+SAMPLED_NUMBERS = 64
+
+
+@dataclass(frozen=True, slots=True)
+class RunFolder:
+    """A folder output/pivotal/<name> that belongs to one run."""
+
+    path: Path
+    identity: str
+    """What the run is, as JSON text"""
+    disk: Disk = field(default_factory=Disk)
+
+    def create(self) -> None:
+        """Make the folder, marked as this run's, unless it is there."""
+        place = self.path / IDENTITY
+        if not place.exists():
+            self.disk.attempt("The run", place, lambda: replace_text(place, self.identity))
+
+    @property
+    def bundle(self) -> Path:
+        """The result, there once the run has been finished."""
+        return self.path / "bundle.safetensors"
+
+    @property
+    def report(self) -> Path:
+        """What the run did, as text."""
+        return self.path / "report.txt"
+
+    @property
+    def plan(self) -> Path:
+        """How the run's steps are cut to fit the memory."""
+        return self.path / PLAN
+
+    @property
+    def journal(self) -> Path:
+        """A line a report."""
+        return self.path / JOURNAL
+
+    @property
+    def previews(self) -> Path:
+        """The folder of the pictures that show how far the run is."""
+        return self.path / "previews"
+
+    def checkpoint(self, step: int) -> Path:
+        """Where the state after a step is kept."""
+        return self.path / "checkpoints" / f"step_{step:08}.safetensors"
+
+    def bundle_at(self, step: int) -> Path:
+        """Where the bundle after a step is kept."""
+        return self.path / "bundles" / f"step_{step:08}.safetensors"
+
+    def steps_kept(self) -> list[int]:
+        """The steps of the checkpoints that are there, in order."""
+        return step_files(self.path / "checkpoints")
+
+    def load(self) -> RunState | None:
+        """The latest state that can be read; None for a run that has kept none."""
+        for step in reversed(self.steps_kept()):
+            try:
+                return load_state(self.checkpoint(step))
+            except ValueError as error:
+                LOG.warning("%s The checkpoint before it is taken.", error)
+        return None
+
+    def save(self, state: RunState, bundle: Bundle) -> bool:
+        """Keep a state and its bundle; whether the state was written."""
+        self.create()
+        place, step = self.checkpoint(state.step), state.step
+        name = f"The checkpoint of step {step}"
+        kept = self.disk.attempt(name, place, lambda: save_state(place, state))
+        place = self.bundle_at(step)
+        if kept:
+            name = f"The bundle of step {step}"
+            self.disk.attempt(name, place, lambda: replace_bundle(place, bundle))
+        return kept
+
+    def retain(self, newest: int, pinned: Collection[int]) -> None:
+        """Delete all but the newest checkpoints and bundles and those of pinned steps; 0: none."""
+        if not newest:
+            return
+        for folder in ("checkpoints", "bundles"):
+            for step in step_files(self.path / folder)[:-newest]:
+                if step not in pinned:
+                    discard(self.path / folder / f"step_{step:08}.safetensors")
+
+    def sweep(self) -> None:
+        """Delete the drafts of a run that was killed while it wrote."""
+        for folder in (self.path, self.path / "checkpoints", self.path / "bundles"):
+            for path in folder.iterdir() if folder.is_dir() else ():
+                if DRAFT.fullmatch(path.name):
+                    discard(path)
+
+    @property
+    def peft(self) -> Path:
+        """A DoRA on rows as diffusers reads it, which divides by other lengths than the host."""
+        return self.path / "dora_for_diffusers.safetensors"
+
+    def leave_peft(self, tensors: Mapping[str, Tensor]) -> str:
+        """Write them, if there are any; a line that says where."""
+        if not tensors:
+            return ""
+        self.disk.attempt(
+            "The file for diffusers",
+            self.peft,
+            lambda: replace_safetensors(self.peft, tensors, {"format": "pt"}),
+        )
+        return f"\nfor diffusers: {self.peft}"
+
+    def finish(self, bundle: Bundle, report: str, plot: Image, progress: Mapping[str, Any]) -> bool:
+        """Leave the result; what marks the run as finished comes last."""
+        self.create()
+        texts = self.disk.attempt(
+            "The report", self.report, lambda: replace_text(self.report, report + "\n")
+        )
+        self.disk.attempt("The plot", self.path, lambda: plot.save(self.path / "loss.png"))
+        whole = self.disk.attempt(
+            "The bundle", self.bundle, lambda: replace_bundle(self.bundle, bundle)
+        )
+        return texts and whole and self.note_progress(progress)
+
+    def note_progress(self, progress: Mapping[str, Any]) -> bool:
+        """Keep how many steps are asked for, and whether the run has been finished."""
+        place = self.path / PROGRESS
+        text = json.dumps(progress)
+        return self.disk.attempt("The progress", place, lambda: replace_text(place, text))
+
+    def progress(self) -> dict[str, Any]:
+        """What was kept by `note_progress`; empty when nothing was."""
+        return read_json(self.path / PROGRESS)
+
+    def recipe(self) -> dict[str, Any]:
+        """How the run is made, without the number of its steps."""
+        return read_json(self.path / IDENTITY).get("recipe", {})
+
+    def rewind(self, step: int) -> int:
+        """Take reports of later steps out of the journal; how many lines are left."""
+        kept = [line for line in read_lines(self.journal) if line.get("step", 0) <= step]
+        text = "".join(json.dumps(line) + "\n" for line in kept)
+        # Also to take away a line that was cut off, which the next one would be added to.
+        if self.journal.exists() and text != self.journal.read_text(encoding="utf-8"):
+            self.disk.attempt("The journal", self.journal, lambda: replace_text(self.journal, text))
+        return len(kept)
+
+
+def step_files(folder: Path) -> list[int]:
+    """The steps of the files in a folder, in order."""
+    if not folder.is_dir():
+        return []
+    found = (STEP_FILE.fullmatch(path.name) for path in folder.iterdir())
+    return sorted(int(match[1]) for match in found if match)
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The object in a JSON file; empty when there is none or it is damaged."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def read_lines(journal: Path) -> list[dict[str, Any]]:
+    """The whole lines of a journal; one that is being written, or was cut off, is left out."""
+    try:
+        text = journal.read_text(encoding="utf-8")
+    except OSError:
+        return []
+    lines: list[dict[str, Any]] = []
+    for line in text.split("\n")[:-1]:
+        try:
+            lines.append(json.loads(line))
+        except ValueError:
+            continue
+    return lines
+
+
+def run_folders() -> list[RunFolder]:
+    """The folders of all runs."""
+    root = runs_root()
+    if not root.is_dir():
+        return []
+    return [RunFolder(path, "") for path in root.iterdir() if (path / IDENTITY).is_file()]
+
+
+def runs_root() -> Path:
+    """The folder that holds every run's."""
+    return Path(folder_paths.get_output_directory(), RUNS)
+
+
+def find_run_folder(name: str, identity: Mapping[str, Any], usual: Mapping[str, Any]) -> RunFolder:
+    """The folder of the run with this name and identity, or a free name for it.
+
+    Another run under the same name makes it <name>_2, <name>_3, ... `usual` is the identity's
+    settings by default, which those that an earlier version did not know are taken to have.
+    """
+    base, text = checked_run_name(name), json.dumps(identity, indent=1, sort_keys=True)
+    for number in itertools.count(1):
+        path = runs_root() / (base if number == 1 else f"{base}_{number}")
+        is_other = changes(read_json(path / IDENTITY), identity, usual)
+        if not path.exists() or not is_other or _unborn(path):
+            return RunFolder(path, text)
+    raise AssertionError("unreachable")
+
+
+def _unborn(path: Path) -> bool:
+    """Whether a run was killed here before it could write what it is, which comes first."""
+    return path.is_dir() and all(DRAFT.fullmatch(one.name) for one in path.iterdir())
+
+
+def model_digest(model: ModelPatcher) -> str:
+    """Which weights a MODEL holds: a digest over names, shapes and some numbers of each tensor.
+
+    Some numbers, because reading all of a large model takes longer than a step; patches on the
+    model count too. The host gives the weights without the patches of whichever
+    clone it happens to have loaded.
+    """
+    digest = hashlib.sha256()
+    for name, tensor in sorted(_unpatched(model).items()):
+        numbers = tensor.detach().flatten()[:SAMPLED_NUMBERS].float().cpu().tolist()
+        digest.update(repr((name, tuple(tensor.shape), numbers)).encode())
+    for change in _changes(model):
+        digest.update(repr(change).encode())
+    return digest.hexdigest()[:16]
+
+
+def _changes(model: ModelPatcher) -> Iterator[tuple[Any, ...]]:
+    """What was done to a model since it was loaded: other patches make it another one."""
+    for name, patches in sorted(model.patches.items()):
+        yield name, len(patches), [patch[0] for patch in patches]
+        yield from ((patch[2], patch[3], *_samples(patch[1])) for patch in patches)
+    sampling = model.object_patches.get("model_sampling")
+    if sampling is not None:
+        yield [kind.__name__ for kind in type(sampling).__mro__], *_samples(sampling)
+    if model.injections:
+        yield ("injections", *sorted(model.injections))
+
+
+def _samples(value: Any) -> list[list[float]]:
+    """Some numbers of each tensor in a patch, in an adapter or of a noise schedule."""
+    if isinstance(value, Tensor):
+        numbers = value.detach().flatten()
+        return [numbers[:: max(1, len(numbers) // SAMPLED_NUMBERS)].float().cpu().tolist()]
+    if isinstance(value, torch.nn.Module):
+        return [one for buffer in value.state_dict().values() for one in _samples(buffer)]
+    parts = value if isinstance(value, (tuple, list)) else getattr(value, "weights", ())
+    return [one for part in parts or () for one in _samples(part)]
+
+
+def _unpatched(model: ModelPatcher) -> dict[str, Tensor]:
+    """The weights by name, without patches."""
+    try:
+        return {name: first[0] for name, (first, *_) in model.get_key_patches().items()}
+    except AttributeError:
+        # Layers of GGUF files list a weight that they only reckon with; they keep patches apart.
+        return dict(model.model.named_parameters())

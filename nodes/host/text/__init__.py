@@ -1,0 +1,1 @@
+"""ComfyUI's CLIP as the engine's TextEncoder, and the names it resolves."""

@@ -1,0 +1,134 @@
+"""A bundle's names bound to one CLIP: strengths, triggers, clashes and what is said of them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import PurePath
+
+from comfy.sd import CLIP
+from torch import Tensor
+
+from ....bundles.bundle import Bundle, Entry
+from ....bundles.encoders import check_finite
+from ....training.words.vectors import spread_rows
+from .name_settings import Clash, NameRules, NameSetting, StrengthMode, chosen_names
+from .port import HostTextEncoder
+from .tokenizer import NamedVectors, leaves, named, overlaid_names, with_names
+
+
+def apply_names(
+    clip: CLIP, vectors: Mapping[str, Mapping[str, Tensor]], origin: str
+) -> tuple[CLIP, list[str]]:
+    """A clone of the CLIP that knows the names, and a sentence for each encoder left out."""
+    bundle = Bundle(family="", lora={}, embeddings=vectors)
+    made, _, notes = bind_names(clip, bundle, NameRules(), origin)
+    return made, notes
+
+
+def bind_names(
+    clip: CLIP, bundle: Bundle, rules: NameRules, origin: str
+) -> tuple[CLIP, list[str], list[str]]:
+    """(a clone of the CLIP that knows the names, the names, notes); the CLIP itself is not touched.
+
+    ValueError for vectors of another model family, NaN, and a name that is taken.
+    """
+    chosen = chosen_names(bundle, rules.settings)
+    if not chosen:
+        return clip.clone(), [], []
+    known, notes = overlaid_names(clip), list[str]()
+    taken = {word: entry.name for entry in known.values() for word in entry.bare}
+    entries: list[NamedVectors] = []
+    for old, new in chosen.items():
+        final = _settle(new, known, rules, origin, notes)
+        if final is None:
+            continue
+        bare = _bare(bundle.entry_of[old], final, taken, notes) if rules.bare_triggers else ()
+        taken |= dict.fromkeys(bare, final)
+        entry = _named(clip, bundle, old, final, rules, origin, bare)
+        notes += _gaps(clip, entry)
+        entries.append(entry)
+    made = with_names(clip, entries, replace=rules.clash is Clash.REPLACE)
+    return made, [entry.name for entry in entries], notes
+
+
+def _settle(
+    name: str, known: Mapping[str, NamedVectors], rules: NameRules, origin: str, notes: list[str]
+) -> str | None:
+    """The name under the rule for clashes; None where the earlier one is kept."""
+    if name not in known:
+        return name
+    other = known[name].origin or "another bundle"
+    if rules.clash is Clash.KEEP:
+        notes.append(f'"{name}" is that of {other}: this one is left out.')
+        return None
+    if rules.clash is Clash.PREFIX:
+        final = f"{rules.prefix or PurePath(origin).stem + '_'}{name}"
+        notes.append(f'"{name}" of {other} stays, this one is "{final}".')
+        return final
+    if rules.clash is Clash.REPLACE:
+        notes.append(f'"{name}" takes the place of that of {other}.')
+    return name
+
+
+def _bare(entry: Entry, name: str, taken: Mapping[str, str], notes: list[str]) -> tuple[str, ...]:
+    """The words that stand for the name alone: itself, and what stood for it in the captions."""
+    words = dict.fromkeys(filter(None, (name, entry.placeholder)))
+    lost = [word for word in words if taken.get(word, name) != name]
+    notes += [f'"{word}" alone stands for "{taken[word]}", not for "{name}".' for word in lost]
+    return tuple(word for word in words if word not in lost)
+
+
+def _named(
+    clip: CLIP,
+    bundle: Bundle,
+    old: str,
+    new: str,
+    rules: NameRules,
+    origin: str,
+    bare: tuple[str, ...],
+) -> NamedVectors:
+    vectors = dict(bundle.embeddings.get(old, {}))
+    outputs = dict(bundle.outputs.get(old, {}))
+    for rows in (*vectors.values(), *outputs.values()):
+        check_finite(old, rows)
+    _check_encoders(clip, new, {*vectors, *outputs})
+    entry = bundle.entry_of[old]
+    strength = rules.settings.get(old, NameSetting()).strength
+    return named(
+        new,
+        _strengthened(clip, vectors, entry, strength, rules.strength_mode),
+        origin,
+        bare=bare,
+        fallback=rules.fallback or entry.initial,
+        outputs={key: rows * strength for key, rows in outputs.items()},
+    )
+
+
+def _strengthened(
+    clip: CLIP, vectors: Mapping[str, Tensor], entry: Entry, strength: float, mode: StrengthMode
+) -> dict[str, Tensor]:
+    if strength == 1 or mode is StrengthMode.SCALE:
+        return {key: rows * strength for key, rows in vectors.items()}
+    if not entry.initial:
+        raise ValueError(
+            f'The bundle does not say from what word "{entry.name}" started, so there is nothing '
+            f'to move from: set the strength mode to "{StrengthMode.SCALE.value}".'
+        )
+    start = HostTextEncoder(clip).rows(entry.initial)
+    bases = {key: spread_rows(start[key], len(rows)) for key, rows in vectors.items()}
+    return {key: bases[key] + strength * (rows - bases[key]) for key, rows in vectors.items()}
+
+
+def _check_encoders(clip: CLIP, name: str, keys: set[str]) -> None:
+    encoders = leaves(clip)
+    if not keys <= encoders.keys():
+        raise ValueError(
+            f'"{name}" has vectors for {", ".join(sorted(keys))} and this CLIP has '
+            f"{', '.join(encoders)}: the bundle belongs to another model family."
+        )
+
+
+def _gaps(clip: CLIP, entry: NamedVectors) -> list[str]:
+    missing = [key for key in leaves(clip) if key not in {*entry.vectors, *entry.outputs}]
+    reads = f', which reads "{entry.fallback}" instead' if entry.fallback else ""
+    return [f"{entry.name} has no vectors for {key}{reads}." for key in missing]

@@ -1,0 +1,1 @@
+"""Training nodes: concepts, adapters, optimizer, objective, the run and what watches it."""

@@ -1,0 +1,110 @@
+"""Concept: one named thing to learn; several are chained."""
+
+from __future__ import annotations
+
+from comfy_api.latest import io
+
+from ...training.words.concepts import Concept as TrainedConcept
+from .. import sockets
+
+
+class Concept(io.ComfyNode):
+    """A placeholder in the captions that gets token vectors of its own."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="Pivotal_Concept",
+            display_name="Concept",
+            category="pivotal/training",
+            description="A word in the captions that is learned as new token vectors.",
+            search_aliases=[
+                "textual inversion",
+                "embedding",
+                "trigger word",
+                "pivotal tuning",
+                "dreamartist",
+            ],
+            inputs=[
+                io.String.Input(
+                    "placeholder",
+                    default="TOK",
+                    tooltip="Word that stands for the concept in the captions.",
+                ),
+                io.String.Input(
+                    "name",
+                    default="",
+                    tooltip="Name in the bundle, typed as embedding:name later. "
+                    "Empty takes the placeholder.",
+                ),
+                io.Int.Input(
+                    "vectors",
+                    default=2,
+                    min=1,
+                    max=64,
+                    tooltip="Token vectors for each text encoder. More hold more detail and take "
+                    "more room in a prompt.",
+                ),
+                io.String.Input(
+                    "initial",
+                    default="",
+                    tooltip="Words the vectors start from, such as: dog. Empty starts from noise.",
+                ),
+                io.String.Input(
+                    "class_word",
+                    default="",
+                    tooltip="What the concept is one of, for prior preservation. "
+                    "Empty takes the initial words.",
+                ),
+                io.Float.Input(
+                    "pivot",
+                    default=0.5,
+                    min=0.0,
+                    max=1.0,
+                    step=0.05,
+                    tooltip="Share of the steps after which the vectors are frozen and the adapter "
+                    "trains alone: 0 never trains them, 1 never freezes them.",
+                ),
+                io.Int.Input(
+                    "negative_vectors",
+                    default=0,
+                    min=0,
+                    max=64,
+                    tooltip="Vectors of a second embedding, name-neg, for the negative prompt. It "
+                    "trains on the prediction under guidance, so steps take twice as long until "
+                    "the pivot. 0 is none.",
+                    advanced=True,
+                    optional=True,
+                ),
+                sockets.Concepts.Input(
+                    "concepts", optional=True, tooltip="Concepts to learn in the same run."
+                ),
+            ],
+            outputs=[sockets.Concepts.Output(display_name="concepts")],
+        )
+
+    @classmethod
+    def execute(
+        cls,
+        placeholder: str,
+        name: str,
+        vectors: int,
+        initial: str,
+        class_word: str,
+        pivot: float,
+        negative_vectors: int = 0,
+        concepts: tuple[TrainedConcept, ...] = (),
+    ) -> io.NodeOutput:
+        concept = TrainedConcept(
+            placeholder=placeholder.strip(),
+            name=name.strip(),
+            vectors=vectors,
+            initial=initial.strip(),
+            class_word=class_word.strip(),
+            pivot=pivot,
+            negative_vectors=negative_vectors,
+        )
+        return io.NodeOutput((*concepts, concept))
+
+
+NODES = [Concept]

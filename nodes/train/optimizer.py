@@ -1,0 +1,112 @@
+"""Optimizer: how a part is updated."""
+
+from __future__ import annotations
+
+from comfy_api.latest import io
+
+from ...training.optimizers.choices import Algorithm, OptimizerConfig, Precision
+from .. import sockets
+
+
+class Optimizer(io.ComfyNode):
+    """How the adapter's or the concepts' parameters are updated."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="Pivotal_Optimizer",
+            display_name="Optimizer",
+            category="pivotal/training",
+            description="How one part of the training is updated. The adapter and the concepts "
+            "each take one of their own.",
+            search_aliases=[
+                "adamw",
+                "prodigy",
+                "schedule free",
+                "adafactor",
+                "8bit",
+                "learning rate",
+            ],
+            inputs=[
+                io.Combo.Input(
+                    "algorithm",
+                    options=Algorithm,
+                    default=Algorithm.ADAMW,
+                    tooltip="AdamW is proven. Prodigy finds its own step size. Schedule-Free needs "
+                    "no schedule, 8-bit and Adafactor take less memory; these need packages.",
+                ),
+                io.Float.Input(
+                    "learning_rate",
+                    default=0.0,
+                    min=0.0,
+                    max=10.0,
+                    step=0.00001,
+                    round=False,
+                    tooltip="0 takes the proven one: 0.0001 for adapters and 0.001 for concepts, "
+                    "1 with Prodigy.",
+                ),
+                io.Float.Input(
+                    "weight_decay",
+                    default=0.01,
+                    min=0.0,
+                    max=1.0,
+                    step=0.001,
+                    round=False,
+                    tooltip="Pull towards zero. Concepts are better off with 0.",
+                ),
+                io.Float.Input(
+                    "d_coef",
+                    default=1.0,
+                    min=0.01,
+                    max=100.0,
+                    step=0.05,
+                    tooltip="Prodigy only: factor on the step size it finds.",
+                    advanced=True,
+                ),
+                io.Float.Input(
+                    "growth_rate",
+                    default=0.0,
+                    min=0.0,
+                    max=100.0,
+                    step=0.01,
+                    tooltip="Prodigy only: the most by which the step size grows in a step, such "
+                    "as 1.02. 0 sets no limit.",
+                    advanced=True,
+                    optional=True,
+                ),
+                io.Combo.Input(
+                    "precision",
+                    options=Precision,
+                    default=Precision.FP32,
+                    tooltip="What the trained parameters are kept in. bf16 halves them and their "
+                    "gradients; stochastic rounding keeps small updates.",
+                    advanced=True,
+                    optional=True,
+                ),
+            ],
+            outputs=[sockets.Optimizer.Output(display_name="optimizer")],
+        )
+
+    @classmethod
+    def execute(
+        cls,
+        algorithm: str,
+        learning_rate: float,
+        weight_decay: float,
+        d_coef: float,
+        growth_rate: float = 0.0,
+        precision: str = Precision.FP32,
+    ) -> io.NodeOutput:
+        return io.NodeOutput(
+            OptimizerConfig(
+                algorithm=Algorithm(algorithm),
+                learning_rate=learning_rate,
+                weight_decay=weight_decay,
+                d_coef=d_coef,
+                growth_rate=growth_rate,
+                precision=Precision(precision),
+            )
+        )
+
+
+NODES = [Optimizer]

@@ -1,0 +1,288 @@
+"""Train Concepts: the run itself."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from comfy_api.latest import io
+
+from ...training.loop import TrainConfig
+from ...training.objective import ObjectiveConfig
+from ...training.optimizers.choices import EMBEDDING_OPTIMIZER, OptimizerConfig
+from ...training.optimizers.schedule import Schedule
+from .. import sockets
+from ..host.bundle.apply import apply_bundle
+from ..host.run.drive import Trained, run_training
+from ..host.run.request import Checkpointing, Request
+
+
+class TrainConcepts(io.ComfyNode):
+    """Trains concepts, an adapter or both on the models of the graph."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="Pivotal_TrainConcepts",
+            display_name="Train Concepts",
+            category="pivotal/training",
+            description="Pivotal tuning: learns concepts and an adapter together on the MODEL and "
+            "CLIP of this graph. Concepts alone are textual inversion, an adapter alone is LoRA "
+            "training.",
+            search_aliases=[
+                "train lora",
+                "pivotal tuning",
+                "textual inversion",
+                "dreambooth",
+                "finetune",
+                "training",
+            ],
+            inputs=[
+                io.Model.Input(
+                    "model", tooltip="The diffusion model to train on. It stays as it is."
+                ),
+                io.Clip.Input("clip", tooltip="The text encoder of the model. It stays as it is."),
+                io.Vae.Input("vae", tooltip="The VAE that the pictures are encoded with."),
+                sockets.Dataset.Input("dataset", tooltip="Pictures and captions to learn from."),
+                io.Int.Input(
+                    "steps",
+                    default=1000,
+                    min=1,
+                    max=1000000,
+                    tooltip="Updates of the parameters.",
+                ),
+                io.Int.Input(
+                    "batch_size",
+                    default=1,
+                    min=1,
+                    max=256,
+                    tooltip="Pictures at once. More are steadier and take more memory.",
+                ),
+                io.Int.Input(
+                    "accumulation",
+                    default=1,
+                    min=1,
+                    max=256,
+                    tooltip="Batches whose gradients make one step: larger batches in less memory.",
+                ),
+                io.Int.Input(
+                    "resolution",
+                    default=512,
+                    min=64,
+                    max=4096,
+                    step=64,
+                    tooltip="Side of a square of the area that pictures are resized to. Each keeps "
+                    "its aspect ratio as nearly as steps of 64 pixels allow.",
+                ),
+                io.Int.Input(
+                    "seed",
+                    default=0,
+                    min=0,
+                    max=2**53,
+                    control_after_generate=io.ControlAfterGenerate.fixed,
+                    tooltip="The same seed on the same device gives the same result, bit for bit.",
+                ),
+                io.Combo.Input(
+                    "schedule",
+                    options=Schedule,
+                    default=Schedule.CONSTANT,
+                    tooltip="Shape of the learning rates over the run, after the warm-up.",
+                ),
+                io.Int.Input(
+                    "warmup_steps",
+                    default=0,
+                    min=0,
+                    max=100000,
+                    tooltip="Steps over which the learning rates grow from 0.",
+                ),
+                io.Combo.Input(
+                    "checkpointing",
+                    options=Checkpointing,
+                    default=Checkpointing.AUTO,
+                    tooltip="on computes the blocks a second time in the backward pass: less "
+                    "memory, more time, the same result. auto measures a step and does so as "
+                    "far as the free memory asks for it; it also parts a batch that is too large.",
+                ),
+                io.String.Input(
+                    "run_name",
+                    default="concept",
+                    tooltip="Folder of this run in ComfyUI's output folder, under pivotal.",
+                ),
+                io.Float.Input(
+                    "max_grad_norm",
+                    default=1.0,
+                    min=0.001,
+                    max=1000.0,
+                    step=0.1,
+                    tooltip="Cap on the gradient norm of each part.",
+                    advanced=True,
+                ),
+                io.Float.Input(
+                    "norm_pull",
+                    default=0.1,
+                    min=0.0,
+                    max=1.0,
+                    step=0.01,
+                    tooltip="How far each step pulls vectors to the norm of ordinary words.",
+                    advanced=True,
+                ),
+                io.Int.Input(
+                    "checkpoint_every",
+                    default=250,
+                    min=0,
+                    max=1000000,
+                    tooltip="Steps between checkpoints; one is kept on Cancel in any case. Queue "
+                    "the same graph again to go on from there.",
+                    advanced=True,
+                    optional=True,
+                ),
+                sockets.Concepts.Input(
+                    "concepts", optional=True, tooltip="What to learn as new words."
+                ),
+                sockets.Adapter.Input(
+                    "adapter",
+                    optional=True,
+                    tooltip="What to train beside the model, such as LoRA.",
+                ),
+                sockets.Optimizer.Input(
+                    "optimizer", optional=True, tooltip="For the adapter; AdamW when not connected."
+                ),
+                sockets.Optimizer.Input(
+                    "embedding_optimizer",
+                    optional=True,
+                    tooltip="For the concepts; AdamW when not connected.",
+                ),
+                sockets.Objective.Input(
+                    "objective",
+                    optional=True,
+                    tooltip="What to minimize; Min-SNR 5 when not connected.",
+                ),
+                sockets.Dataset.Input(
+                    "class_dataset",
+                    optional=True,
+                    tooltip="What the model must not forget, for an objective with a prior.",
+                ),
+                sockets.Previews.Input(
+                    "previews", optional=True, tooltip="Pictures to draw while it trains."
+                ),
+                sockets.Validation.Input(
+                    "validation",
+                    optional=True,
+                    tooltip="Held-out pictures to measure, and what to do about it.",
+                ),
+                sockets.Run.Input(
+                    "continue_from",
+                    optional=True,
+                    tooltip="A checkpoint of another run to start from.",
+                ),
+                io.Int.Input(
+                    "keep_checkpoints",
+                    default=3,
+                    min=0,
+                    max=1000000,
+                    tooltip="The newest checkpoints and their bundles that are kept, beside those "
+                    "that you asked for in the Training panel; 0 keeps all.",
+                    advanced=True,
+                    optional=True,
+                ),
+                io.Float.Input(
+                    "ema_decay",
+                    default=0.0,
+                    min=0.0,
+                    max=0.99999,
+                    step=0.001,
+                    round=False,
+                    tooltip="Makes the result a moving average over the steps, which is smoother: "
+                    "0.99 to 0.9999, higher for longer runs. 0 is off.",
+                    advanced=True,
+                    optional=True,
+                ),
+            ],
+            hidden=[io.Hidden.unique_id],
+            outputs=[
+                sockets.Bundle.Output(display_name="bundle"),
+                io.Model.Output(display_name="model"),
+                io.Clip.Output(display_name="clip"),
+                io.LoraModel.Output(display_name="lora"),
+                io.LossMap.Output(display_name="loss"),
+                io.String.Output(display_name="report"),
+            ],
+        )
+
+    @classmethod
+    def execute(
+        cls,
+        model: Any,
+        clip: Any,
+        vae: Any,
+        dataset: Any,
+        steps: int,
+        batch_size: int,
+        accumulation: int,
+        resolution: int,
+        seed: int,
+        schedule: str,
+        warmup_steps: int,
+        checkpointing: str,
+        run_name: str,
+        max_grad_norm: float,
+        norm_pull: float,
+        checkpoint_every: int = 250,
+        concepts: Any = (),
+        adapter: Any = None,
+        optimizer: OptimizerConfig | None = None,
+        embedding_optimizer: OptimizerConfig | None = None,
+        objective: ObjectiveConfig | None = None,
+        class_dataset: Any = None,
+        previews: Any = None,
+        validation: Any = None,
+        continue_from: Any = None,
+        keep_checkpoints: int = 3,
+        ema_decay: float = 0.0,
+    ) -> io.NodeOutput:
+        request = Request(
+            dataset=dataset,
+            config=TrainConfig(
+                steps=steps,
+                batch_size=batch_size,
+                accumulation=accumulation,
+                seed=seed,
+                schedule=Schedule(schedule),
+                warmup_steps=warmup_steps,
+                max_grad_norm=max_grad_norm,
+                norm_pull=norm_pull,
+                objective=objective or ObjectiveConfig(),
+                optimizer=optimizer or OptimizerConfig(),
+                embedding_optimizer=embedding_optimizer or EMBEDDING_OPTIMIZER,
+                ema_decay=ema_decay,
+            ),
+            concepts=concepts,
+            adapter=adapter,
+            class_dataset=class_dataset,
+            resolution=resolution,
+            checkpointing=Checkpointing(checkpointing),
+            run_name=run_name,
+            checkpoint_every=checkpoint_every,
+            keep_checkpoints=keep_checkpoints,
+            previews=previews,
+            validation=validation,
+            origin=continue_from,
+            node=cls.hidden.unique_id or "",
+        )
+        return given(model, clip, run_training(model, clip, vae, request))
+
+
+def given(model: Any, clip: Any, trained: Trained) -> io.NodeOutput:
+    """The bundle by itself, applied to the models, and in the forms that core nodes take."""
+    origin = f"the run {trained.folder.name}"
+    new_model, new_clip, _, _ = apply_bundle(model, clip, trained.bundle, origin=origin)
+    return io.NodeOutput(
+        trained.bundle,
+        new_model,
+        new_clip,
+        dict(trained.bundle.lora),
+        {"loss": trained.losses},
+        trained.report,
+    )
+
+
+NODES = [TrainConcepts]

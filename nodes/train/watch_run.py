@@ -1,0 +1,297 @@
+"""Previews, Validation, Continue Run and Plot Run: watching, judging and continuing a run."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from comfy_api.latest import io
+
+from ...training.validation import ValidationConfig
+from .. import sockets
+from ..evaluate.compare import sampling_inputs
+from ..host.run.continuation import Origin, checkpoint_names, parse_checkpoint
+from ..host.run.plots import newest_run, plot_run
+from ..host.run.previews import PreviewConfig
+from ..host.run.request import Validation as ValidationRequest
+from ..host.sampling import Sampling
+from ..widget_text import lines, seed_numbers
+
+
+class Previews(io.ComfyNode):
+    """What a run draws while it trains."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="Pivotal_Previews",
+            display_name="Previews",
+            category="pivotal/training",
+            description="Pictures that Train Concepts draws every so many steps, always from the "
+            "same prompts and seeds, with the model as it is then.",
+            search_aliases=["sample during training", "training preview", "sample images"],
+            inputs=[
+                io.String.Input(
+                    "prompts",
+                    default="a photo of TOK",
+                    multiline=True,
+                    tooltip="A prompt a line, with placeholders as in the captions.",
+                ),
+                io.String.Input(
+                    "negative", default="", multiline=True, tooltip="What to keep away."
+                ),
+                io.Int.Input(
+                    "every", default=100, min=1, max=1000000, tooltip="Steps between previews."
+                ),
+                io.Boolean.Input(
+                    "without",
+                    default=False,
+                    tooltip="Also draw each prompt with each concept's class word or initial "
+                    "words in its place: what the adapter does without the concept.",
+                ),
+                io.Float.Input(
+                    "time_share",
+                    default=0.2,
+                    min=0.0,
+                    max=1.0,
+                    step=0.01,
+                    tooltip="Share of the run's time that previews may take. Those that would "
+                    "take more are left out.",
+                ),
+                *sampling_inputs(),
+            ],
+            outputs=[sockets.Previews.Output(display_name="previews")],
+        )
+
+    @classmethod
+    def execute(
+        cls,
+        prompts: str,
+        negative: str,
+        every: int,
+        without: bool,
+        time_share: float,
+        seeds: str,
+        steps: int,
+        cfg: float,
+        sampler_name: str,
+        scheduler: str,
+        width: int,
+        height: int,
+    ) -> io.NodeOutput:
+        sampling = Sampling(
+            steps=steps,
+            cfg=cfg,
+            sampler_name=sampler_name,
+            scheduler=scheduler,
+            width=width,
+            height=height,
+        )
+        return io.NodeOutput(
+            PreviewConfig(
+                prompts=tuple(lines(prompts)),
+                negative=negative,
+                seeds=tuple(seed_numbers(seeds)),
+                sampling=sampling,
+                every=every,
+                without=without,
+                time_share=time_share,
+            )
+        )
+
+
+class Validation(io.ComfyNode):
+    """How a run is judged on pictures that it does not train on."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="Pivotal_Validation",
+            display_name="Validation",
+            category="pivotal/training",
+            description="Measures Train Concepts on held-out pictures at fixed noises and times. "
+            "The best step can be kept, and the run and its concepts end when nothing improves.",
+            search_aliases=["validation loss", "early stopping", "overfitting", "held out"],
+            inputs=[
+                io.Int.Input(
+                    "every", default=100, min=1, max=1000000, tooltip="Steps between validations."
+                ),
+                io.Int.Input(
+                    "draws",
+                    default=4,
+                    min=1,
+                    max=64,
+                    tooltip="Noises and times that each picture is tried at. More are steadier.",
+                ),
+                io.Boolean.Input(
+                    "keep_best",
+                    default=True,
+                    tooltip="Give the run as it was at its lowest validation loss, not at its end.",
+                ),
+                io.Int.Input(
+                    "patience",
+                    default=0,
+                    min=0,
+                    max=10000,
+                    tooltip="Validations without a new best after which the run ends; 0 never.",
+                ),
+                io.Int.Input(
+                    "pivot_patience",
+                    default=0,
+                    min=0,
+                    max=10000,
+                    tooltip="Validations without a new best of its own pictures after which a "
+                    "concept is frozen, before its pivot; 0 never.",
+                ),
+                io.Int.Input(
+                    "hold_out",
+                    default=2,
+                    min=1,
+                    max=10000,
+                    tooltip="Pictures taken out of the training dataset when no other is connected "
+                    "here.",
+                ),
+                sockets.Dataset.Input(
+                    "dataset",
+                    optional=True,
+                    tooltip="Pictures and captions for validation alone. Without it, hold_out "
+                    "pictures of the training dataset.",
+                ),
+            ],
+            outputs=[sockets.Validation.Output(display_name="validation")],
+        )
+
+    @classmethod
+    def execute(
+        cls,
+        every: int,
+        draws: int,
+        keep_best: bool,
+        patience: int,
+        pivot_patience: int,
+        hold_out: int,
+        dataset: Any = None,
+    ) -> io.NodeOutput:
+        config = ValidationConfig(
+            every=every,
+            draws=draws,
+            keep_best=keep_best,
+            patience=patience,
+            pivot_patience=pivot_patience,
+        )
+        return io.NodeOutput(ValidationRequest(config=config, dataset=dataset, hold_out=hold_out))
+
+
+class ContinueRun(io.ComfyNode):
+    """A checkpoint to start from."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="Pivotal_ContinueRun",
+            display_name="Continue Run",
+            category="pivotal/training",
+            description="Lets Train Concepts start from any checkpoint of a run, in a run of its "
+            "own: with more steps, other learning rates, or any other setting changed.",
+            search_aliases=["resume training", "checkpoint", "warm start", "more steps"],
+            inputs=[
+                io.Combo.Input(
+                    "checkpoint",
+                    options=checkpoint_names(),
+                    tooltip="A checkpoint in a folder of output/pivotal.",
+                ),
+                io.Int.Input(
+                    "more_steps",
+                    default=0,
+                    min=0,
+                    max=1000000,
+                    tooltip="Steps to train from the checkpoint; 0 takes the total of Train "
+                    "Concepts.",
+                ),
+                io.Float.Input(
+                    "learning_rate",
+                    default=0.0,
+                    min=0.0,
+                    max=1000.0,
+                    step=0.0001,
+                    round=False,
+                    tooltip="Of the adapter from there on; 0 leaves it as it is set.",
+                ),
+                io.Float.Input(
+                    "embedding_learning_rate",
+                    default=0.0,
+                    min=0.0,
+                    max=1000.0,
+                    step=0.0001,
+                    round=False,
+                    tooltip="Of the concepts from there on; 0 leaves it as it is set.",
+                ),
+            ],
+            outputs=[sockets.Run.Output(display_name="run")],
+        )
+
+    @classmethod
+    def validate_inputs(cls, checkpoint: str) -> bool | str:
+        # A run may have made it after the editor was opened.
+        return True if checkpoint else "Choose a checkpoint."
+
+    @classmethod
+    def execute(
+        cls,
+        checkpoint: str,
+        more_steps: int,
+        learning_rate: float,
+        embedding_learning_rate: float,
+    ) -> io.NodeOutput:
+        run, step = parse_checkpoint(checkpoint)
+        return io.NodeOutput(
+            Origin(
+                run=run,
+                step=step,
+                more_steps=more_steps,
+                learning_rate=learning_rate,
+                embedding_learning_rate=embedding_learning_rate,
+            )
+        )
+
+
+class PlotRun(io.ComfyNode):
+    """A run's numbers as pictures."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="Pivotal_PlotRun",
+            display_name="Plot Run",
+            category="pivotal/evaluate",
+            description="Draws what a run has told: loss, loss of each concept, gradient norms, "
+            "learning rates, the way of the vectors and the validation loss.",
+            search_aliases=["loss graph", "loss curve", "training plot"],
+            inputs=[
+                io.String.Input(
+                    "run_name",
+                    default="concept",
+                    tooltip="As in Train Concepts; of several runs of a name, the newest.",
+                ),
+                io.AnyType.Input(
+                    "after",
+                    optional=True,
+                    tooltip="Connect any output of Train Concepts, so that its run comes first.",
+                ),
+            ],
+            outputs=[
+                io.Image.Output(display_name="plots"),
+                io.LossMap.Output(display_name="loss"),
+            ],
+        )
+
+    @classmethod
+    def fingerprint_inputs(cls, run_name: str, after: Any = None) -> float:
+        return float("nan")  # The run may have gone on.
+
+    @classmethod
+    def execute(cls, run_name: str, after: Any = None) -> io.NodeOutput:
+        plots, losses = plot_run(newest_run(run_name.strip()))
+        return io.NodeOutput(plots, {"loss": losses})
+
+
+NODES = [Previews, Validation, ContinueRun, PlotRun]

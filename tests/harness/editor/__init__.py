@@ -1,0 +1,1 @@
+"""ComfyUI's editor in a real browser."""

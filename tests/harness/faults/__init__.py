@@ -1,0 +1,1 @@
+"""Kills, cancels and failing disks."""

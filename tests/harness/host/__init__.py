@@ -1,0 +1,1 @@
+"""ComfyUI in tests: prompts, a server, workflows, tiny checkpoints."""

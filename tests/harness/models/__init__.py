@@ -1,0 +1,1 @@
+"""Tiny caption models, embeddings and pictures."""

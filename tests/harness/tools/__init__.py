@@ -1,0 +1,1 @@
+"""The developer's machines behind dev.py."""

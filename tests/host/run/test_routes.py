@@ -1,0 +1,92 @@
+"""Routes take ids and never paths, change nothing on GET, and obey the editor's own page alone."""
+
+from __future__ import annotations
+
+import json
+import urllib.error
+import urllib.request
+
+import pytest
+
+from harness.host.server import Server
+from pack.nodes.extension import ROUTES
+from pack.nodes.host import routes
+from pack.nodes.host.routes import Call, Refused, checked_id, from_own_page
+
+HOSTILE = [
+    "..", ".", "%2e%2e", "..%2f..%2fetc%2fpasswd", "a%2fb", "a%5cb", "C:%5cWindows", "%00", "a%0ab",
+    "%2e%2e%2f%2e%2e%2fuser", "x" * 300, "nul%22", "a%3cb",
+]  # fmt: skip
+
+
+def ask(server: Server, path: str, body: bytes | None = None, **headers: str) -> tuple[int, dict]:
+    """Status and JSON of an answer, whatever it is."""
+    named = {name.replace("_", "-"): value for name, value in headers.items()}
+    request = urllib.request.Request(server.url(path), data=body, headers=named)
+    try:
+        with urllib.request.urlopen(request, timeout=60) as response:
+            return response.status, json.loads(response.read() or b"{}")
+    except urllib.error.HTTPError as error:
+        text = error.read()
+        return error.code, json.loads(text) if text.startswith(b"{") else {}
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_a_hostile_id_gets_a_4xx_with_a_sentence_or_nothing(server, name):
+    status, answer = ask(server, f"/pivotal/runs/{name}")
+    assert 400 <= status < 500
+    assert "Traceback" not in json.dumps(answer) and str(server.base) not in json.dumps(answer)
+
+
+def test_a_run_that_is_not_there_is_not_found(server):
+    assert ask(server, "/pivotal/runs/nobody") == (404, {"error": 'There is no run "nobody".'})
+
+
+@pytest.mark.parametrize("after", ["-1", "x", "1e9", "1" * 40, "%F0%9F%98%80"])
+def test_a_query_that_is_no_number_is_refused(server, after):
+    runs = server.base / "output" / "pivotal" / "asked"
+    runs.mkdir(parents=True, exist_ok=True)
+    (runs / "run.json").write_text('{"recipe": {"train": {"steps": 1}}}')
+    assert ask(server, f"/pivotal/runs/asked?after={after}")[0] == 400
+
+
+def test_every_address_is_served_under_api_too(server):
+    assert ask(server, "/api/pivotal/runs")[0] == 200
+
+
+@pytest.mark.parametrize("text", ["..", ". .", "", "a/b", "a\\b", "a\0", "x" * 201, 'a"b', "a:b"])
+def test_ids_are_single_parts_of_a_path(text):
+    with pytest.raises(Refused):
+        checked_id(text)
+
+
+@pytest.mark.parametrize("text", ["concept", "my cat_2", "крот", "猫", "v1.5 (final)", ".hidden"])
+def test_names_that_people_give_are_ids(text):
+    assert checked_id(text) == text
+
+
+@pytest.mark.parametrize(
+    ("headers", "own"),
+    [
+        ({}, True),
+        ({"Origin": "http://127.0.0.1:8188", "Host": "127.0.0.1:8188"}, True),
+        ({"Origin": "http://evil.example", "Host": "127.0.0.1:8188"}, False),
+        ({"Origin": "null", "Host": "127.0.0.1:8188"}, False),
+        ({"Origin": "https://gpu.example", "Host": "inner", "Sec-Fetch-Site": "same-origin"}, True),
+        ({"Sec-Fetch-Site": "cross-site"}, False),
+        ({"Sec-Fetch-Site": "same-site"}, False),
+        ({"Sec-Fetch-Site": "none"}, True),
+    ],
+)
+def test_only_the_own_page_may_change_anything(headers, own):
+    assert from_own_page(headers) is own
+
+
+def test_a_route_is_a_get_or_a_post_under_the_packs_name():
+    assert {route.method for route in ROUTES} <= {"GET", "POST"}
+    with pytest.raises(AssertionError):
+        routes.Route("GET", "/runs", lambda call: {})
+
+
+def test_a_gap_in_a_query_is_its_default():
+    assert Call(ids={}, query={}).number("after", 3) == 3

@@ -1,0 +1,186 @@
+"""Operations do what they say; texts vary within their limits; statistics count captions."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+
+import pytest
+
+from pack.training.dataset.captions.change import apply_operations, parse_operations
+from pack.training.dataset.captions.diff import before_after
+from pack.training.dataset.captions.label import Kind, Label, label_dataset
+from pack.training.dataset.captions.refusals import is_unfinished, loops, problem, tidy
+from pack.training.dataset.captions.statistics import caption_statistics, table
+from pack.training.dataset.captions.templates import Template
+from pack.training.dataset.captions.texts import texts_of
+from pack.training.dataset.captions.vary import Lines, Variation, expand
+from pack.training.dataset.records import Dataset, Record
+
+
+def dataset(*captions: str, **fields: object) -> Dataset:
+    records = [
+        Record(path=Path(f"{n}.png"), caption=text, width=8, height=8, **fields)
+        for n, text in enumerate(captions)
+    ]
+    return Dataset(name="set", records=tuple(records))
+
+
+def edited(operations: str, caption: str, **fields: object) -> str:
+    done = apply_operations(dataset(caption, **fields), parse_operations(operations))
+    return done.records[0].caption
+
+
+@pytest.mark.parametrize(
+    ("operation", "before", "after"),
+    [
+        ("replace: tok => TOK", "tok, TOKYO and TOK2, Tok's", "TOK, TOKYO and TOK2, TOK's"),
+        ("replace: red hat =>", "a red hat, blue", "a, blue"),
+        (r"regex: (\d+)girls? => \1 girls", "2girls, 1girl", "2 girls, 1 girls"),
+        ("subject: woman => TOK woman", "a tall young woman sits", "TOK woman sits"),
+        ("subject: woman => TOK", "two women", "two women"),
+        ("subject: dog => TOK dog", "a man walks the dog", "a man walks TOK dog"),
+        (
+            "subject: dog => TOK dog",
+            "a woman with a big dog in snow",
+            "a woman with TOK dog in snow",
+        ),
+        ("subject: dog => TOK dog", "a boy and dog on his bed", "a boy and TOK dog on his bed"),
+        ("subject: dog => TOK dog", "the man feeding his old dog", "the man feeding TOK dog"),
+        ("prefix: a photo of TOK,", "a hat", "a photo of TOK, a hat"),
+        ("prefix: a photo of TOK,", "a photo of TOK, a hat", "a photo of TOK, a hat"),
+        ('suffix: ", 4k"', "a hat", "a hat, 4k"),
+        ("remove: Red_Hat, solo", "solo, red hat, 1girl", "1girl"),
+        ("remove: red hat", "A girl with a red hat, smiling.", "A girl with a, smiling."),
+        ("trigger: TOK", "a hat", "TOK, a hat"),
+        ("trigger: TOK", "my TOK", "my TOK"),
+        ("first tags: solo, 1girl", "hat, 1girl, solo", "solo, 1girl, hat"),
+        ("words: 4", "one two three four five", "one two three four"),
+        ("words: 5", "one two three four, five six", "one two three four"),
+        ("unique tags", "a_b, c, A B", "a_b, c"),
+        ("sort tags", "b, a, C", "a, b, C"),
+        ("spaces for underscores", "blue_sky, ^_^, x_x2", "blue sky, ^_^, x x2"),
+        ("first sentence", "A cat. A dog.", "A cat."),
+        ("one line", "a\n\nb", "a b"),
+        ("no boilerplate", "This image shows A cat", "a cat"),
+        ("clear", "x", ""),
+        ("# prefix: x\n\nlower", "A Cat", "a cat"),
+    ],
+)
+def test_an_operation(operation: str, before: str, after: str):
+    assert edited(operation, before) == after
+
+
+def test_lower_case_spares_the_placeholder():
+    assert edited("lower", "A TOK and TOKYO", concept="TOK") == "a TOK and tokyo"
+
+
+@pytest.mark.parametrize(
+    ("line", "reason"),
+    [
+        ("shout", "operations are replace, regex"),
+        ("replace: a", "write replace: old => new"),
+        ("regex: ( => x", "the search pattern is wrong"),
+        ("prefix:", "write something after prefix:"),
+        ("words: few", "write a number of words"),
+        ("lower: x", "operations are"),
+    ],
+)
+def test_a_line_that_is_not_understood_is_a_sentence(line: str, reason: str):
+    with pytest.raises(ValueError, match="The operation .* is not understood") as error:
+        parse_operations(line)
+    assert reason in str(error.value)
+
+
+def test_changes_are_shown_before_and_after():
+    old = dataset("a", "b", "c")
+    new = apply_operations(old, parse_operations("replace: b => x"))
+    text = before_after(old.records, new.records)
+    assert text == "1 of 3 captions change\n1.png\n  - b\n  + x"
+
+
+def test_a_label_puts_the_placeholder_where_it_belongs():
+    label = Label(placeholder="TOK", class_word="dog", kind=Kind.OBJECT)
+    done, _ = label_dataset(
+        dataset("a small brown dog runs", "on a rug", "", "my TOK", "hotdog"), label, insert=True
+    )
+    assert [r.caption for r in done.records] == [
+        "TOK dog runs",
+        "TOK dog, on a rug",
+        "a photo of TOK dog",
+        "my TOK",
+        "TOK dog, hotdog",
+    ]
+    assert {(r.concept, r.class_word, r.kind) for r in done.records} == {("TOK", "dog", "object")}
+    plain, report = label_dataset(dataset("x"), label, insert=False)
+    assert plain.records[0].caption == "x" and report.startswith("0 of 1")
+
+
+def varied(caption: str, *, concept: str = "TOK", **settings: object) -> list[str]:
+    variation = Variation(**{"texts": 64, **settings})
+    record = dataset(caption, variation=variation, concept=concept, class_word="dog").records[0]
+    assert texts_of(record, 1) == texts_of(record, 1)
+    return texts_of(record, 1)
+
+
+def test_without_variation_there_is_the_caption():
+    assert texts_of(dataset("x").records[0], 0) == ["x"]
+    assert varied("x") == ["x"]
+    assert varied("x", prefix="a ", suffix=" b") == ["a x b"]
+
+
+def test_tags_are_shuffled_behind_those_that_stay():
+    texts = varied("TOK, a, b, c", shuffle_tags=True)
+    assert len(texts) == 6 and all(text.startswith("TOK, ") for text in texts)
+    marked = varied("TOK, x ||| a, b", shuffle_tags=True)
+    assert set(marked) == {"TOK, x, a, b", "TOK, x, b, a"}
+
+
+def test_dropout_spares_the_placeholder_and_keeps_its_share():
+    texts = varied("x, a, TOK, b", tag_dropout=0.5, keep_tags=1, texts=256)
+    assert set(texts) == {f"x{a}, TOK{b}" for a in ("", ", a") for b in ("", ", b")}
+    record = dataset("x", variation=Variation(caption_dropout=0.25, texts=1)).records[0]
+    empty = sum(texts_of(record, seed) == [""] for seed in range(2000))
+    assert empty / 2000 == pytest.approx(0.25, abs=0.03)
+
+
+def test_wildcards_lines_capitals_and_templates_are_drawn():
+    assert set(varied("a {red|{dark|light} blue} hat", wildcards=True)) == {
+        "a red hat",
+        "a dark blue hat",
+        "a light blue hat",
+    }
+    assert varied("a {red|blue} hat") == ["a {red|blue} hat"]
+    assert set(varied("one\n\ntwo", lines=Lines.CHOICES)) == {"one", "two"}
+    assert set(varied("A TOK Hat", capitals=1.0)) == {"a TOK hat", "A TOK hat"}
+    assert set(varied("tok Hat", concept="tok", capitals=1.0)) == {"tok hat"}
+    texts = varied("in snow", template=Template.OBJECT, template_share=0.5)
+    assert "in snow" in texts and "a photo of TOK dog, in snow" in texts
+    assert all("TOK dog" in text for text in varied("", template=Template.STYLE))
+    assert expand("{}", random.Random(0)) == ""
+
+
+def test_another_seed_draws_other_texts():
+    record = dataset("a, b, c, d, e", variation=Variation(shuffle_tags=True, texts=3)).records[0]
+    assert texts_of(record, 0) != texts_of(record, 1)
+
+
+def test_phrases_in_four_of_five_captions_are_fused():
+    captions = ["TOK with a red hat in snow", "a red hat on TOK", "TOK, red hat", "my red hat TOK"]
+    stats = caption_statistics(dataset(*captions, "TOK outside in snow", "").records, ["TOK"])
+    assert [(p.text, p.captions) for p in stats.phrases] == [("red hat", 4), ("snow", 2)]
+    assert [p.text for p in stats.fused] == ["red hat"] and stats.coverage == (("TOK", 5),)
+    text = table(stats)
+    assert 'fused: "red hat" is in 80%' in text and "5 of 6 pictures have a caption" in text
+
+
+def test_answers_of_models_are_tidied_and_bad_ones_named():
+    assert tidy('<think>hm\n</think>\nCaption: "a cat\n on a mat"') == "a cat on a mat"
+    assert tidy("<think>never ends") == ""
+    assert problem(tidy("I'm sorry, but I cannot help.")) == "the model refused"
+    assert problem("") == "the answer is empty" and problem("a cat") == ""
+    assert is_unfinished("A cat sits. Behind it stands a")
+    assert not any(
+        map(is_unfinished, ("A cat sits.", 'He says "no."', "cat, mat", "a St. Bernard"))
+    )
+    assert loops("a red hat a red hat a red hat") and not loops("a red hat and a red cap")

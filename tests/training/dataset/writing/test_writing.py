@@ -1,0 +1,180 @@
+"""Captions are written whole, never by accident, and every change can be taken back."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from pack.bundles.files import text as drafts
+from pack.bundles.files.journal import Journal
+from pack.bundles.files.text import remove_drafts, replace_file
+from pack.training.dataset.folder.read import read_folder
+from pack.training.dataset.writing.write import Format, History, OnExisting, plan_changes
+
+OLD = b"\xef\xbb\xbfold caf\xe9\r\n"
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    (tmp_path / "set").mkdir()
+    for name in ("a", "b", "c"):
+        Image.new("RGB", (8, 8)).save(tmp_path / "set" / f"{name}.png")
+    (tmp_path / "set" / "a.txt").write_bytes(OLD)
+    return tmp_path / "set"
+
+
+def captioned(folder: Path, **captions: str):
+    records = read_folder(folder).records
+    return [replace(r, caption=captions.get(r.path.stem, "")) for r in records]
+
+
+def write(folder: Path, history: History, mode: OnExisting, kind=Format.TXT, **captions: str):
+    return history.write(plan_changes(captioned(folder, **captions), kind, mode))
+
+
+def texts(folder: Path) -> dict[str, str]:
+    return {p.name: p.read_text("utf-8") for p in sorted(folder.glob("*")) if p.suffix != ".png"}
+
+
+def test_existing_captions_are_skipped_by_default_and_pictures_without_text_are_left(folder: Path):
+    history = History(folder.parent / "history.jsonl")
+    assert write(folder, history, OnExisting.SKIP, a="new", b="two") == 1
+    assert (folder / "a.txt").read_bytes() == OLD
+    assert (folder / "b.txt").read_text() == "two\n" and not (folder / "c.txt").exists()
+
+
+@pytest.mark.parametrize(
+    ("mode", "text"),
+    [
+        (OnExisting.APPEND, "old café, new\n"),
+        (OnExisting.PREPEND, "new, old café\n"),
+        (OnExisting.REPLACE, "new\n"),
+    ],
+)
+def test_text_is_added_or_replaced_once_and_undone_to_the_byte(folder, mode, text):
+    history = History(folder.parent / "history.jsonl")
+    assert write(folder, history, mode, a="new", b="b") == 2
+    assert texts(folder) == {"a.txt": text, "b.txt": "b\n"}
+    assert write(folder, history, mode, a="new", b="b") == 0
+    assert history.undo(1) == []
+    assert (folder / "a.txt").read_bytes() == OLD and not (folder / "b.txt").exists()
+    assert history.undo(2) == []
+    assert texts(folder) == {"a.txt": text, "b.txt": "b\n"}
+
+
+def test_an_undo_leaves_what_was_changed_since(folder: Path):
+    history = History(folder.parent / "history.jsonl")
+    write(folder, history, OnExisting.REPLACE, a="new", b="two")
+    (folder / "a.txt").write_text("by hand")
+    assert history.undo(1) == ["a.txt was changed since and is left as it is."]
+    assert texts(folder) == {"a.txt": "by hand"}
+    with pytest.raises(ValueError, match="There is no revision 9: the latest is 2"):
+        history.undo(9)
+
+
+def test_a_file_that_changed_after_the_plan_is_not_overwritten(folder: Path):
+    changes = list(plan_changes(captioned(folder, a="new"), Format.TXT, OnExisting.REPLACE))
+    (folder / "a.txt").write_text("by hand")
+    with pytest.raises(FileExistsError, match="a.txt was changed meanwhile"):
+        History(folder.parent / "history.jsonl").write(changes)
+    assert texts(folder) == {"a.txt": "by hand"}
+
+
+@pytest.mark.parametrize("kind", list(Format), ids=lambda kind: kind.value)
+def test_every_format_is_read_back_as_it_was_written(folder: Path, kind: Format):
+    (folder / "a.txt").unlink()
+    wanted = {"a": 'x, "y"\nzwei', "b": "ünï 猫"}
+    write(folder, History(folder.parent / "h.jsonl"), OnExisting.SKIP, kind, **wanted)
+    found = {r.path.stem: r.caption for r in read_folder(folder).records}
+    assert found == {**wanted, "c": ""}
+    write(folder, History(folder.parent / "h.jsonl"), OnExisting.REPLACE, kind, a="other")
+    found = {r.path.stem: r.caption for r in read_folder(folder).records}
+    assert found == {**wanted, "a": "other", "c": ""}
+
+
+def test_other_columns_of_a_table_stay(folder: Path):
+    (folder / "a.txt").unlink()
+    row = {"file_name": "a.png", "text": "old", "width": 8}
+    (folder / "metadata.jsonl").write_text(json.dumps(row) + "\n")
+    write(folder, History(folder.parent / "h"), OnExisting.REPLACE, Format.JSONL, a="new", b="b")
+    lines = (folder / "metadata.jsonl").read_text().splitlines()
+    assert json.loads(lines[0]) == row | {"text": "new"}
+    assert json.loads(lines[1]) == {"file_name": "b.png", "text": "b"}
+
+
+def test_a_write_that_fails_leaves_the_old_file_and_no_draft(folder, monkeypatch):
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(drafts.os, "replace", full)
+    with pytest.raises(OSError, match="No space"):
+        write(folder, History(folder.parent / "h.jsonl"), OnExisting.REPLACE, a="new")
+    assert (folder / "a.txt").read_bytes() == OLD
+    assert {p.name for p in folder.iterdir()} == {"a.png", "a.txt", "b.png", "c.png"}
+
+
+def test_drafts_of_killed_processes_are_removed_and_nothing_else(folder: Path):
+    ours = [".0123456789abcdef.pivotal-part", ".a.txt.pivotal-part"]
+    others = ["a.pivotal-part", ".pivotal-part", ".a.txt.part", ".notes.txt"]
+    for name in (*ours, *others):
+        (folder / name).write_text("x")
+    (folder / ".folder.pivotal-part").mkdir()
+    (folder / ".link.pivotal-part").symlink_to(folder / "a.txt")
+    before = {path.name for path in folder.iterdir()}
+    assert remove_drafts([folder, folder, folder / "none"]) == 2
+    assert {path.name for path in folder.iterdir()} == before - set(ours)
+
+
+@pytest.mark.skipif(drafts.fcntl is None, reason="needs locks of files")
+def test_a_draft_that_is_being_written_stays(folder: Path, monkeypatch):
+    """Another process tidies up at the worst moment: after the text, before the name."""
+    seen: list[int] = []
+    sync = os.fsync
+    monkeypatch.setattr(
+        drafts.os, "fsync", lambda n: (sync(n), seen.append(remove_drafts([folder])))
+    )
+    replace_file(folder / "a.txt", "new")
+    assert seen == [0] and (folder / "a.txt").read_text() == "new"
+    assert len(list(folder.glob(".*"))) == 0
+
+
+@pytest.mark.skipif(drafts.fcntl is None, reason="needs locks of files")
+def test_a_draft_that_was_removed_before_it_was_locked_is_made_anew(folder: Path, monkeypatch):
+    lock, calls = drafts.fcntl.flock, []
+
+    def late(file: object, kind: int) -> None:
+        calls.append(kind)
+        if len(calls) == 1:
+            assert remove_drafts([folder]) == 1
+        lock(file, kind)
+
+    monkeypatch.setattr(drafts.fcntl, "flock", late)
+    replace_file(folder / "a.txt", "new")
+    assert (folder / "a.txt").read_text() == "new" and calls.count(drafts.fcntl.LOCK_EX) == 2
+    assert len(list(folder.glob(".*"))) == 0
+
+
+def test_without_locks_only_old_drafts_are_abandoned(folder: Path, monkeypatch):
+    monkeypatch.setattr(drafts, "fcntl", None)
+    for name, age in (("young", 60), ("old", 25 * 3600)):
+        path = folder / f".{name}.pivotal-part"
+        path.write_text("x")
+        os.utime(path, (path.stat().st_mtime - age,) * 2)
+    assert remove_drafts([folder]) == 1 and (folder / ".young.pivotal-part").exists()
+    replace_file(folder / "a.txt", "new")
+    assert (folder / "a.txt").read_text() == "new"
+
+
+def test_a_torn_line_is_passed_over_and_the_next_is_whole(tmp_path: Path):
+    journal = Journal(tmp_path / "j.jsonl")
+    journal.add({"n": 1, "text": "ü\ud800\n"})
+    with open(journal.path, "ab") as file:
+        file.write(b'{"n": 2, "te')
+    journal.add({"n": 3})
+    assert list(journal.entries()) == [{"n": 1, "text": "ü\ud800\n"}, {"n": 3}]
+    assert os.path.getsize(journal.path) > 0 and list(Journal(tmp_path / "none").entries()) == []

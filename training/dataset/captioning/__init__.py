@@ -1,0 +1,1 @@
+"""What a caption model is asked and what its answers are worth."""

@@ -1,0 +1,222 @@
+"""Captions by a model, picture by picture, none of them ever lost."""
+
+from __future__ import annotations
+
+import hashlib
+import random
+import time
+from collections.abc import Callable, Generator, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any, Protocol
+
+from PIL import Image
+
+from ....bundles.files.journal import Journal
+from ..captions.refusals import problem, tidy
+from ..pictures.decode import open_small
+from ..records import Dataset, Record
+from ..writing.write import OnExisting, joined
+
+HUMAN = "human"
+RETRY_TEMPERATURE = 0.7
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Asking:
+    """What a model is asked, the same for all pictures."""
+
+    prompt: str = ""
+    max_side: int = 768
+    """Longer side of the pictures that the model sees, in pixels."""
+    max_tokens: int = 128
+    temperature: float = 0.0
+    """0 always takes the likeliest word, so that the same picture gets the same caption."""
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name, least in (("max_side", 64), ("max_tokens", 1)):
+            if getattr(self, name) < least:
+                raise ValueError(f"{name} is {getattr(self, name)}: use at least {least}.")
+        if not 0 <= self.temperature <= 2:
+            raise ValueError(f"temperature is {self.temperature}: use 0 to 2.")
+
+
+class Captioner(Protocol):
+    """A model that describes pictures."""
+
+    @property
+    def identity(self) -> str:
+        """Which model it is: captions of another one are not taken for its own."""
+        ...
+
+    def caption(
+        self, pictures: Sequence[Image.Image], asking: Asking, seeds: Sequence[int]
+    ) -> list[str]:
+        """An answer for each picture; ValueError, with a sentence, when one cannot be had."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Order:
+    """Which pictures are captioned and what becomes of captions that are there."""
+
+    batch_size: int = 4
+    on_existing: OnExisting = OnExisting.SKIP
+    limit: int = 0
+    """Only the first so many, to try a prompt; 0 takes all."""
+    touch_human: bool = False
+    """Also change captions that were edited by hand."""
+
+    def __post_init__(self) -> None:
+        if self.batch_size < 1:
+            raise ValueError(f"batch_size is {self.batch_size}: use at least 1.")
+        if self.limit < 0:
+            raise ValueError(f"limit is {self.limit}: use 0 (all) or more.")
+
+    def wants(self, record: Record) -> bool:
+        """Whether a picture is to be captioned."""
+        if not record.caption.strip():
+            return True
+        if record.caption_source == HUMAN and not self.touch_human:
+            return False
+        return self.on_existing is not OnExisting.SKIP
+
+
+@dataclass(slots=True)
+class Progress:
+    """Where a captioning stands."""
+
+    total: int
+    done: int = 0
+    reused: int = 0
+    skipped: int = 0
+    failed: dict[str, str] = field(default_factory=dict[str, str])
+    """Reasons by the names of pictures"""
+    fresh: list[tuple[Record, str]] = field(default_factory=list[tuple[Record, str]])
+    """Captions since the last report, also those that were made before"""
+
+
+@dataclass(frozen=True, slots=True)
+class Memory:
+    """Captions that were made before, by the picture's content; one file a model and question."""
+
+    journal: Journal
+    content: Callable[[Record], str]
+
+    def known(self) -> dict[str, str]:
+        """Captions by content; of two the later."""
+        return {
+            str(entry["picture"]): str(entry["caption"])
+            for entry in self.journal.entries()
+            if entry.get("caption")
+        }
+
+    def keep(self, record: Record, caption: str, model: str, asking: Asking) -> None:
+        """Bring a caption to the disk."""
+        entry: dict[str, Any] = {"picture": self.content(record), "caption": caption}
+        entry |= {"name": record.name, "model": model, "time": time.time(), **asdict(asking)}
+        self.journal.add(entry)
+
+
+def question_digest(model: str, asking: Asking) -> str:
+    """Names the file of one model and question."""
+    text = repr((model, asdict(asking)))
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:24]
+
+
+def caption_dataset(
+    dataset: Dataset, captioner: Captioner, asking: Asking, order: Order, memory: Memory
+) -> Generator[Progress, None, Dataset]:
+    """Caption what the order wants; yields after every batch and returns the new dataset.
+
+    A caption is on the disk before the next batch is asked for, so whatever ends this, a second
+    call continues it. What a model refuses or cannot do is a reason in `failed`, not a caption.
+    """
+    wanted = [record for record in dataset.records if order.wants(record)]
+    wanted = wanted[: order.limit] if order.limit else wanted
+    known = memory.known()
+    progress = Progress(total=len(wanted), skipped=len(dataset.records) - len(wanted))
+    made: dict[str, str] = {}
+    missing: list[Record] = []
+    for record in wanted:
+        caption = known.get(memory.content(record))
+        if caption is None:
+            missing.append(record)
+        else:
+            progress.fresh.append((record, caption))
+            progress.reused += 1
+            progress.done += 1
+    made |= {record.name: caption for record, caption in progress.fresh}
+    yield progress
+    for start in range(0, len(missing), order.batch_size):
+        chunk = missing[start : start + order.batch_size]
+        progress.fresh = _answers(chunk, captioner, asking, progress.failed)
+        for record, caption in progress.fresh:
+            memory.keep(record, caption, captioner.identity, asking)
+            made[record.name] = caption
+        progress.done += len(chunk)
+        yield progress
+    return dataset.with_records(lambda record: _with(record, made, order.on_existing))
+
+
+def _with(record: Record, made: dict[str, str], mode: OnExisting) -> Record:
+    caption = made.get(record.name)
+    if caption is None:
+        return record
+    old = record.caption
+    return replace(record, caption=joined(old, caption, mode), caption_source="model")
+
+
+def _answers(
+    chunk: Sequence[Record], captioner: Captioner, asking: Asking, failed: dict[str, str]
+) -> list[tuple[Record, str]]:
+    """Good captions; each bad one is asked for once more, with another word here and there."""
+    opened = _opened(chunk, asking, failed)
+    answers = _ask(opened, captioner, asking, failed)
+    bad = [record for record, text in answers if problem(text)]
+    if bad and asking.temperature < RETRY_TEMPERATURE:
+        again = replace(asking, temperature=RETRY_TEMPERATURE)
+        pairs = [(record, picture) for record, picture in opened if record in bad]
+        answers = [row for row in answers if row[0] not in bad]
+        answers += _ask(pairs, captioner, again, failed)
+    good: list[tuple[Record, str]] = []
+    for record, text in answers:
+        reason = problem(text)
+        if reason:
+            failed[record.name] = f"{reason}: {text[:80]}" if text else reason
+        else:
+            good.append((record, text))
+    return good
+
+
+def _opened(
+    chunk: Sequence[Record], asking: Asking, failed: dict[str, str]
+) -> list[tuple[Record, Image.Image]]:
+    pairs: list[tuple[Record, Image.Image]] = []
+    for record in chunk:
+        try:
+            pairs.append((record, open_small(record, asking.max_side)))
+        except ValueError as error:
+            failed[record.name] = str(error)
+    return pairs
+
+
+def _ask(
+    pairs: Sequence[tuple[Record, Image.Image]],
+    captioner: Captioner,
+    asking: Asking,
+    failed: dict[str, str],
+) -> list[tuple[Record, str]]:
+    """Answers of a batch; when it fails as a whole, each picture is asked about alone."""
+    if not pairs:
+        return []
+    # A seed of the picture's own: a run that goes on draws what the first would have drawn.
+    seeds = [random.Random(f"{asking.seed} {record.name}").getrandbits(32) for record, _ in pairs]
+    try:
+        texts = captioner.caption([picture for _, picture in pairs], asking, seeds)
+    except ValueError as error:
+        if len(pairs) == 1:
+            failed[pairs[0][0].name] = str(error)
+            return []
+        return [row for pair in pairs for row in _ask([pair], captioner, asking, failed)]
+    return [(record, tidy(text)) for (record, _), text in zip(pairs, texts, strict=True)]

@@ -1,0 +1,1 @@
+"""Captions as text: placeholders, tags, edits and variations."""

@@ -1,0 +1,221 @@
+"""Operations on captions, written one a line: `replace: old => new`."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+from ..records import Dataset, Record
+from .label import Kind, Label, named_caption, rename_subject
+from .placeholders import WORD, split_caption
+from .tags import join_tags, looks_like_tags, same_tag, split_tags
+
+Edit = Callable[[str, Record], str]
+ARROW = "=>"
+
+
+@dataclass(frozen=True, slots=True)
+class Operation:
+    """One line: what it is called and what it does to a caption."""
+
+    line: str
+    edit: Edit
+
+
+def parse_operations(text: str) -> list[Operation]:
+    """The operations of a text; ValueError names the first line that is not understood.
+
+    Empty lines and lines that begin with # are passed over.
+    """
+    lines = [line.strip() for line in text.splitlines()]
+    return [_parse(line) for line in lines if line and not line.startswith("#")]
+
+
+def apply_operations(dataset: Dataset, operations: Sequence[Operation]) -> Dataset:
+    """Every operation in turn on every caption."""
+
+    def change(record: Record) -> Record:
+        caption = record.caption
+        for operation in operations:
+            caption = operation.edit(caption, record)
+        return replace(record, caption=caption.strip())
+
+    return dataset.with_records(change)
+
+
+def _parse(line: str) -> Operation:
+    name, _, value = line.partition(":")
+    name = " ".join(name.lower().split())
+    value = value.strip()
+    if name in PAIRS:
+        old, arrow, new = value.partition(ARROW)
+        if not arrow or not old.strip():
+            raise _error(line, f"write {name}: old {ARROW} new")
+        try:
+            return Operation(line, PAIRS[name](old.strip(), new.strip()))
+        except re.error as bad:
+            raise _error(line, f"the search pattern is wrong ({bad})") from bad
+    if name in VALUES:
+        if not value.strip():
+            raise _error(line, f"write something after {name}:")
+        return Operation(line, VALUES[name](value, line))
+    if name in PLAIN and not value:
+        return Operation(line, PLAIN[name])
+    known = ", ".join([*PAIRS, *VALUES, *PLAIN])
+    raise _error(line, f"operations are {known}")
+
+
+def _error(line: str, reason: str) -> ValueError:
+    return ValueError(f'The operation "{line}" is not understood: {reason}.')
+
+
+def replace_words(old: str, new: str) -> Edit:
+    """Every `old` as whole words, whatever its case."""
+    before = f"(?<!{WORD})" if re.match(WORD, old[0]) else ""
+    after = f"(?!{WORD})" if re.match(WORD, old[-1]) else ""
+    pattern = re.compile(f"{before}{re.escape(old)}{after}", re.IGNORECASE)
+    return lambda caption, record: _spaced(pattern.sub(lambda match: new, caption))
+
+
+def _replace_pattern(old: str, new: str) -> Edit:
+    pattern = re.compile(old)
+    pattern.sub(new, "")  # a wrong group number in `new` is an error now
+    return lambda caption, record: pattern.sub(new, caption)
+
+
+def _rename(noun: str, subject: str) -> Edit:
+    return lambda caption, record: rename_subject(caption, noun, subject)[0]
+
+
+def remove_phrases(value: str, line: str) -> Edit:
+    """Tags of a tag list that are one of these; in sentences, the phrases themselves."""
+    wanted = {same_tag(tag) for tag in split_tags(value)}
+    cut = [replace_words(tag, "") for tag in split_tags(value)]
+
+    def edit(caption: str, record: Record) -> str:
+        if looks_like_tags(caption):
+            return join_tags(t for t in split_tags(caption) if same_tag(t) not in wanted)
+        for one in cut:
+            caption = one(caption, record)
+        return caption
+
+    return edit
+
+
+def _trigger(value: str, line: str) -> Edit:
+    """The placeholder before captions that lack it; class word and kind are the record's."""
+
+    def edit(caption: str, record: Record) -> str:
+        kind = Kind(record.kind) if record.kind else Kind.OBJECT
+        label = Label(placeholder=value, class_word=record.class_word, kind=kind)
+        return named_caption(caption, label)
+
+    return edit
+
+
+def _first_tags(value: str, line: str) -> Edit:
+    """These tags first, in this order, where a caption has them."""
+    order = [same_tag(tag) for tag in split_tags(value)]
+
+    def edit(caption: str, record: Record) -> str:
+        tags = split_tags(caption)
+        rank = {tag: order.index(same_tag(tag)) for tag in tags if same_tag(tag) in order}
+        return join_tags(sorted(tags, key=lambda tag: rank.get(tag, len(order))))
+
+    return edit
+
+
+def _at_most(value: str, line: str) -> Edit:
+    """The first words, cut at a comma or the end of a sentence where one is near."""
+    if not value.isdecimal() or int(value) < 1:
+        raise _error(line, "write a number of words")
+    limit = int(value)
+
+    def edit(caption: str, record: Record) -> str:
+        ends = [match.end() for match in re.finditer(r"\S+", caption)]
+        if len(ends) <= limit:
+            return caption
+        cut = caption[: ends[limit - 1]]
+        near = max(cut.rfind(mark) for mark in (",", ".", ";"))
+        return (cut[:near] if near > len(cut) * 0.6 else cut).rstrip(" ,;.")
+
+    return edit
+
+
+def _unique_tags(caption: str, record: Record) -> str:
+    found: dict[str, str] = {}
+    for tag in split_tags(caption):
+        found.setdefault(same_tag(tag), tag)
+    return join_tags(found.values())
+
+
+def _first_sentence(caption: str, record: Record) -> str:
+    return re.split(r"(?<=[.!?])\s", caption.strip(), maxsplit=1)[0]
+
+
+def _lower(caption: str, record: Record) -> str:
+    """All but the record's placeholder."""
+    parts = split_caption(caption, [record.concept] if record.concept else [])
+    return "".join(part if found else part.lower() for found, part in parts)
+
+
+def _no_boilerplate(caption: str, record: Record) -> str:
+    text = re.sub(
+        r"^\W*(this|the) (image|picture|photo|photograph) (shows|depicts|features|displays|is of) ",
+        "",
+        caption,
+        flags=re.IGNORECASE,
+    )
+    return text if text == caption else text[:1].lower() + text[1:]
+
+
+def _spaced(text: str) -> str:
+    """No double blanks, and none before a comma or at an empty place between two."""
+    text = re.sub(r"[ \t]{2,}", " ", text)
+    text = re.sub(r"\s+([,.;])", r"\1", text)
+    return re.sub(r"(,\s*){2,}", ", ", text).strip(" ,") if "," in text else text.strip()
+
+
+def _put(value: str, *, before: bool) -> Edit:
+    """At one end, unless it is there: with a blank between, or exactly what quotes hold."""
+    if len(value) > 1 and value[0] == value[-1] == '"':
+        value = value[1:-1]
+    else:
+        value = f"{value} " if before else f" {value}"
+
+    def edit(caption: str, record: Record) -> str:
+        present = caption.startswith(value) if before else caption.endswith(value)
+        if present or caption.strip() == value.strip():
+            return caption
+        return f"{value}{caption}" if before else f"{caption}{value}"
+
+    return edit
+
+
+PAIRS: dict[str, Callable[[str, str], Edit]] = {
+    "replace": replace_words,
+    "regex": _replace_pattern,
+    "subject": _rename,
+}
+VALUES: dict[str, Callable[[str, str], Edit]] = {
+    "prefix": lambda value, line: _put(value, before=True),
+    "suffix": lambda value, line: _put(value, before=False),
+    "trigger": _trigger,
+    "remove": remove_phrases,
+    "first tags": _first_tags,
+    "words": _at_most,
+}
+PLAIN: dict[str, Edit] = {
+    "lower": _lower,
+    "unique tags": _unique_tags,
+    "sort tags": lambda caption, record: join_tags(sorted(split_tags(caption), key=same_tag)),
+    "first sentence": _first_sentence,
+    "one line": lambda caption, record: " ".join(caption.split()),
+    "spaces for underscores": lambda caption, record: join_tags(
+        tag if not re.search(r"[A-Za-z0-9]{2}", tag) else tag.replace("_", " ")
+        for tag in split_tags(caption)
+    ),
+    "no boilerplate": _no_boilerplate,
+    "clear": lambda caption, record: "",
+}

@@ -1,0 +1,1 @@
+"""Pictures: decoding, buckets, crops, latents and contact sheets."""

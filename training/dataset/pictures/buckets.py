@@ -1,0 +1,140 @@
+"""Aspect-ratio buckets: the sizes that pictures are trained at, and their pixels at that size."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from ..records import Record
+from .decode import open_mask, open_picture
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Crop:
+    """The part of a resized picture that is trained, in pixels."""
+
+    width: int
+    """Size of the crop, which is its bucket."""
+    height: int
+    left: int
+    """Offset of the crop in the resized picture."""
+    top: int
+    original_width: int
+    """Size of the upright picture on disk."""
+    original_height: int
+
+    @property
+    def resized(self) -> tuple[int, int]:
+        """(width, height) of the smallest picture of the same shape that covers the crop."""
+        scale = max(self.width / self.original_width, self.height / self.original_height)
+        width = round(self.original_width * scale)
+        height = round(self.original_height * scale)
+        return max(width, self.width), max(height, self.height)
+
+
+def bucket_sizes(
+    resolution: int, step: int = 64, min_side: int = 0, max_side: int = 0
+) -> tuple[tuple[int, int], ...]:
+    """All (width, height) in multiples of `step` with at most `resolution` squared pixels.
+
+    To each width from half to twice the resolution, or between the sides that are given, belongs
+    the largest height, and each size is there lying and standing; the square is always among them.
+    """
+    if step < 1 or resolution < step:
+        raise ValueError(f"resolution is {resolution}: use at least the bucket step of {step}.")
+    shortest, longest = min_side or resolution / 2, max_side or 2 * resolution
+    square = min(resolution, longest) // step * step
+    sizes = {(square, square)}
+    for width in range(math.ceil(shortest / step) * step, longest + 1, step):
+        height = min(resolution**2 // width, longest) // step * step
+        if height >= max(shortest, step):
+            sizes |= {(width, height), (height, width)}
+    return tuple(sorted(sizes))
+
+
+def choose_crop(width: int, height: int, sizes: Sequence[tuple[int, int]]) -> Crop:
+    """Fit a picture into the bucket of the nearest aspect ratio, covered and centered."""
+    return cover(width, height, nearest_bucket(width, height, sizes))
+
+
+def nearest_bucket(width: int, height: int, sizes: Iterable[tuple[int, int]]) -> tuple[int, int]:
+    """The bucket of the nearest aspect ratio.
+
+    Nearness is the difference of the logarithms, so that 2:1 and 1:2 are equally far from 1:1;
+    of two buckets as near the larger is taken.
+    """
+    aspect = math.log(width / height)
+    return min(sizes, key=lambda s: (abs(math.log(s[0] / s[1]) - aspect), -s[0] * s[1]))
+
+
+def cover(
+    width: int, height: int, bucket: tuple[int, int], focus: tuple[float, float] = (0.5, 0.5)
+) -> Crop:
+    """The crop of a bucket's size around a focus, in shares of the picture, that stays inside."""
+    crop = Crop(
+        width=bucket[0],
+        height=bucket[1],
+        left=0,
+        top=0,
+        original_width=width,
+        original_height=height,
+    )
+    left, top = (
+        min(max(int(center * whole - part / 2), 0), whole - part)
+        for center, whole, part in zip(focus, crop.resized, bucket, strict=True)
+    )
+    return replace(crop, left=left, top=top)
+
+
+def cut(picture: Image.Image, crop: Crop) -> Image.Image:
+    """The part of an upright picture that is trained, resized."""
+    # Only what is kept is resized: a mask or a huge panorama is never held at its full new size.
+    scale_x, scale_y = (a / b for a, b in zip(picture.size, crop.resized, strict=True))
+    right, bottom = crop.left + crop.width, crop.top + crop.height
+    box = (crop.left * scale_x, crop.top * scale_y, right * scale_x, bottom * scale_y)
+    return picture.resize((crop.width, crop.height), Image.Resampling.LANCZOS, box=box)
+
+
+def load_pixels(record: Record, crop: Crop) -> Tensor:
+    """The cropped picture, (height, width, 3) in 0..1; ValueError when it cannot be decoded."""
+    return _tensor(cut(open_picture(record), crop))
+
+
+def load_mask(record: Record, crop: Crop) -> Tensor | None:
+    """The mask cropped alike, (height, width) in 0..1; None for a picture without one."""
+    mask = open_mask(record)
+    return None if mask is None else _tensor(cut(mask, crop))[..., 0]
+
+
+def _tensor(picture: Image.Image) -> Tensor:
+    pixels = torch.frombuffer(bytearray(picture.tobytes()), dtype=torch.uint8)
+    return pixels.view(picture.height, picture.width, -1).float() / 255
+
+
+def latent_mask(
+    record: Record, crop: Crop, size: tuple[int, int], floor: float, step: int = 1
+) -> Tensor | None:
+    """How much each place of a latent of `size` (height, width) counts, from `floor` to 1.
+
+    Each place gets the mean of the mask over its pixels. The codec sees multiples of `step`
+    pixels, from the middle of the crop. ValueError for a mask under which nothing would count.
+    """
+    mask = load_mask(record, crop)
+    if mask is None:
+        return None
+    for side, pixels in enumerate(mask.shape):
+        over = pixels % step
+        mask = mask.narrow(side, over // 2, pixels - over)
+    share = torch.nn.functional.adaptive_avg_pool2d(mask[None], size)[0]
+    weight = floor + (1 - floor) * share
+    if not weight.max() > 0:
+        raise ValueError(
+            f"The mask of {record.name} is black where the picture is cropped: "
+            "correct the mask, or use a mask_floor above 0."
+        )
+    return weight

@@ -1,0 +1,135 @@
+"""Which crops of each picture are trained: its bucket, and the places that the anchor gives."""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+from collections.abc import Iterable, Sequence
+
+from PIL import Image
+
+from ...randomness import generator
+from ..framing import Anchor, Framing
+from ..records import Record
+from .buckets import Crop, bucket_sizes, cover, nearest_bucket
+from .decode import open_mask
+
+Size = tuple[int, int]
+
+
+def plan_crops(records: Sequence[Record], default: Framing) -> list[tuple[Crop, ...]]:
+    """The crops of each picture, one except for random ones; `default` frames where none is set.
+
+    Masks are opened for the anchor that needs them; nothing else is decoded.
+    """
+    framings = [record.framing or default for record in records]
+    buckets: dict[int, Size] = {}
+    for framing in dict.fromkeys(framings):
+        own = [i for i, other in enumerate(framings) if other == framing]
+        chosen = choose_buckets([(records[i].width, records[i].height) for i in own], framing)
+        buckets |= dict(zip(own, chosen, strict=True))
+    return [
+        _crops(record, framing, buckets[i])
+        for i, (record, framing) in enumerate(zip(records, framings, strict=True))
+    ]
+
+
+def choose_buckets(sizes: Sequence[Size], framing: Framing) -> list[Size]:
+    """The bucket of each picture size, (width, height); small buckets are merged."""
+    full = bucket_sizes(framing.resolution, framing.bucket_step, framing.min_side, framing.max_side)
+    chosen = [_bucket(size, full, framing) for size in sizes]
+    return _merged(sizes, chosen, framing)
+
+
+def _bucket(size: Size, full: Sequence[Size], framing: Framing) -> Size:
+    bucket = nearest_bucket(*size, full)
+    if framing.upscale or (bucket[0] <= size[0] and bucket[1] <= size[1]):
+        return bucket
+    # A smaller bucket of the picture's own shape; below one step nothing but enlarging is left.
+    scale = min(1.0, framing.resolution / (size[0] * size[1]) ** 0.5)
+    step = framing.bucket_step
+    return max(step, int(size[0] * scale) // step * step), max(
+        step, int(size[1] * scale) // step * step
+    )
+
+
+def _merged(sizes: Sequence[Size], chosen: list[Size], framing: Framing) -> list[Size]:
+    """Move the pictures of the smallest bucket on, until all are large enough or one is left."""
+    stuck = set[Size]()
+    while True:
+        counts = Counter(chosen)
+        small = [b for b, n in counts.items() if n < framing.min_pictures and b not in stuck]
+        if not small or len(counts) == 1:
+            return chosen
+        bucket = min(small, key=lambda b: (counts[b], b))
+        others = [other for other in counts if other != bucket]
+        moved = [
+            _target(size, others, framing) if old == bucket else old
+            for size, old in zip(sizes, chosen, strict=True)
+        ]
+        if any(target is None for target in moved):
+            stuck.add(bucket)
+            continue
+        chosen = [target for target in moved if target is not None]
+
+
+def _target(size: Size, others: Iterable[Size], framing: Framing) -> Size | None:
+    fitting = [b for b in others if framing.upscale or (b[0] <= size[0] and b[1] <= size[1])]
+    return nearest_bucket(*size, fitting) if fitting else None
+
+
+def _crops(record: Record, framing: Framing, bucket: Size) -> tuple[Crop, ...]:
+    size = (record.width, record.height)
+    if framing.anchor is not Anchor.RANDOM:
+        return (cover(*size, bucket, _focus(record, framing.anchor)),)
+    crops: list[Crop] = []
+    for number in range(framing.views):
+        draw = random.Random(generator("crop", record.name, number).initial_seed())
+        whole = cover(*size, bucket).resized
+        # The focus is drawn where it moves the crop: no place is more likely than another.
+        left, top = (draw.randint(0, w - b) for w, b in zip(whole, bucket, strict=True))
+        focus = ((left + bucket[0] / 2) / whole[0], (top + bucket[1] / 2) / whole[1])
+        crops.append(cover(*size, bucket, focus))
+    return tuple(dict.fromkeys(crops))
+
+
+def _focus(record: Record, anchor: Anchor) -> tuple[float, float]:
+    """The point that the crop is centered on, in shares of the picture."""
+    if anchor is Anchor.TOP:
+        return 0.5, 0.0
+    if anchor is Anchor.FACE and record.boxes:
+        box = max(record.boxes, key=lambda b: b.width * b.height)
+        x, y = box.left + box.width / 2, box.top + box.height / 2
+        return x / record.width, y / record.height
+    if anchor is Anchor.MASK:
+        mask = open_mask(record)
+        return (0.5, 0.5) if mask is None else _middle(mask)
+    return 0.5, 0.5
+
+
+def _middle(mask: Image.Image) -> tuple[float, float]:
+    """The middle of what is more white than black."""
+    box = mask.point([0] * 128 + [255] * 128).getbbox() or (0, 0, *mask.size)
+    return (box[0] + box[2]) / 2 / mask.width, (box[1] + box[3]) / 2 / mask.height
+
+
+def kept_share(crop: Crop) -> float:
+    """The share of the picture's area that its crop keeps."""
+    width, height = crop.resized
+    return crop.width * crop.height / (width * height)
+
+
+def enlargement(crop: Crop) -> float:
+    """How many times a side grows: above 1 the picture is smaller than its bucket."""
+    return crop.resized[0] / crop.original_width
+
+
+def histogram(crops: Iterable[Crop]) -> str:
+    """A line a bucket with the number of its pictures, the fullest first."""
+    counts = Counter((crop.width, crop.height) for crop in crops)
+    most = max(counts.values(), default=1)
+    rows = sorted(counts.items(), key=lambda row: (-row[1], row[0]))
+    return "\n".join(
+        f"{width:>5} x {height:<5} {count:>6}  {'#' * max(1, round(24 * count / most))}"
+        for (width, height), count in rows
+    )

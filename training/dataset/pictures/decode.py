@@ -1,0 +1,288 @@
+"""Picture files: upright RGB pixels, and a check of a file that decodes none."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import struct
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from PIL import ExifTags, Image, ImageCms, ImageFile, UnidentifiedImageError
+from PIL.TiffImagePlugin import TiffImageFile
+
+from ..records import Record, Transparency
+
+# Pillow has no decoder of the last three; they are told apart from files that are no pictures.
+EXTENSIONS = frozenset(
+    {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".avif", ".jp2", ".j2k"}
+    | {".heic", ".heif", ".jxl"}
+)
+# What Pillow raises on files that are cut off, damaged or too large.
+UNREADABLE = (
+    *(OSError, EOFError, SyntaxError, ValueError, RuntimeError),
+    *(struct.error, Image.DecompressionBombError),
+)
+TRANSPOSE = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+JPEG_END = b"\xff\xd9"
+UNDECODED = {".heic": "pillow-heif", ".heif": "pillow-heif", ".jxl": "pillow-jxl-plugin"}
+
+
+@dataclass(frozen=True, slots=True)
+class Header:
+    """What a picture file says of itself before its pixels."""
+
+    width: int
+    """Pixels of the upright picture."""
+    height: int
+    traits: frozenset[str]
+    """Among alpha, animated, rotated, profile, deep (16 bits) and cmyk."""
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(width, height)"""
+        return self.width, self.height
+
+
+def inspect_picture(path: Path) -> Header:
+    """Size and traits of the upright picture; ValueError when the file is seen to be damaged."""
+    try:
+        image = Image.open(path)
+        with image:
+            check_mode(image)
+            header = Header(*upright_size(image), frozenset(_traits(image)))
+            check_complete(image)
+    except UNREADABLE as error:
+        raise unreadable(path, error) from error
+    return header
+
+
+def _traits(image: ImageFile.ImageFile) -> Iterator[str]:
+    if has_alpha(image):
+        yield "alpha"
+    # Phones put a second picture into JPEG files (MPO), which is no animation.
+    if image.format != "MPO" and getattr(image, "is_animated", False):
+        yield "animated"
+    if orientation(image) != 1:
+        yield "rotated"
+    if image.info.get("icc_profile"):
+        yield "profile"
+    if image.mode.startswith("I"):
+        yield "deep"
+    if image.mode == "CMYK":
+        yield "cmyk"
+
+
+def has_alpha(image: Image.Image) -> bool:
+    """Whether any place of the picture may be transparent."""
+    return image.mode in ("LA", "PA", "RGBA") or "transparency" in image.info
+
+
+def open_picture(record: Record) -> Image.Image:
+    """Decode the first frame as upright sRGB without transparency.
+
+    ValueError names a damaged file, and one of another size than when its folder was read.
+    """
+    return _decode(record, lambda image: to_rgb(image, record))
+
+
+def open_mask(record: Record) -> Image.Image | None:
+    """Where the loss counts, 8-bit gray of the picture's size; None without a mask.
+
+    It is the mask's file, else the opacity of a picture whose transparency is to be a mask.
+    """
+    if record.mask is None:
+        wanted = record.transparency is Transparency.MASK and "alpha" in record.traits
+        return open_alpha(record) if wanted else None
+    try:
+        opened = Image.open(record.mask)
+        with opened:
+            check_mode(opened)
+            turned = eight_bits(upright(opened))
+            # A mask drawn into the alpha channel alone has one color.
+            mask = turned.getchannel("A") if _is_drawn_in_alpha(turned) else turned.convert("L")
+    except UNREADABLE as error:
+        raise unreadable(record.mask, error) from error
+    size = (record.width, record.height)
+    return mask if mask.size == size else mask.resize(size, Image.Resampling.BILINEAR)
+
+
+def open_alpha(record: Record) -> Image.Image:
+    """The opacity of a picture, 8-bit gray."""
+    return _decode(record, lambda image: image.convert("RGBA").getchannel("A"))
+
+
+def open_small(record: Record, side: int) -> Image.Image:
+    """The picture with its longer side at most `side`, as `open_picture` shows it.
+
+    JPEG files are decoded at a fraction of their size, which is several times as fast.
+    """
+
+    def convert(image: Image.Image) -> Image.Image:
+        picture = to_rgb(image, record)
+        picture.thumbnail((side, side), Image.Resampling.LANCZOS, reducing_gap=2.0)
+        return picture
+
+    return _decode(record, convert, draft=side)
+
+
+def _is_drawn_in_alpha(image: Image.Image) -> bool:
+    if image.mode != "RGBA":
+        return False
+    low, high = image.convert("L").getextrema()
+    return low == high
+
+
+def _decode(
+    record: Record, convert: Callable[[Image.Image], Image.Image], draft: int = 0
+) -> Image.Image:
+    try:
+        image = Image.open(record.path)
+        with image:
+            check_mode(image)
+            size = upright_size(image)
+            if draft:
+                image.draft(None, (draft, draft))  # pyright: ignore[reportArgumentType]
+            picture = convert(upright(image))
+    except FileNotFoundError as error:
+        raise ValueError(
+            f"{record.path.name} is gone since its folder was read: put it back, or read the "
+            "folder again to do without it."
+        ) from error
+    except UNREADABLE as error:
+        raise unreadable(record.path, error) from error
+    if size != (record.width, record.height):
+        raise ValueError(
+            f"{record.path.name} is {size[0]}x{size[1]} now and was "
+            f"{record.width}x{record.height} when its folder was read: read the folder again."
+        )
+    return picture
+
+
+def unreadable(path: Path, error: Exception) -> ValueError:
+    """One sentence for a file that Pillow refuses, without the full path of Pillow's own."""
+    reason = str(error) or type(error).__name__
+    plugin = UNDECODED.get(path.suffix.lower())
+    if isinstance(error, UnidentifiedImageError):
+        reason = f"Pillow reads it only with {plugin}" if plugin else "unknown or damaged format"
+    elif isinstance(error, OSError) and error.strerror:
+        reason = error.strerror
+    return ValueError(
+        f"{path.name} cannot be read as a picture ({reason.rstrip('.')}): "
+        "save it again as PNG or JPEG, or remove it."
+    )
+
+
+def check_mode(image: Image.Image) -> None:
+    """Refuse pixels without a known range (floats, 32 bits) and color spaces without a rule."""
+    known = {"1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr"}
+    # Older Pillow opens 16-bit gray PNG as "I", which elsewhere means 32 bits.
+    sixteen = image.mode.startswith("I;16") or (image.mode == "I" and image.format == "PNG")
+    if image.mode not in known and not sixteen:
+        raise ValueError(f"its pixels are of the kind {image.mode}, not 8 or 16 bits of color")
+
+
+def check_complete(image: ImageFile.ImageFile) -> None:
+    """Raise when the file is cut off, as far as that shows without decoding.
+
+    PNG carries checksums, WebP and AVIF do not open. A whole JPEG has its end marker after the
+    header, which is as far as Pillow has read; one without is decoded to see what is missing.
+    """
+    if image.format == "JPEG" and image.fp is not None and JPEG_END not in image.fp.read():
+        image.load()
+    else:
+        image.verify()
+
+
+def orientation(image: Image.Image) -> int:
+    """The EXIF orientation, 1 to 8, from what lies before the pixels."""
+    try:
+        # PngImageFile.getexif decodes the picture to look behind it, so the method of its base.
+        value: object = Image.Image.getexif(image).get(ExifTags.Base.Orientation)
+    except (SyntaxError, struct.error):  # damaged EXIF: the pixels are good as they lie
+        return 1
+    return value if isinstance(value, int) else 1
+
+
+def upright_size(image: Image.Image) -> tuple[int, int]:
+    """(width, height) once the EXIF orientation is applied."""
+    width, height = image.size
+    if isinstance(image, TiffImageFile):  # Pillow 11 and later give the turned size already
+        tags = (ExifTags.Base.ImageWidth, ExifTags.Base.ImageLength)
+        width, height = (int(image.tag_v2[tag]) for tag in tags)  # pyright: ignore
+    return (height, width) if orientation(image) in (5, 6, 7, 8) else (width, height)
+
+
+def upright(image: Image.Image) -> Image.Image:
+    """Decode and apply the EXIF orientation."""
+    # Pillow itself turns TIFF while it loads.
+    turn = None if isinstance(image, TiffImageFile) else TRANSPOSE.get(orientation(image))
+    image.load()
+    return image if turn is None else image.transpose(turn)
+
+
+def to_rgb(image: Image.Image, record: Record) -> Image.Image:
+    """Bring every mode that `check_mode` passes to 8-bit sRGB, transparency over a backdrop."""
+    profile = image.info.get("icc_profile")
+    image, alpha = eight_bits(image), None
+    if has_alpha(image):
+        alpha = image.convert("RGBA").getchannel("A")
+    color = to_srgb(plain(image), profile)
+    if alpha is None:
+        return color
+    return Image.composite(color, backdrop(record, image.size), alpha)
+
+
+def eight_bits(image: Image.Image) -> Image.Image:
+    """Gray of 16 bits rounded from 0..65535 to 0..255; anything else as it is."""
+    if not image.mode.startswith("I"):
+        return image
+    # convert("L") alone would clip at 255.
+    return image.convert("I").point(lambda value: value * (1 / 257) + 0.5).convert("L")
+
+
+def backdrop(record: Record, size: tuple[int, int]) -> Image.Image:
+    """What is seen through transparent places."""
+    kind = record.transparency
+    if kind is Transparency.CHECKER:
+        squares = Image.new("L", (-(-size[0] // 16), -(-size[1] // 16)))
+        squares.putdata([255 * ((x + y) % 2) // 4 + 160 for y in range(squares.height)
+                         for x in range(squares.width)])  # fmt: skip
+        large = squares.resize((squares.width * 16, squares.height * 16), Image.Resampling.NEAREST)
+        return large.crop((0, 0, *size)).convert("RGB")
+    if kind is Transparency.RANDOM:  # the same for the same picture, so that a run can go on
+        color = hashlib.sha256(record.name.encode("utf-8", "surrogatepass")).digest()
+        return Image.new("RGB", size, (color[0], color[1], color[2]))
+    named = {Transparency.BLACK: "black", Transparency.GRAY: "gray"}
+    return Image.new("RGB", size, named.get(kind, "white"))
+
+
+def plain(image: Image.Image) -> Image.Image:
+    """Take transparency and palettes away: gray, RGB or CMYK, the modes that profiles speak of."""
+    if image.mode in ("L", "RGB", "CMYK"):
+        return image
+    return image.convert("L" if image.mode in ("1", "LA") else "RGB")
+
+
+def to_srgb(image: Image.Image, profile: bytes | None) -> Image.Image:
+    """Convert by the embedded ICC profile; one that is broken or of another mode is ignored."""
+    if not profile:
+        return image.convert("RGB")
+    try:
+        source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
+        if "sRGB" in ImageCms.getProfileDescription(source):
+            return image.convert("RGB")
+        target = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB"))  # pyright: ignore
+        converted = ImageCms.profileToProfile(image, source, target, outputMode="RGB")
+    except (ImageCms.PyCMSError, OSError):
+        return image.convert("RGB")
+    return converted or image.convert("RGB")

@@ -1,0 +1,1 @@
+"""Caption files and tables, written and reviewed."""

@@ -1,0 +1,161 @@
+"""Captions edited by hand: a journal of changes, each of which can be undone."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from ....bundles.files.journal import Journal
+from ..captioning.ask import HUMAN
+from ..captions.change import parse_operations
+from ..records import Dataset, Record
+
+
+class Conflict(ValueError):
+    """What was to be changed has changed meanwhile."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Edit:
+    """What a person made of one picture."""
+
+    caption: str | None = None
+    """None leaves the caption as it is."""
+    base: str = ""
+    """The caption under which the edit was made."""
+    enabled: bool = True
+
+
+class Review:
+    """The edits of one dataset, folded from its journal."""
+
+    def __init__(self, path: Path):
+        self.journal = Journal(path)
+        self.revision = 0
+        self.edits: dict[str, Edit] = {}
+        self._before: list[dict[str, Any]] = []
+        for entry in self.journal.entries():
+            self._fold(entry)
+
+    def apply(self, dataset: Dataset) -> Dataset:
+        """The dataset with every edit; pictures that are switched off are left out."""
+        return replace(
+            dataset,
+            records=tuple(
+                edited for record in dataset.records if (edited := self.edited(record)) is not None
+            ),
+        )
+
+    def edited(self, record: Record) -> Record | None:
+        """A picture as it was edited, None when it is switched off."""
+        edit = self.edits.get(record.name)
+        if edit is None:
+            return record
+        if not edit.enabled:
+            return None
+        if edit.caption is None:
+            return record
+        flags = record.flags
+        if edit.base != record.caption and edit.caption != record.caption:
+            flags = (*flags, "conflict")
+        return replace(record, caption=edit.caption, caption_source=HUMAN, flags=flags)
+
+    def tag(self, record: Record, stamp: str = "") -> str:
+        """Changes when the picture's caption does, here or, by its stamp, in its file."""
+        text = repr((record.name, record.caption, self.edits.get(record.name), stamp))
+        return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:16]
+
+    def change(
+        self,
+        record: Record,
+        tag: str,
+        values: Mapping[str, Any],
+        stamp: str = "",
+        seen: str | None = None,
+    ) -> None:
+        """Set caption, enabled or both of one picture; Conflict when its tag is another now.
+
+        `seen` is what the caption's file says where that is news: the edit is made knowing it.
+        """
+        if tag != self.tag(record, stamp):
+            raise Conflict(f"The caption of {record.name} was changed meanwhile.")
+        new = self._new(record, values)
+        if seen is not None and "caption" in values:
+            new["base"] = seen
+        self._add({record.name: new})
+
+    def replaced(
+        self, records: Sequence[Record], find: str, new: str
+    ) -> dict[str, tuple[str, str]]:
+        """What a find and replace would change: old and new caption by name.
+
+        Whole words are found, whatever their case; ValueError for an empty search.
+        """
+        if not find.strip():
+            raise ValueError("Write what to find.")
+        (operation,) = parse_operations(f"replace: {find} => {new}")
+        found: dict[str, tuple[str, str]] = {}
+        for record in records:
+            now = self.edited(record)
+            if now is not None and (text := operation.edit(now.caption, now)) != now.caption:
+                found[record.name] = (now.caption, text)
+        return found
+
+    def replace_all(self, records: Sequence[Record], find: str, new: str) -> int:
+        """Find and replace in all captions as one change; how many it changed."""
+        changes = self.replaced(records, find, new)
+        rows = {record.name: record for record in records}
+        if changes:
+            self._add(
+                {name: self._new(rows[name], {"caption": t}) for name, (_, t) in changes.items()}
+            )
+        return len(changes)
+
+    def undo(self) -> bool:
+        """Take back the latest change that is not undone yet; False when there is none."""
+        if not self._before:
+            return False
+        self._write({"undo": True})
+        return True
+
+    def _new(self, record: Record, values: Mapping[str, Any]) -> dict[str, Any]:
+        old = self.edits.get(record.name, Edit())
+        caption = values.get("caption", old.caption)
+        base = record.caption if "caption" in values else old.base
+        return {"caption": caption, "base": base, "enabled": values.get("enabled", old.enabled)}
+
+    def _add(self, changes: dict[str, dict[str, Any]]) -> None:
+        self._write({"changes": changes})
+
+    def _write(self, entry: dict[str, Any]) -> None:
+        self.journal.add({**entry, "revision": self.revision + 1, "time": time.time()})
+        self._fold(entry)
+
+    def _fold(self, entry: Mapping[str, Any]) -> None:
+        self.revision += 1
+        if entry.get("undo"):
+            if self._before:
+                for name, old in self._before.pop().items():
+                    self._put(name, old)
+            return
+        changes: dict[str, Any] = entry.get("changes", {})
+        self._before.append({name: self.edits.get(name) for name in changes})
+        for name, values in changes.items():
+            self._put(name, Edit(**values))
+
+    def _put(self, name: str, edit: Edit | None) -> None:
+        if edit is None:
+            self.edits.pop(name, None)
+        else:
+            self.edits[name] = edit
+
+
+def dataset_id(dataset: Dataset) -> str:
+    """Names a dataset by its folders, so that its edits are found again in another session."""
+    folders = sorted({str(record.path.parent.absolute()) for record in dataset.records})
+    text = repr((dataset.name, folders))
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:16]

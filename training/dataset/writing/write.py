@@ -1,0 +1,181 @@
+"""Captions written beside pictures: never by accident, never halfway, always to be undone."""
+
+from __future__ import annotations
+
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from enum import Enum
+from pathlib import Path
+from typing import Any
+
+from ....bundles.files.journal import Journal
+from ....bundles.files.text import replace_file
+from ..folder.sidecars import read_text
+from ..records import Record
+from .tables import Csv, JsonLines, Kohya, Table
+
+
+class OnExisting(str, Enum):
+    """What happens to a caption that is there already."""
+
+    SKIP = "skip"
+    APPEND = "append"
+    PREPEND = "prepend"
+    REPLACE = "replace"
+
+
+class Format(str, Enum):
+    """The files that captions are written to."""
+
+    TXT = ".txt"
+    CAPTION = ".caption"
+    JSONL = "metadata.jsonl"
+    CSV = "metadata.csv"
+    KOHYA = "kohya meta.json"
+
+
+TABLE_FILES = {
+    Format.JSONL: "metadata.jsonl",
+    Format.CSV: "metadata.csv",
+    Format.KOHYA: "meta.json",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """A file with what it holds now, None when there is none, and what it is to hold."""
+
+    path: Path
+    before: str | None
+    after: str | None
+    """None takes the file away"""
+
+
+def joined(old: str, new: str, mode: OnExisting) -> str:
+    """The text of both; a part that is there already is not doubled."""
+    old, new = old.strip(), new.strip()
+    if not old or not new or mode is OnExisting.REPLACE:
+        return new or old
+    if mode is OnExisting.SKIP:
+        return old
+    if mode is OnExisting.APPEND:
+        return old if old.endswith(new) else f"{old}, {new}"
+    return old if old.startswith(new) else f"{new}, {old}"
+
+
+def plan_changes(records: Sequence[Record], kind: Format, mode: OnExisting) -> Iterator[Change]:
+    """The files that would change; pictures without a caption never do."""
+    described = [record for record in records if record.caption.strip()]
+    if kind in TABLE_FILES:
+        yield from _plan_tables(described, kind, mode)
+        return
+    for record in described:
+        path = record.path.with_suffix(kind.value)
+        old = read_text(path)[0] if path.exists() else ""
+        after = joined(old, record.caption, mode)
+        if after != old:
+            yield Change(path, text_now(path), f"{after}\n")
+
+
+def _plan_tables(records: Sequence[Record], kind: Format, mode: OnExisting) -> Iterator[Change]:
+    folders: dict[Path, list[Record]] = defaultdict(list)
+    for record in records:
+        folders[record.path.parent].append(record)
+    for folder, own in folders.items():
+        path = folder / TABLE_FILES[kind]
+        before = text_now(path)
+        after = _rewritten(before or "", own, kind, mode)
+        if after != (before or ""):
+            yield Change(path, before, after)
+
+
+def _rewritten(before: str, records: Sequence[Record], kind: Format, mode: OnExisting) -> str:
+    """The table with the captions; the very same text where none changes."""
+    table, changed = TABLES[kind](before), False
+    for record in records:
+        old = table.caption(record)
+        new = joined(old, record.caption, mode)
+        if new != old:
+            table.put(record, new)
+            changed = True
+    return table.text() if changed else before
+
+
+TABLES: dict[Format, Callable[[str], Table]] = {
+    Format.JSONL: JsonLines,
+    Format.CSV: Csv,
+    Format.KOHYA: Kohya,
+}
+
+
+class History:
+    """Every change that was made to caption files, with the text before it."""
+
+    def __init__(self, path: Path):
+        self.journal = Journal(path)
+
+    def revision(self) -> int:
+        """The number of the latest revision, 0 before the first."""
+        return max((int(entry["revision"]) for entry in self.journal.entries()), default=0)
+
+    def write(self, changes: Iterable[Change], revision: int | None = None) -> int:
+        """Make the changes one by one under one revision; return how many.
+
+        The old text is on the disk before the file is touched. A file that no longer holds what
+        it held when the change was planned is left alone, with FileExistsError.
+        """
+        number, count = revision or self.revision() + 1, 0
+        for change in changes:
+            if text_now(change.path) != change.before:
+                raise FileExistsError(
+                    f"{change.path.name} was changed meanwhile and is left as it is: run again."
+                )
+            self._make(number, change)
+            count += 1
+        return count
+
+    def undo(self, revision: int) -> list[str]:
+        """Put back what files held before a revision; return a sentence for each that cannot be.
+
+        A file that was changed since is left alone. The undo is a revision of its own.
+        """
+        entries = [e for e in self.journal.entries() if int(e["revision"]) == revision]
+        if not entries:
+            raise ValueError(f"There is no revision {revision}: the latest is {self.revision()}.")
+        first: dict[str, Any] = {}
+        last: dict[str, Any] = {}
+        for entry in entries:
+            first.setdefault(entry["path"], entry["before"])
+            last[entry["path"]] = entry["after"]
+        number, refused = self.revision() + 1, list[str]()
+        for name, before in first.items():
+            path = Path(name)
+            if text_now(path) == before:
+                continue
+            if text_now(path) != last[name]:
+                refused.append(f"{path.name} was changed since and is left as it is.")
+                continue
+            self._make(number, Change(path, last[name], before))
+        return refused
+
+    def _make(self, revision: int, change: Change) -> None:
+        self.journal.add(
+            {
+                "revision": revision,
+                "time": time.time(),
+                "path": str(change.path),
+                "before": change.before,
+                "after": change.after,
+            }
+        )
+        if change.after is None:
+            change.path.unlink()
+        else:
+            replace_file(change.path, change.after)
+
+
+def text_now(path: Path) -> str | None:
+    """The file as text from which its very bytes can be had again; None when it is not there."""
+    return path.read_bytes().decode("utf-8", "surrogateescape") if path.exists() else None

@@ -1,0 +1,1 @@
+"""Scores, grids and plots of what was learned."""

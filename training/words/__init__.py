@@ -1,0 +1,1 @@
+"""What a caption says: concepts, their vectors and the conditioning made of them."""

@@ -1,0 +1,173 @@
+"""A concept: the word in the captions, the name it is saved under, its vectors and its pivot."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Container, Iterable, Sequence
+from dataclasses import dataclass, replace
+
+from ..dataset.captions.placeholders import split_caption
+from ..dataset.captions.texts import texts_of
+from ..dataset.records import Dataset
+from ..ports import Caption, Mention
+
+NEGATIVE = "-neg"
+"""Ends the name of a concept's negative embedding."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Concept:
+    """One named thing to learn."""
+
+    placeholder: str
+    """Word that stands for the concept in the captions."""
+    name: str = ""
+    """Name in the bundle, typed after "embedding:" later; empty means the placeholder."""
+    vectors: int = 2
+    """Token vectors per text encoder."""
+    initial: str = ""
+    """Phrase whose token rows the vectors start from; empty means noise of the table's norm."""
+    class_word: str = ""
+    """What the concept is an instance of, for prior preservation; empty means `initial`."""
+    pivot: float = 0.5
+    """Share of the steps after which the vectors are frozen: 0 never trains, 1 never freezes."""
+    negative_vectors: int = 0
+    """Vectors of a second embedding, `<name>-neg`, for the negative prompt; 0 means none."""
+
+    def __post_init__(self) -> None:
+        if not self.placeholder.strip():
+            raise ValueError("A concept has no placeholder: give the word that stands for it.")
+        if self.placeholder != self.placeholder.strip():
+            raise ValueError(f'The placeholder "{self.placeholder}" has blanks at its ends.')
+        if self.vectors < 1:
+            raise ValueError(f"vectors of {self.placeholder} is {self.vectors}: use at least 1.")
+        if self.negative_vectors < 0:
+            raise ValueError(
+                f"negative_vectors of {self.placeholder} is {self.negative_vectors}: "
+                "use 0 (none) or more."
+            )
+        if not 0 <= self.pivot <= 1:
+            raise ValueError(f"pivot of {self.placeholder} is {self.pivot}: use 0 to 1.")
+
+    @property
+    def final_name(self) -> str:
+        """The name that the vectors carry in a bundle."""
+        return self.name or self.placeholder
+
+    @property
+    def negative(self) -> Concept | None:
+        """What the concept's pictures are not, as a concept of its own; it starts from the same
+        words, where both predictions agree and the combined one is the plain one."""
+        if not self.negative_vectors:
+            return None
+        return replace(
+            self,
+            placeholder=f"{self.placeholder}{NEGATIVE}",
+            name=f"{self.final_name}{NEGATIVE}",
+            vectors=self.negative_vectors,
+            negative_vectors=0,
+        )
+
+    def pivot_step(self, steps: int) -> int:
+        """The first step at which the vectors no longer train; a pivot above 0 leaves them one."""
+        return max(1, round(self.pivot * steps)) if self.pivot else 0
+
+
+def pivot_steps(concepts: Sequence[Concept], steps: int) -> dict[str, int]:
+    """The step at which each concept freezes, by name; one with pivot 1 never does."""
+    return {c.final_name: c.pivot_step(steps) for c in concepts if c.pivot < 1}
+
+
+def parse_caption(text: str, concepts: Sequence[Concept]) -> Caption:
+    """Text with every placeholder replaced by a mention of its concept."""
+    names = {concept.placeholder: concept.final_name for concept in concepts}
+    parts = split_caption(text, names)
+    return tuple(Mention(names[part]) if found else part for found, part in parts)
+
+
+def with_negatives(concepts: Iterable[Concept]) -> list[Concept]:
+    """The concepts, each followed by its negative one where it has one."""
+    return [one for c in concepts for one in (c, c.negative) if one is not None]
+
+
+def negative_captions(captions: Sequence[Caption], live: Container[str]) -> tuple[Caption, ...]:
+    """What each prediction is guided away from while negative embeddings train; () for no one.
+
+    Dong et al. 2022 (arXiv 2211.11337, DreamArtist): the negative embeddings of the concepts in
+    the caption. A sample without any is guided away from its own caption, which is no guidance.
+    """
+    found = [tuple(n for n in sorted(mentioned(c)) if n + NEGATIVE in live) for c in captions]
+    if not any(found):
+        return ()
+    return tuple(
+        _listed(names) if names else caption for names, caption in zip(found, captions, strict=True)
+    )
+
+
+def _listed(names: Sequence[str]) -> Caption:
+    parts: list[str | Mention] = []
+    for name in names:
+        parts += [" "] if parts else []
+        parts.append(Mention(name + NEGATIVE))
+    return tuple(parts)
+
+
+def class_caption(caption: Caption, concepts: Sequence[Concept]) -> Caption:
+    """The caption with the class word in place of each concept: what the base model knows."""
+    words = {c.final_name: c.class_word or c.initial for c in concepts}
+    parts = [words[part.concept] if isinstance(part, Mention) else part for part in caption]
+    return ("".join(parts),)
+
+
+def mentioned(caption: Caption) -> frozenset[str]:
+    """Names of the concepts in a caption."""
+    return frozenset(part.concept for part in caption if isinstance(part, Mention))
+
+
+def check_concepts(concepts: Sequence[Concept], dataset: Dataset) -> None:
+    """Raise ValueError, naming concept or picture, when names clash or captions lack them."""
+    for label, values in {
+        "placeholder": [concept.placeholder for concept in concepts],
+        "name": [concept.final_name for concept in with_negatives(concepts)],
+    }.items():
+        double = [value for value, count in Counter(values).items() if count > 1]
+        if double:
+            raise ValueError(f'Two concepts have the {label} "{double[0]}": rename one of them.')
+    captions = [
+        (record, parse_caption("\n".join(texts_of(record, seed=0)), concepts))
+        for record in dataset.records
+    ]
+    for record, caption in captions:
+        if concepts and not caption:
+            raise ValueError(
+                f"Caption missing for {record.path.name}: add {record.path.stem}.txt beside it, or "
+                "give Load Dataset a default caption with the placeholder."
+            )
+    found = frozenset[str]().union(*(mentioned(caption) for _, caption in captions))
+    for concept in concepts:
+        if concept.final_name not in found:
+            raise ValueError(
+                f'The placeholder "{concept.placeholder}" is in no caption of {dataset.name}: '
+                "write it into the captions, or correct the concept's placeholder."
+            )
+
+
+def check_class_words(concepts: Sequence[Concept]) -> None:
+    """Raise ValueError when prior preservation has no word to put in a concept's place."""
+    for concept in concepts:
+        if not (concept.class_word or concept.initial):
+            raise ValueError(
+                f'Concept "{concept.placeholder}" has neither class_word nor initial: prior '
+                "preservation from the base model needs the word for its class, such as dog."
+            )
+
+
+def with_class_words(concepts: Sequence[Concept], dataset: Dataset) -> tuple[Concept, ...]:
+    """Concepts without a class word get the one that the dataset's pictures are labelled with."""
+    words = {r.concept: r.class_word for r in dataset.records if r.concept and r.class_word}
+    return tuple(
+        concept
+        if concept.class_word
+        else replace(concept, class_word=words.get(concept.placeholder, ""))
+        for concept in concepts
+    )

@@ -1,0 +1,88 @@
+"""Conditioning of captions: with a graph while their concepts train, once for all after."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+
+import torch
+
+from ..ports import Caption, Conditioning, TextEncoder
+from .concepts import mentioned
+
+
+class StepConditions:
+    """The conditioning of one step, whose gradient goes through the encoders once, at its end.
+
+    Between the two the micro steps see constants that gather gradients, so a step of many
+    micro steps runs each caption's encoder forward and backward a single time.
+    """
+
+    def __init__(self, kept: Mapping[Caption, Conditioning], fresh: Mapping[Caption, Conditioning]):
+        self._kept, self._fresh = kept, fresh
+        self._leaves = {caption: one.leaves() for caption, one in fresh.items()}
+
+    def of(self, captions: Sequence[Caption]) -> list[Conditioning]:
+        """One conditioning a caption."""
+        return [self._leaves[c] if c in self._leaves else self._kept[c] for c in captions]
+
+    def backward(self) -> None:
+        """Add what the micro steps have gathered to the gradients of the vectors."""
+        pairs = [
+            (tensor, grad)
+            for caption, one in self._fresh.items()
+            for name, tensor in one.tensors.items()
+            if (grad := self._leaves[caption].tensors[name].grad) is not None
+        ]
+        if pairs:
+            tensors, grads = zip(*pairs, strict=True)
+            torch.autograd.backward(tensors, grads)
+
+
+class Conditions:
+    """Encodes captions, and keeps what can no longer change."""
+
+    def __init__(self, text: TextEncoder, live: Iterable[str], *, adapted: bool = False):
+        self._text = text
+        self._live = set(live)
+        self._adapted = adapted
+        self._kept: dict[Caption, Conditioning] = {}
+        self._base: dict[Caption, Conditioning] = {}
+        self.settled = False
+
+    def of_step(self, captions: Iterable[Caption]) -> StepConditions:
+        """Everything that a step asks for: each distinct caption once, and those that move in
+        one batch through the encoders."""
+        distinct = [c for c in dict.fromkeys(captions) if c not in self._kept]
+        moving = [c for c in distinct if self._adapted or mentioned(c) & self._live]
+        self._keep([c for c in distinct if not self._adapted and not mentioned(c) & self._live])
+        fresh = dict(zip(moving, self._text.encode(moving), strict=True)) if moving else {}
+        return StepConditions(self._kept, fresh)
+
+    def of_base(self, captions: Sequence[Caption], adapted: StepConditions) -> list[Conditioning]:
+        """What the encoders make of captions without their adapters, if they have some."""
+        if not self._adapted:
+            return adapted.of(captions)
+        for caption in captions:
+            if caption not in self._base:
+                with torch.no_grad():
+                    (encoded,) = self._text.encode([caption], adapted=False)
+                self._base[caption] = encoded.detach()
+        return [self._base[caption] for caption in captions]
+
+    def _keep(self, captions: Sequence[Caption]) -> None:
+        # One at a time: in a batch the last bits depend on the company, and a run that
+        # continues has other captions left to encode than one that was never stopped.
+        for caption in captions:
+            with torch.no_grad():
+                (encoded,) = self._text.encode([caption])
+            self._kept[caption] = encoded.detach()
+
+    def freeze(self, concept: str) -> None:
+        """A concept no longer trains: captions without another live one are constant now."""
+        self._live.discard(concept)
+
+    def settle(self, captions: Iterable[Caption]) -> None:
+        """Encode all that the run can still ask for, a last time, and release the encoder."""
+        self._keep([c for c in dict.fromkeys(captions) if c not in self._kept])
+        self._text.release()
+        self.settled = True

@@ -1,0 +1,40 @@
+/** The pack's routes and events. */
+import { api } from "../../../scripts/api.js";
+import { say } from "./words.js";
+
+/** Ask a route under /pivotal; the error of a refusal is the server's sentence. */
+async function ask(path, options) {
+  const response = await api.fetchApi(`/pivotal/${path}`, options).catch(() => {
+    // The browser's own sentence is in its language and names nothing.
+    throw new Error(say("The server cannot be reached."));
+  });
+  const answer = await response.json().catch(() => null);
+  if (!response.ok) throw new Error(answer?.error ?? say("The server answered {status}.", response));
+  return answer;
+}
+
+/** @param {string} path such as "runs" */
+export function get(path) {
+  return ask(path);
+}
+
+/** @param {string} path @param {object} body */
+export function post(path, body = {}) {
+  const headers = { "Content-Type": "application/json" };
+  return ask(path, { method: "POST", headers, body: JSON.stringify(body) });
+}
+
+/** The address of a picture that a route serves. */
+export function pictureAddress(path) {
+  return api.apiURL(`/pivotal/${path}`);
+}
+
+/** Call `listener` with the data of each `pivotal.<noun>` event. */
+export function on(noun, listener) {
+  api.addEventListener(`pivotal.${noun}`, (event) => listener(event.detail));
+}
+
+/** Call `listener` when the editor is connected again after a break. */
+export function onReconnected(listener) {
+  api.addEventListener("reconnected", listener);
+}

@@ -1,0 +1,211 @@
+/** The bottom panel that lists the runs and shows how one goes. */
+import { app } from "../../../scripts/app.js";
+import { on } from "../editor/api.js";
+import { colorOf, drawLines, short } from "./chart.js";
+import { make, setText } from "../editor/dom.js";
+import { showControls } from "./controls.js";
+import { showPreviews } from "./previews.js";
+import * as series from "./series.js";
+import { listen, listTrouble, refreshRun, runNames, runOf, watch } from "./store.js";
+import { opensPanel } from "../editor/settings.js";
+import { say, word } from "../editor/words.js";
+
+const CHARTS = [
+  ["loss", "loss"],
+  ["concepts", "loss of each concept"],
+  ["validation", "validation loss"],
+  ["norms", "gradient norm"],
+  ["rates", "learning rate"],
+  ["d", "Prodigy's d"],
+  ["movement", "way of the vectors"],
+];
+
+const TAB = "pivotal.runs";
+
+/** What is on the page while the panel is open. */
+let panel = null;
+
+export const bottomPanelTabs = [
+  {
+    id: TAB,
+    get title() {
+      return say("Training");
+    },
+    type: "custom",
+    render: open,
+    destroy: close,
+  },
+];
+
+/** The run whose start has been seen. */
+let started = null;
+
+export function setup() {
+  listen();
+  on("report", ({ run }) => {
+    if (run !== started && opensPanel() && !panel) {
+      app.extensionManager.command.execute(`Workspace.ToggleBottomPanelTab.${TAB}`);
+    }
+    started = run;
+  });
+  on("ended", () => {
+    started = null;
+  });
+}
+
+function open(container) {
+  close();
+  const list = make("div.pivotal-runs");
+  const status = make("div.pivotal-status", { role: "status" });
+  const controls = make("div.pivotal-controls");
+  const facts = make("div.pivotal-facts");
+  const charts = make("div.pivotal-charts", {}, ...CHARTS.map(chart));
+  const previews = make("div.pivotal-previews");
+  const detail = make("div.pivotal-detail", {}, status, controls, facts, charts, previews);
+  const root = make("div.pivotal-monitor", {}, list, detail);
+  container.replaceChildren(root);
+  panel = { root, list, status, controls, facts, charts, previews, chosen: null, follows: true };
+  panel.unwatch = watch((name) => {
+    if (name === null) showList();
+    else markState(name);
+    follow();
+    if (name === null || name === panel?.chosen) draw();
+  });
+  panel.resized = new ResizeObserver(draw);
+  panel.resized.observe(root);
+  showList();
+}
+
+function chart([kind, english]) {
+  const title = say(english);
+  const legend = make("div.pivotal-legend", {}, title);
+  const canvas = make("canvas.pivotal-chart", { data: { chart: kind } });
+  return make("div.pivotal-plot", { data: { kind, title } }, legend, canvas);
+}
+
+function close() {
+  panel?.unwatch();
+  panel?.resized.disconnect();
+  panel?.root.remove();
+  panel = null;
+}
+
+function showList() {
+  if (!panel) return;
+  const names = runNames();
+  panel.list.replaceChildren(...names.map(listed));
+  if (listTrouble()) panel.list.append(make("div.pivotal-trouble", {}, listTrouble()));
+  else if (!names.length) panel.list.append(say("No run yet: queue a graph with Train Concepts."));
+  follow();
+}
+
+/** Show the run that trains until somebody chooses another one. */
+function follow() {
+  if (!panel) return;
+  const names = runNames();
+  const running = names.find((name) => runOf(name).summary.state === "running");
+  if (panel.follows && running && running !== panel.chosen) choose(running);
+  else if (!panel.chosen && names.length) choose(names[0]);
+}
+
+function stateOf(name) {
+  const { state, step, steps } = runOf(name).summary;
+  return `${word(state)} ${step}/${steps}`;
+}
+
+function markState(name) {
+  const buttons = [...(panel?.list.querySelectorAll("button") ?? [])];
+  const label = buttons.find((button) => button.dataset.run === name)?.lastElementChild;
+  if (label) setText(label, stateOf(name));
+}
+
+function listed(name) {
+  const parts = [make("span", {}, name), make("small", {}, stateOf(name))];
+  const on = {
+    click() {
+      panel.follows = runOf(name).summary.state === "running";
+      choose(name);
+    },
+  };
+  const button = make("button.pivotal-run", { on, title: name, data: { run: name } }, ...parts);
+  button.classList.toggle("chosen", name === panel.chosen);
+  return button;
+}
+
+function choose(name) {
+  panel.chosen = name;
+  for (const button of panel.list.querySelectorAll("button")) {
+    button.classList.toggle("chosen", button.dataset.run === name);
+  }
+  refreshRun(name);
+}
+
+/** Draw once a frame at most, however many reports come. */
+function draw() {
+  if (!panel || panel.drawing) return;
+  panel.drawing = requestAnimationFrame(() => {
+    if (!panel) return;
+    panel.drawing = 0;
+    const run = runOf(panel.chosen);
+    if (run) show(run);
+  });
+}
+
+function show({ summary, reports, trouble }) {
+  setText(panel.status, series.statusLine(summary, reports));
+  showControls(panel.controls, summary);
+  panel.facts.replaceChildren(...facts(reports).map((text) => make("span", {}, text)));
+  if (trouble) panel.facts.append(make("span.pivotal-trouble", {}, trouble));
+  const marks = series.marks(reports);
+  for (const plot of panel.charts.children) showChart(plot, reports, marks);
+  showPreviews(panel.previews, summary.run, series.previewRows(reports));
+}
+
+/** What a glance should tell, in words. */
+function facts(reports) {
+  const found = [];
+  const loss = series.latest(reports, "loss");
+  const memory = series.latest(reports, "memory");
+  const trouble = series.latest(reports, "trouble");
+  if (typeof loss === "number") found.push(say("loss {loss}", { loss: short(loss) }));
+  if (memory) found.push(say("memory {size} GiB", { size: (memory / 2 ** 30).toFixed(1) }));
+  for (const [name, words] of series.nearestWords(reports)) {
+    found.push(say("{name} is near: {words}", { name, words }));
+  }
+  for (const { event, step, concept } of reports.filter((report) => report.event)) {
+    found.push(happened(event, step, concept));
+  }
+  return trouble ? [...found, trouble] : found;
+}
+
+function happened(event, step, concept) {
+  const said = { event: word(event), step, concept };
+  return say(concept ? "{event} of {concept} after step {step}" : "{event} after step {step}", said);
+}
+
+function showChart(plot, reports, marks) {
+  const { kind, title } = plot.dataset;
+  const [legend, canvas] = plot.children;
+  const lines = kind === "loss" ? lossLines(reports) : namedLines(reports, kind);
+  plot.hidden = !lines.length;
+  if (!lines.length) return;
+  const names = lines.filter(({ name }) => name);
+  const labels = names.map(({ name, color }) => make("b", { style: `color: ${color}` }, ` ${name}`));
+  legend.replaceChildren(title, ...labels);
+  canvas.dataset.points = String(lines[0].points.length);
+  drawLines(canvas, lines, { marks });
+}
+
+function lossLines(reports) {
+  const points = series.lossPoints(reports);
+  if (!points.length) return [];
+  return [
+    { points, color: "#8888", width: 1 },
+    { points: series.smoothed(points), color: colorOf(0), width: 2 },
+  ];
+}
+
+function namedLines(reports, kind) {
+  const found = [...series.pointsByName(reports, kind)];
+  return found.map(([name, points], index) => ({ name, points, color: colorOf(index) }));
+}

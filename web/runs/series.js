@@ -1,0 +1,94 @@
+/** A run's reports as lines to draw and facts to tell. */
+import { smooth } from "./chart.js";
+import { smoothing } from "../editor/settings.js";
+import { say, word } from "../editor/words.js";
+
+/** The loss of every step as [step, loss]. */
+export function lossPoints(reports) {
+  return reports.flatMap(({ step, losses }) =>
+    (losses ?? []).map((loss, index) => [step - losses.length + index + 1, loss]),
+  ).filter(([, loss]) => loss !== null);
+}
+
+/** Points with their exponential mean in place of their values. */
+export function smoothed(points) {
+  const means = smooth(points.map(([, y]) => y), smoothing());
+  return points.map(([x], index) => [x, means[index]]);
+}
+
+/** Points of each name of one kind of number, such as "norms"; of several encoders the first. */
+export function pointsByName(reports, kind) {
+  const found = new Map();
+  for (const report of reports) {
+    for (const [name, value] of Object.entries(report[kind] ?? {})) {
+      const number = typeof value === "object" && value ? Object.values(value)[0] : value;
+      if (typeof number !== "number") continue;
+      if (!found.has(name)) found.set(name, []);
+      found.get(name).push([report.step, number]);
+    }
+  }
+  return found;
+}
+
+/** The steps at which something happened to the run. */
+export function marks(reports) {
+  return reports.filter((report) => report.event).map((report) => report.step);
+}
+
+/** The last value that any report has under a name. */
+export function latest(reports, name) {
+  return reports.findLast((report) => report[name] !== undefined)?.[name];
+}
+
+/** The nearest words of each concept's vectors, where they are known. */
+export function nearestWords(reports) {
+  const last = reports.findLast((one) => one.nearest && Object.keys(one.nearest).length);
+  return Object.entries(last?.nearest ?? {}).map(([concept, encoders]) => {
+    const rows = Object.values(encoders)[0];
+    return [concept, rows.map((words) => words.join(", ")).join(" | ")];
+  });
+}
+
+/** Rows of previews: what each shows, and its pictures by step. */
+export function previewRows(reports) {
+  const rows = new Map();
+  for (const { step, previews } of reports) {
+    for (const { row, file, prompt, seed, without } of previews ?? []) {
+      if (!rows.has(row)) rows.set(row, { prompt, seed, without, pictures: new Map() });
+      rows.get(row).pictures.set(step, file);
+    }
+  }
+  return [...rows.values()];
+}
+
+/** Hours, minutes and seconds. */
+function duration(seconds) {
+  const whole = Math.round(seconds);
+  const [hours, minutes] = [Math.floor(whole / 3600), Math.floor((whole % 3600) / 60)];
+  if (hours) return say("{hours} h {minutes} min", { hours, minutes });
+  const rest = whole % 60;
+  if (minutes) return say("{minutes} min {rest} s", { minutes, rest });
+  return say("{rest} s", { rest });
+}
+
+/** How long it takes until the end. */
+export function timeLeft(seconds) {
+  return say("{time} left", { time: duration(seconds) });
+}
+
+/** How far a run is. */
+export function standing({ run, state, step, steps }) {
+  const said = { run, state: word(state), step, steps };
+  return say("{run}: {state}, step {step} of {steps}", said);
+}
+
+/** One line about where a run stands. */
+export function statusLine({ run, state, step, steps }, reports) {
+  const last = reports.findLast((report) => report.loss !== undefined);
+  const parts = [standing({ run, state, step, steps })];
+  if (last?.pace && state === "running") {
+    parts.push(say("{pace} s a step", { pace: last.pace.toFixed(2) }));
+    parts.push(timeLeft(last.pace * (steps - step)));
+  }
+  return parts.join(", ");
+}
