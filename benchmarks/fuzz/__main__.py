@@ -94,7 +94,8 @@ def report(blocks: dict[str, dict[str, Any]]) -> str:
             f"Python {platform.python_version()}, {platform.system()}, one process a block of "
             f"{BLOCK} seeds. `python3 dev.py bench fuzz` writes this; "
             "tests/harness/faults/fuzzing.py makes the files: bytes of real files changed, cut and "
-            "doubled, headers that lie, torch files that name code or claim more than they hold, odd names and texts.",
+            "doubled, headers that lie, torch files that name code or claim more than they hold, "
+            "odd names and texts.",
             "",
             "| | |",
             "|---|---|",
