@@ -21,7 +21,7 @@ class Complaint:
     """Whether the run has gone astray step by step, so that its last state is no good either"""
 
 
-class Health:
+class DivergenceCheck:
     """Looks at every step's loss and gradient norms in turn."""
 
     def __init__(self) -> None:

@@ -9,7 +9,7 @@ from comfy_api.latest import io, ui
 
 from ...bundles.bundle import Bundle
 from .. import sockets
-from ..host.evaluate.grid_run import Request, Result, compare_bundles, report_concepts
+from ..host.evaluate.grid_run import GridRequest, Result, compare_bundles, report_concepts
 from ..host.sampling import Sampling, sampler_names, scheduler_names
 from ..widget_text import lines, numbers, seed_numbers
 from . import scores
@@ -187,7 +187,7 @@ class CompareGrid(io.ComfyNode):
         bundle_4: Bundle | None = None,
     ) -> io.NodeOutput:
         result = compare_bundles(
-            Request(
+            GridRequest(
                 model=model,
                 clip=clip,
                 vae=vae,
@@ -272,7 +272,7 @@ class ConceptReport(io.ComfyNode):
         cell_size: int,
         filename_prefix: str,
     ) -> io.NodeOutput:
-        request = Request(
+        request = GridRequest(
             model=model,
             clip=clip,
             vae=vae,

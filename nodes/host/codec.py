@@ -7,7 +7,7 @@ import torch
 from comfy.sd import VAE
 from torch import Tensor
 
-from .run.run_folder import model_digest
+from .digests import model_digest
 
 AT_ONCE = 1024 * 1024
 """Pixels that are encoded at once on a GPU: one picture as SDXL takes it, or four of SD1.5's."""

@@ -12,7 +12,7 @@ from ...training.optimizers.choices import EMBEDDING_OPTIMIZER, OptimizerConfig
 from ...training.optimizers.schedule import Schedule
 from .. import sockets
 from ..host.bundle.apply import apply_bundle
-from ..host.run.drive import Trained, run_training
+from ..host.run.drive import RunResult, run_training
 from ..host.run.request import Checkpointing, Request
 
 
@@ -271,7 +271,7 @@ class TrainConcepts(io.ComfyNode):
         return given(model, clip, run_training(model, clip, vae, request))
 
 
-def given(model: Any, clip: Any, trained: Trained) -> io.NodeOutput:
+def given(model: Any, clip: Any, trained: RunResult) -> io.NodeOutput:
     """The bundle by itself, applied to the models, and in the forms that core nodes take."""
     origin = f"the run {trained.folder.name}"
     new_model, new_clip, _, _ = apply_bundle(model, clip, trained.bundle, origin=origin)

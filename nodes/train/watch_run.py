@@ -12,7 +12,7 @@ from ..evaluate.compare import sampling_inputs
 from ..host.run.continuation import Origin, checkpoint_names, parse_checkpoint
 from ..host.run.plots import newest_run, plot_run
 from ..host.run.previews import PreviewConfig
-from ..host.run.request import Validation as ValidationRequest
+from ..host.run.request import HeldOut
 from ..host.sampling import Sampling
 from ..widget_text import lines, seed_numbers
 
@@ -178,7 +178,7 @@ class Validation(io.ComfyNode):
             patience=patience,
             pivot_patience=pivot_patience,
         )
-        return io.NodeOutput(ValidationRequest(config=config, dataset=dataset, hold_out=hold_out))
+        return io.NodeOutput(HeldOut(config=config, dataset=dataset, hold_out=hold_out))
 
 
 class ContinueRun(io.ComfyNode):

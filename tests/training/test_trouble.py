@@ -13,7 +13,7 @@ from pack.training.loop import TrainConfig, train
 from pack.training.objective import ObjectiveConfig, Prior
 from pack.training.run import clear_broken
 from pack.training.state import load_state, save_state
-from pack.training.trouble import EXPLODED, WINDOW, Health
+from pack.training.trouble import EXPLODED, WINDOW, DivergenceCheck
 from pack.training.words.concepts import Concept
 from training.toys import ToyDenoiser, same, toy_data, toy_parts, trained
 
@@ -102,21 +102,21 @@ def test_a_gradient_that_is_no_number_leaves_the_parameters_whole(monkeypatch):
 
 
 def test_the_complaint_says_which_part():
-    sentence = Health().complaint(7, 0.1, {"adapters": math.nan, "embeddings": 0.2}).sentence
+    sentence = (
+        DivergenceCheck().complaint(7, 0.1, {"adapters": math.nan, "embeddings": 0.2}).sentence
+    )
     assert sentence.startswith("Step 7: the gradient of the adapters is not a number any more")
     assert "embeddings" not in sentence
-    both = Health().complaint(3, math.inf, {"adapters": math.inf, "embeddings": math.nan})
+    both = DivergenceCheck().complaint(3, math.inf, {"adapters": math.inf, "embeddings": math.nan})
     assert "the loss and the gradient of the adapters and the gradient of the emb" in both.sentence
     assert not both.exploded
 
 
 def test_a_loss_that_stays_far_above_what_was_usual_has_exploded():
-    health = Health()
+    check = DivergenceCheck()
     for step in range(10 * WINDOW):
         # Single steps of a diffusion loss differ by a lot.
-        assert health.complaint(step, 5.0 if step % 10 == 0 else 0.05, {"adapters": 1.0}) is None
-    found = [
-        health.complaint(step, 0.5 * EXPLODED * 2, {"adapters": 1.0}) for step in range(WINDOW)
-    ]
+        assert check.complaint(step, 5.0 if step % 10 == 0 else 0.05, {"adapters": 1.0}) is None
+    found = [check.complaint(step, 0.5 * EXPLODED * 2, {"adapters": 1.0}) for step in range(WINDOW)]
     complaint = next(one for one in found if one)
     assert complaint.exploded and "exploded" in complaint.sentence

@@ -12,8 +12,8 @@ from comfy.sd1_clip import SDClipModel
 from PIL import Image, ImageOps
 
 from ....training.dataset.captioning.ask import Asking
+from ..digests import model_digest
 from ..images import as_image
-from ..run.run_folder import model_digest
 
 
 class ClipCaptioner:

@@ -20,9 +20,9 @@ from ....training.dataset.framing import Framing
 from ....training.dataset.pictures.decode import open_small
 from ....training.dataset.records import Box, Dataset, Record
 from ....training.words.concepts import Concept
+from ..digests import model_digest
 from ..evaluate.features import encoded
 from ..images import as_image, keep_picture
-from ..run.run_folder import model_digest
 from ..storage import file_facts
 from ..text.tokenizer import PLAIN, takes_vectors, with_names
 

@@ -27,7 +27,7 @@ OTHER_COLUMN = "another name in its place"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Request:
+class GridRequest:
     """What to sample, and how."""
 
     model: ModelPatcher
@@ -87,7 +87,7 @@ class Sheet:
 
 
 def compare_bundles(
-    request: Request,
+    request: GridRequest,
     bundles: Sequence[Bundle | None],
     labels: Sequence[str],
     strengths: Sequence[float],
@@ -113,7 +113,7 @@ def compare_bundles(
     return _result(request, sheet, cells, down, across, report)
 
 
-def report_concepts(request: Request, bundle: Bundle) -> Result:
+def report_concepts(request: GridRequest, bundle: Bundle) -> Result:
     """Each name of a bundle, without it (with the LoRA and on the base), and the next name."""
     names = list(bundle.embeddings)
     if not names:
@@ -170,18 +170,20 @@ def _trigger(name: str) -> str:
     return f"embedding:{name}"
 
 
-def _base(request: Request, label: str) -> Column:
+def _base(request: GridRequest, label: str) -> Column:
     return Column(label=label, model=request.model, clip=request.clip)
 
 
-def _tuned(request: Request, bundle: Bundle, label: str, strength: float) -> Column:
+def _tuned(request: GridRequest, bundle: Bundle, label: str, strength: float) -> Column:
     model, clip, names, notes = apply_bundle(
         request.model, request.clip, bundle, strength_model=strength, strength_clip=strength
     )
     return Column(label=label, model=model, clip=clip, names=names, notes=notes)
 
 
-def _shot(request: Request, column: Column, prompt: str, seed: int, known: Collection[str]) -> Shot:
+def _shot(
+    request: GridRequest, column: Column, prompt: str, seed: int, known: Collection[str]
+) -> Shot:
     return Shot(
         model=column.model,
         clip=column.clip,
@@ -191,7 +193,7 @@ def _shot(request: Request, column: Column, prompt: str, seed: int, known: Colle
     )
 
 
-def _spelled(request: Request, column: Column, text: str, seed: int) -> Shot:
+def _spelled(request: GridRequest, column: Column, text: str, seed: int) -> Shot:
     """The first prompt with a text in place of `{name}`."""
     return Shot(
         model=column.model,
@@ -202,7 +204,7 @@ def _spelled(request: Request, column: Column, text: str, seed: int) -> Shot:
     )
 
 
-def _make(request: Request, cells: Sequence[Sequence[Shot]]) -> Sheet:
+def _make(request: GridRequest, cells: Sequence[Sequence[Shot]]) -> Sheet:
     """Column by column, so that a bundle's patches are put on once; equal shots are made once."""
     shots = list(dict.fromkeys(shot for column in zip(*cells, strict=True) for shot in column))
     started = time.monotonic()
@@ -212,7 +214,7 @@ def _make(request: Request, cells: Sequence[Sequence[Shot]]) -> Sheet:
 
 
 def _result(
-    request: Request,
+    request: GridRequest,
     sheet: Sheet,
     cells: Sequence[Sequence[Shot]],
     down: Sequence[str],
@@ -236,23 +238,23 @@ def _picture(pixels: Tensor, largest_side: int) -> Image.Image:
     return made
 
 
-def _row_label(request: Request, prompt: str, seed: int) -> str:
+def _row_label(request: GridRequest, prompt: str, seed: int) -> str:
     return f"{prompt}\nseed {seed}" if len(request.seeds) > 1 else prompt
 
 
-def _concept_label(request: Request, name: str, seed: int, word: str, other: str) -> str:
+def _concept_label(request: GridRequest, name: str, seed: int, word: str, other: str) -> str:
     lines = [name, f'without: "{word}"' if word else "without: nothing"]
     lines += [f"other: {other}"] if other != name else []
     return "\n".join([*lines, f"seed {seed}"])
 
 
-def _words(request: Request, bundle: Bundle) -> dict[str, str]:
+def _words(request: GridRequest, bundle: Bundle) -> dict[str, str]:
     """What stands for each name when it is left out: the given word, or what it started from."""
     initial = {entry.name: entry.initial for entry in bundle.entries}
     return {name: request.without or initial.get(name, "") for name in bundle.embeddings}
 
 
-def _headline(request: Request, sheet: Sheet) -> str:
+def _headline(request: GridRequest, sheet: Sheet) -> str:
     return f"{len(sheet.pictures)} pictures in {sheet.seconds:.1f} s: {request.sampling.text()}"
 
 

@@ -31,6 +31,7 @@ from ..codec import HostLatentCodec
 from ..denoiser.budget import plan_run
 from ..denoiser.families import check_clip, check_guidance, check_trainable, check_vae, family_of
 from ..denoiser.port import HostDenoiser
+from ..digests import model_digest
 from ..older import device_context, is_oom
 from ..text.port import HostTextEncoder
 from .keeper import Keeper, without_verdicts
@@ -39,7 +40,7 @@ from .prepare import make_parts
 from .previews import Previewer
 from .reporter import Reporter
 from .request import Checkpointing, Request
-from .run_folder import RunFolder, find_run_folder, model_digest
+from .run_folder import RunFolder, find_run_folder
 from .watch import Watch
 
 LOG = logging.getLogger(__name__)
@@ -47,7 +48,7 @@ Steps = Generator[StepReport, Sequence[Command] | None, None]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Trained:
+class RunResult:
     """What a run gives back."""
 
     bundle: Bundle
@@ -63,7 +64,7 @@ def gradients() -> Iterator[None]:
         yield
 
 
-def run_training(model: ModelPatcher, clip: CLIP, vae: VAE, request: Request) -> Trained:
+def run_training(model: ModelPatcher, clip: CLIP, vae: VAE, request: Request) -> RunResult:
     """Check the request, train it and return its bundle; the models come back as they were.
 
     A run that was stopped goes on from its checkpoint; one that is finished is read again.
@@ -105,19 +106,19 @@ def is_finished(folder: RunFolder, steps: int) -> bool:
     return progress.get("steps") == steps or finished >= steps
 
 
-def _read(folder: RunFolder) -> Trained:
+def _read(folder: RunFolder) -> RunResult:
     """A finished run as it left its folder."""
     state = folder.load()
     losses = list(state.losses) if state else []
     report = f"This run was finished before.\n{folder.report.read_text(encoding='utf-8').strip()}"
-    return Trained(
+    return RunResult(
         bundle=load_bundle(folder.bundle), losses=losses, report=report, folder=folder.path
     )
 
 
 def _train(
     model: ModelPatcher, clip: CLIP, vae: VAE, request: Request, folder: RunFolder, live: LiveRun
-) -> Trained:
+) -> RunResult:
     """Train from the folder's checkpoint, if any, to the end, and leave the result there."""
     text = HostTextEncoder(clip)
     denoiser = HostDenoiser(
@@ -155,7 +156,7 @@ def _train(
     if losses:
         report += folder.leave_peft(keeper.peft)
         folder.finish(result, report, loss_plot(losses), progress)
-    return Trained(bundle=result, losses=losses, report=report, folder=folder.path)
+    return RunResult(bundle=result, losses=losses, report=report, folder=folder.path)
 
 
 def _start(folder: RunFolder, request: Request) -> RunState | None:

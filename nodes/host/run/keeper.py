@@ -16,8 +16,8 @@ from ....training.run import Run
 from ....training.state import RunState, averages
 from .live import FINISH
 from .numbers import Course
-from .prepare import make_bundle, make_peft
 from .request import Request
+from .result import make_bundle, make_peft
 from .run_folder import RunFolder
 
 BEST = "best."

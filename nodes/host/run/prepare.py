@@ -1,16 +1,14 @@
-"""The parts of a run made from a request, and the bundle made from trained parts."""
+"""What a run trains and draws from: adapters, vectors, and pictures with their captions."""
 
 from __future__ import annotations
 
-from contextlib import nullcontext
+from contextlib import closing, nullcontext
 from dataclasses import replace
 
+import comfy.model_management as management
 import torch
 from torch import Tensor
 
-from ....bundles.bundle import Bundle, Entry
-from ....bundles.layers.generic import KOHYA_FAMILIES
-from ....bundles.layers.peft_keys import to_peft
 from ....training.adapters import (
     MODEL,
     TEXT,
@@ -18,19 +16,27 @@ from ....training.adapters import (
     AdapterConfig,
     build_chosen,
     choose_layers,
-    export_adapters,
 )
-from ....training.adapters.dora import Axis, Dora, peft_tensors
 from ....training.adapters.trilora import TriLoraConfig
+from ....training.data import TrainingData
+from ....training.dataset.batches import Batches
+from ....training.dataset.captions.texts import texts_of
+from ....training.dataset.framing import Framing
+from ....training.dataset.pictures.buckets import latent_mask
+from ....training.dataset.pictures.crops import plan_crops
+from ....training.dataset.pictures.latents import LatentCache, encode_latents
+from ....training.dataset.records import Dataset
 from ....training.objective import Prior
+from ....training.ports import Caption
 from ....training.run import Parts
-from ....training.words.concepts import with_negatives
+from ....training.words.concepts import parse_caption, with_negatives
 from ....training.words.vectors import initial_vectors
 from ..codec import HostLatentCodec
 from ..denoiser.port import HostDenoiser
 from ..denoiser.singular_values import kept_spectra
+from ..folders import user_folder
+from ..storage import file_facts
 from ..text.port import HostTextEncoder
-from .materials import make_data
 from .request import Request
 
 
@@ -78,36 +84,65 @@ def make_adapters(
         }
 
 
-def make_peft(parts: Parts, family: str) -> dict[str, Tensor]:
-    """The DoRA layers of a UNet that train lengths of rows, for diffusers; empty for all else."""
-    rows = {
-        name: peft_tensors(adapter)
-        for name, adapter in parts.adapters.items()
-        if isinstance(adapter, Dora) and adapter.axis is Axis.OUTPUT
-    }
-    return to_peft(rows, family) if rows and family in KOHYA_FAMILIES else {}
-
-
-def make_bundle(request: Request, parts: Parts, family: str, base: str = "") -> Bundle:
-    """What was trained, with its recipe and the digest of the model that it was trained on."""
-    lora: dict[str, Tensor] = {}
-    if request.adapter:
-        lora |= export_adapters(request.adapter, parts.adapters, MODEL)
-        lora |= export_adapters(request.adapter, parts.text_adapters, TEXT)
-    embeddings = {
-        name: {
-            key: rows.detach().to("cpu", torch.float32, copy=True) for key, rows in vectors.items()
-        }
-        for name, vectors in parts.vectors.items()
-    }
-    entries = [
-        Entry(name=c.final_name, initial=c.initial, placeholder=c.placeholder)
-        for c in with_negatives(request.concepts)
+def make_data(
+    request: Request, dataset: Dataset, codec: HostLatentCodec, seed: int, batch_size: int
+) -> TrainingData:
+    """Everything a run draws from; only what no earlier run has encoded is decoded."""
+    default = Framing(resolution=request.resolution)
+    plans = plan_crops(dataset.records, default)
+    owners = [item for item, crops in enumerate(plans) for _ in crops]
+    crops = [crop for each in plans for crop in each]
+    latents = _latents(dataset, codec, crops, owners)
+    records = [dataset.records[owner] for owner in owners]
+    floors = [(record.framing or default).mask_floor for record in records]
+    masks = [
+        latent_mask(record, crop, latent.shape[-2:], floor, codec.step)
+        for record, crop, latent, floor in zip(records, crops, latents, floors, strict=True)
     ]
-    return Bundle(
-        family=family,
-        lora=lora,
-        embeddings=embeddings,
-        entries=tuple(entries),
-        recipe=request.recipe() | ({"base_model": base} if base else {}),
+    captions, texts = _captions(request, dataset, seed)
+    return TrainingData(
+        latents=latents,
+        captions=captions,
+        crops=crops,
+        masks=masks if any(mask is not None for mask in masks) else (),
+        views=_spread(plans) if len(crops) > len(plans) else (),
+        texts=texts,
+        batches=Batches(
+            # All views of a picture have its bucket.
+            [(each[0].width, each[0].height) for each in plans],
+            [record.repeats for record in dataset.records],
+            batch_size,
+            seed,
+        ),
     )
+
+
+def _latents(
+    dataset: Dataset, codec: HostLatentCodec, crops: list, owners: list[int]
+) -> list[Tensor]:
+    cache = LatentCache(user_folder("latents"), codec.digest(), file_facts())
+    made: dict[int, Tensor] = {}
+    encoded = encode_latents(dataset, crops, codec, owners=owners, cache=cache)
+    with closing(cache.store), torch.no_grad():
+        for index, latent in encoded:
+            management.throw_exception_if_processing_interrupted()
+            made[index] = latent
+    return [made[index] for index in range(len(crops))]
+
+
+def _captions(
+    request: Request, dataset: Dataset, seed: int
+) -> tuple[list[Caption], list[tuple[int, ...]]]:
+    """Every text of the run, and which of them belong to each picture; () when one each."""
+    spelled = [texts_of(record, seed) for record in dataset.records]
+    captions = [parse_caption(text, request.concepts) for row in spelled for text in row]
+    return captions, _spread(spelled) if len(captions) > len(spelled) else []
+
+
+def _spread(rows: list) -> list[tuple[int, ...]]:
+    """Indices of each row's entries in the flat list of all."""
+    ends, start = [], 0
+    for row in rows:
+        ends.append(tuple(range(start, start + len(row))))
+        start += len(row)
+    return ends

@@ -47,7 +47,7 @@ class PreviewConfig:
 
 
 @dataclass(frozen=True, slots=True)
-class Shot:
+class PreviewShot:
     """One picture to draw."""
 
     label: str
@@ -98,7 +98,7 @@ class Previewer:
         self._spent += self._cost
         return told
 
-    def _draw(self, run: Run, shot: Shot) -> Image.Image:
+    def _draw(self, run: Run, shot: PreviewShot) -> Image.Image:
         conditions = self._conditions(run, shot.caption), self._conditions(run, self._negative)
         with self._denoiser.sampling() as model:
             latent = sample(model, conditions, self._config.sampling, shot.seed, stop_on_cancel)
@@ -115,7 +115,7 @@ class Previewer:
         return self._kept[caption]
 
 
-def shots(config: PreviewConfig, concepts: Sequence[Concept]) -> Iterator[Shot]:
+def shots(config: PreviewConfig, concepts: Sequence[Concept]) -> Iterator[PreviewShot]:
     """Each prompt and seed with all its concepts and, where wanted, without each in turn."""
     words = {c.final_name: c.class_word or c.initial for c in concepts}
     for number, prompt in enumerate(config.prompts, start=1):
@@ -125,13 +125,13 @@ def shots(config: PreviewConfig, concepts: Sequence[Concept]) -> Iterator[Shot]:
         caption = parse_caption(spelled, concepts)
         for seed in config.seeds:
             label = f"p{number}_s{seed}"
-            yield Shot(label, prompt, caption, seed, "")
+            yield PreviewShot(label, prompt, caption, seed, "")
             for place, name in enumerate(sorted(mentioned(caption)) if config.without else []):
                 bare = tuple(
                     words[name] if isinstance(part, Mention) and part.concept == name else part
                     for part in caption
                 )
-                yield Shot(f"{label}_without{place + 1}", prompt, bare, seed, name)
+                yield PreviewShot(f"{label}_without{place + 1}", prompt, bare, seed, name)
 
 
 def stop_on_cancel(*_: Any) -> None:

@@ -15,8 +15,7 @@ from ....training.loop import Parts, StepReport
 from ..events import send_event
 from ..text.port import HostTextEncoder
 from .live import LiveRun
-from .mailbox import Mailbox
-from .numbers import Course, Numbers
+from .numbers import Course, Mailbox, Numbers
 from .run_folder import RunFolder
 
 SECONDS_BETWEEN_REPORTS = 0.5

@@ -37,7 +37,7 @@ from .previews import PreviewConfig
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Validation:
+class HeldOut:
     """What a run is validated on: pictures of their own, or some of its training pictures."""
 
     config: ValidationConfig
@@ -71,7 +71,7 @@ class Request:
     keep_checkpoints: int = 3
     """The newest that are kept; 0 keeps all"""
     previews: PreviewConfig | None = None
-    validation: Validation | None = None
+    validation: HeldOut | None = None
     origin: Origin | None = None
     """The checkpoint of another run that this one starts from"""
     node: str = ""

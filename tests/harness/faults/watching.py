@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from pack.nodes.host.run import drive as runs
-from pack.nodes.host.run.mailbox import Mailbox
+from pack.nodes.host.run.numbers import Mailbox
 
 READS = ("item", "tolist", "numpy", "cpu", "__bool__", "__float__", "__int__", "__index__")
 """What makes the CPU wait for the device when it is asked of a tensor there"""

@@ -17,7 +17,8 @@ from pack.bundles.files.safetensors import replace_safetensors
 from pack.bundles.layers.generic import diffusers_module
 from pack.bundles.save import Container, save_bundle
 from pack.nodes.host.denoiser.port import HostDenoiser
-from pack.nodes.host.run.prepare import make_adapters, make_peft
+from pack.nodes.host.run.prepare import make_adapters
+from pack.nodes.host.run.result import make_peft
 from pack.nodes.host.text.port import HostTextEncoder
 from pack.training.adapters import MODEL, AdapterConfig, export_adapters
 from pack.training.adapters.dora import Axis, DoraConfig

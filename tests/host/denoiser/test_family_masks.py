@@ -17,7 +17,7 @@ from harness.host.trial import SMALL, Models, load_small
 from pack.nodes.host.codec import HostLatentCodec
 from pack.nodes.host.denoiser.port import HostDenoiser
 from pack.nodes.host.run.drive import gradients
-from pack.nodes.host.run.materials import make_data
+from pack.nodes.host.run.prepare import make_data
 from pack.nodes.host.run.request import Request
 from pack.nodes.host.text.port import HostTextEncoder
 from pack.training.data import TrainingData, draw_batch

@@ -12,7 +12,7 @@ from harness.host.runner import Loaded
 from pack.bundles.bundle import Bundle
 from pack.nodes.host.bundle.apply import apply_bundle
 from pack.nodes.host.denoiser.port import HostDenoiser
-from pack.nodes.host.run.run_folder import model_digest
+from pack.nodes.host.digests import model_digest
 from pack.nodes.host.text.port import HostTextEncoder
 from pack.training.adapters import build_adapters, export_adapters
 from pack.training.adapters.trilora import Core, Sigma, TriLoraConfig

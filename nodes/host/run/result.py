@@ -1,0 +1,50 @@
+"""What a run has trained, as a bundle and as a file for diffusers."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from ....bundles.bundle import Bundle, Entry
+from ....bundles.layers.generic import KOHYA_FAMILIES
+from ....bundles.layers.peft_keys import to_peft
+from ....training.adapters import MODEL, TEXT, export_adapters
+from ....training.adapters.dora import Axis, Dora, peft_tensors
+from ....training.run import Parts
+from ....training.words.concepts import with_negatives
+from .request import Request
+
+
+def make_peft(parts: Parts, family: str) -> dict[str, Tensor]:
+    """The DoRA layers of a UNet that train lengths of rows, for diffusers; empty for all else."""
+    rows = {
+        name: peft_tensors(adapter)
+        for name, adapter in parts.adapters.items()
+        if isinstance(adapter, Dora) and adapter.axis is Axis.OUTPUT
+    }
+    return to_peft(rows, family) if rows and family in KOHYA_FAMILIES else {}
+
+
+def make_bundle(request: Request, parts: Parts, family: str, base: str = "") -> Bundle:
+    """What was trained, with its recipe and the digest of the model that it was trained on."""
+    lora: dict[str, Tensor] = {}
+    if request.adapter:
+        lora |= export_adapters(request.adapter, parts.adapters, MODEL)
+        lora |= export_adapters(request.adapter, parts.text_adapters, TEXT)
+    embeddings = {
+        name: {
+            key: rows.detach().to("cpu", torch.float32, copy=True) for key, rows in vectors.items()
+        }
+        for name, vectors in parts.vectors.items()
+    }
+    entries = [
+        Entry(name=c.final_name, initial=c.initial, placeholder=c.placeholder)
+        for c in with_negatives(request.concepts)
+    ]
+    return Bundle(
+        family=family,
+        lora=lora,
+        embeddings=embeddings,
+        entries=tuple(entries),
+        recipe=request.recipe() | ({"base_model": base} if base else {}),
+    )
