@@ -15,8 +15,8 @@ ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / "docs" / "nodes.md"
 HEAD = """# Nodes
 
-Ids, inputs and outputs of every node. Saved workflows rely on them: inputs are never renamed or
-reordered, new ones come at the end. Each node's help page, in `web/docs`, says what they mean.
+The ids, inputs and outputs of every node. Saved workflows rely on them, so inputs are never renamed
+or reordered, and new ones are added at the end. The help pages in `web/docs` explain them.
 """
 
 
