@@ -15,6 +15,7 @@ pytest.importorskip("comfy_api", reason="needs ComfyUI: set PIVOTAL_COMFYUI")
 pytestmark = pytest.mark.host
 
 from pack.nodes.extension import NODES  # noqa: E402
+from pack.training.series import SERIES  # noqa: E402
 
 ROOT = Path(__file__).resolve().parents[1]
 LOCALES, WEB = ROOT / "locales", ROOT / "web"
@@ -179,7 +180,7 @@ def test_names_and_descriptions_hold_no_sign_that_the_editor_reads_as_a_command(
 
 
 def spoken() -> set[str]:
-    """Every text that the pages of the editor hand to `say` or `word`."""
+    """Every text that the pages of the editor hand to `say` or `word`, the server's included."""
     source = "\n".join(path.read_text(encoding="utf-8") for path in sorted(WEB.rglob("*.js")))
     text = r"""("(?:[^"\\]|\\.)*"|'[^']*')"""
     found = re.findall(rf"\bsay\(\s*(?:\w+ \? )?{text}", source)
@@ -190,7 +191,10 @@ def spoken() -> set[str]:
     parts = {
         one for entry in found for one in ([entry] if isinstance(entry, str) else entry) if one
     }
-    return {part[1:-1] for part in parts if " " in part or part[1:2].isalpha()} | FROM_SERVER
+    spelled = {part[1:-1] for part in parts if " " in part or part[1:2].isalpha()}
+    return (
+        spelled | FROM_SERVER | {text for one in SERIES for text in (one.title, one.unit) if text}
+    )
 
 
 NOT_SPOKEN = re.compile(r"^(Pivotal[_.].*|pivotal\..*|\(connected bundle\)|https://.*|en)$")

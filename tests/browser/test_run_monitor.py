@@ -14,8 +14,9 @@ from playwright.sync_api import expect
 
 from harness.editor.editor import Editor
 from harness.host.server import Server
+from training import test_series as reported
 
-POINTS = "canvas[data-chart=loss]"
+POINTS = "canvas[data-chart=losses]"
 LIST = re.compile("/pivotal/runs$")
 JOURNAL = re.compile(r"/pivotal/runs/[^/]+\?after=")
 
@@ -34,6 +35,19 @@ def wait_for_more(editor: Editor, selector: str, than: int = 1) -> int:
         "([s, n]) => Number(document.querySelector(s)?.dataset.points) > n", arg=[selector, than]
     )
     return int(editor.page.locator(selector).first.get_attribute("data-points"))
+
+
+def test_the_page_reads_the_same_points_from_reports_as_the_plots_do(editor: Editor):
+    found = editor.page.evaluate(
+        """async ([lines, keys]) => {
+          const served = await (await fetch('/extensions')).json()
+          const series = await import(served.find(path => path.endsWith('/runs/series.js')))
+          return keys.map(key => [...series.pointsOf(lines, key)])
+        }""",
+        [reported.LINES, list(reported.POINTS)],
+    )
+    pairs = [{name: [tuple(p) for p in points] for name, points in one} for one in found]
+    assert dict(zip(reported.POINTS, pairs, strict=True)) == reported.POINTS
 
 
 def start(editor: Editor, name: str) -> str:

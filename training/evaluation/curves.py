@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 
 from PIL import Image, ImageDraw
 
+from ..series import LOSS
+
 SIZE = (960, 480)
 MARGIN = 56
 SMOOTHING = 0.95
@@ -17,11 +19,16 @@ Points = Sequence[tuple[float, float]]
 
 
 def loss_plot(losses: Sequence[float]) -> Image.Image:
-    """Raw losses in gray and their exponential mean in blue over the steps, 960 x 480."""
-    known = [(step, loss) for step, loss in enumerate(losses, start=1) if math.isfinite(loss)]
-    steps, values = zip(*known or [(1, 0.0)], strict=True)
-    smooth = list(zip(steps, exponential_mean(values, SMOOTHING), strict=True))
-    return line_plot("loss, and its exponential mean", {"": smooth}, list(zip(steps, values)))  # noqa: B905
+    """The loss of every step."""
+    return mean_plot(LOSS.title, list(enumerate(losses, start=1)))
+
+
+def mean_plot(title: str, points: Points) -> Image.Image:
+    """Raw values in gray and their exponential mean in blue over the steps, 960 x 480."""
+    finite = [(step, value) for step, value in points if math.isfinite(value)] or [(1.0, 0.0)]
+    means = exponential_mean([value for _, value in finite], SMOOTHING)
+    smooth = [(step, mean) for (step, _), mean in zip(finite, means, strict=True)]
+    return line_plot(f"{title}, and its exponential mean", {"": smooth}, finite)
 
 
 def line_plot(title: str, series: Mapping[str, Points], raw: Points = ()) -> Image.Image:

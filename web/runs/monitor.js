@@ -6,19 +6,9 @@ import { make, setText } from "../editor/dom.js";
 import { showControls } from "./controls.js";
 import { showPreviews } from "./previews.js";
 import * as series from "./series.js";
-import { listen, listTrouble, refreshRun, runNames, runOf, watch } from "./store.js";
+import { listen, listTrouble, refreshRun, runNames, runOf, seriesList, watch } from "./store.js";
 import { opensPanel } from "../editor/settings.js";
 import { say, word } from "../editor/words.js";
-
-const CHARTS = [
-  ["loss", "loss"],
-  ["concepts", "loss of each concept"],
-  ["validation", "validation loss"],
-  ["norms", "gradient norm"],
-  ["rates", "learning rate"],
-  ["d", "Prodigy's d"],
-  ["movement", "way of the vectors"],
-];
 
 const TAB = "pivotal.runs";
 
@@ -59,7 +49,7 @@ function open(container) {
   const status = make("div.pivotal-status", { role: "status" });
   const controls = make("div.pivotal-controls");
   const facts = make("div.pivotal-facts");
-  const charts = make("div.pivotal-charts", {}, ...CHARTS.map(chart));
+  const charts = make("div.pivotal-charts");
   const previews = make("div.pivotal-previews");
   const detail = make("div.pivotal-detail", {}, status, controls, facts, charts, previews);
   const root = make("div.pivotal-monitor", {}, list, detail);
@@ -76,11 +66,9 @@ function open(container) {
   showList();
 }
 
-function chart([kind, english]) {
-  const title = say(english);
-  const legend = make("div.pivotal-legend", {}, title);
-  const canvas = make("canvas.pivotal-chart", { data: { chart: kind } });
-  return make("div.pivotal-plot", { data: { kind, title } }, legend, canvas);
+function chart({ key }) {
+  const canvas = make("canvas.pivotal-chart", { data: { chart: key } });
+  return make("div.pivotal-plot", {}, make("div.pivotal-legend"), canvas);
 }
 
 function close() {
@@ -157,7 +145,9 @@ function show({ summary, reports, trouble }) {
   panel.facts.replaceChildren(...facts(reports).map((text) => make("span", {}, text)));
   if (trouble) panel.facts.append(make("span.pivotal-trouble", {}, trouble));
   const marks = series.marks(reports);
-  for (const plot of panel.charts.children) showChart(plot, reports, marks);
+  const kinds = seriesList();
+  if (panel.charts.children.length !== kinds.length) panel.charts.replaceChildren(...kinds.map(chart));
+  kinds.forEach((kind, index) => showChart(panel.charts.children[index], kind, reports, marks));
   showPreviews(panel.previews, summary.run, series.previewRows(reports));
 }
 
@@ -183,29 +173,27 @@ function happened(event, step, concept) {
   return say(concept ? "{event} of {concept} after step {step}" : "{event} after step {step}", said);
 }
 
-function showChart(plot, reports, marks) {
-  const { kind, title } = plot.dataset;
+function showChart(plot, { key, title, unit, smooth }, reports, marks) {
   const [legend, canvas] = plot.children;
-  const lines = kind === "loss" ? lossLines(reports) : namedLines(reports, kind);
-  plot.hidden = !lines.length;
-  if (!lines.length) return;
+  const points = series.pointsOf(reports, key);
+  plot.hidden = !points.size;
+  if (plot.hidden) return;
+  const lines = smooth ? smoothLines(points.get("")) : namedLines(points);
   const names = lines.filter(({ name }) => name);
   const labels = names.map(({ name, color }) => make("b", { style: `color: ${color}` }, ` ${name}`));
-  legend.replaceChildren(title, ...labels);
+  legend.replaceChildren([title, unit].filter(Boolean).map(word).join(", "), ...labels);
   canvas.dataset.points = String(lines[0].points.length);
   drawLines(canvas, lines, { marks });
 }
 
-function lossLines(reports) {
-  const points = series.lossPoints(reports);
-  if (!points.length) return [];
+/** Values that scatter: thin, under their exponential mean. */
+function smoothLines(points) {
   return [
     { points, color: "#8888", width: 1 },
     { points: series.smoothed(points), color: colorOf(0), width: 2 },
   ];
 }
 
-function namedLines(reports, kind) {
-  const found = [...series.pointsByName(reports, kind)];
-  return found.map(([name, points], index) => ({ name, points, color: colorOf(index) }));
+function namedLines(points) {
+  return [...points].map(([name, line], index) => ({ name, points: line, color: colorOf(index) }));
 }

@@ -5,9 +5,7 @@ import { say, word } from "../editor/words.js";
 
 /** The loss of every step as [step, loss]. */
 export function lossPoints(reports) {
-  return reports.flatMap(({ step, losses }) =>
-    (losses ?? []).map((loss, index) => [step - losses.length + index + 1, loss]),
-  ).filter(([, loss]) => loss !== null);
+  return pointsOf(reports, "losses").get("") ?? [];
 }
 
 /** Points with their exponential mean in place of their values. */
@@ -16,18 +14,34 @@ export function smoothed(points) {
   return points.map(([x], index) => [x, means[index]]);
 }
 
-/** Points of each name of one kind of number, such as "norms"; of several encoders the first. */
-export function pointsByName(reports, kind) {
-  const found = new Map();
-  for (const report of reports) {
-    for (const [name, value] of Object.entries(report[kind] ?? {})) {
-      const number = typeof value === "object" && value ? Object.values(value)[0] : value;
-      if (typeof number !== "number") continue;
-      if (!found.has(name)) found.set(name, []);
-      found.get(name).push([report.step, number]);
+/**
+ * The points [step, value] that reports hold under a key, by name.
+ * `points_of` in training/series.py is the same function.
+ * @returns {Map<string, number[][]>}
+ */
+export function pointsOf(reports, key) {
+  const points = new Map();
+  for (const { step, [key]: reported } of reports) {
+    for (const [name, at, value] of values(step, reported ?? {})) {
+      if (typeof value !== "number") continue;
+      if (!points.has(name)) points.set(name, []);
+      points.get(name).push([at, value]);
     }
   }
-  return found;
+  return points;
+}
+
+/**
+ * An array holds a value for each step up to the report's; an object, one for each name.
+ * Where a name has a value for each text encoder, the first encoder's is drawn.
+ */
+function values(step, reported) {
+  if (Array.isArray(reported)) {
+    return reported.map((value, index) => ["", step - reported.length + index + 1, value]);
+  }
+  return Object.entries(reported).map(([name, value]) =>
+    [name, step, value && typeof value === "object" ? Object.values(value)[0] : value],
+  );
 }
 
 /** The steps at which something happened to the run. */

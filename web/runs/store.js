@@ -13,11 +13,19 @@ import { get, on, onReconnected } from "../editor/api.js";
 /** @type {Map<string, Run>} */
 const known = new Map();
 const watchers = new Set();
-const list = { names: [], trouble: null };
+const list = { names: [], series: [], trouble: null };
 
 /** Ids of all runs, the newest first. */
 export function runNames() {
   return list.names;
+}
+
+/**
+ * The numbers that runs report over their steps, in the order in which they are drawn.
+ * @returns {{key: string, title: string, unit: string, smooth: boolean}[]}
+ */
+export function seriesList() {
+  return list.series;
 }
 
 /** What kept the list from being read, null once it was. */
@@ -52,9 +60,10 @@ export async function refreshList() {
 }
 
 async function readList() {
-  const summaries = await get("runs");
-  list.names = summaries.map((summary) => summary.run);
-  for (const summary of summaries) entry(summary.run).summary = summary;
+  const { runs, series } = await get("runs");
+  list.series = series;
+  list.names = runs.map((summary) => summary.run);
+  for (const summary of runs) entry(summary.run).summary = summary;
 }
 
 /** Read what is new in a run's journal. Of several calls at once, one asks. */

@@ -139,7 +139,7 @@ def _train(
             raise_with_cure(error)
     folder.note_progress({"steps": request.config.steps, "finished": None})
     keeper = Keeper(folder, request, parts, (family_of(model), model_digest(model)), start)
-    reporter = Reporter(folder, live, keeper.course, parts, text)
+    reporter = Reporter(folder, live, keeper.numbers, parts, text)
     models = (denoiser, text, vae)
     drawn = request.previews
     previewer = Previewer(drawn, request.concepts, models) if drawn else None
@@ -150,7 +150,7 @@ def _train(
     else:
         _drive(train(parts, request.config, start), request, watch)
     begun = start.step if start else 0
-    result, losses = keeper.result(), keeper.course.losses
+    result, losses = keeper.result(), keeper.numbers.losses
     report = _report(request, parts, losses, time.monotonic() - began, begun, folder, plan)
     progress = {"steps": request.config.steps, "finished": len(losses)}
     if losses:

@@ -15,7 +15,7 @@ from ....training.loop import Parts, StepReport
 from ....training.run import Run
 from ....training.state import RunState, averages
 from .live import FINISH
-from .numbers import Course
+from .numbers import RunNumbers
 from .request import Request
 from .result import make_bundle, make_peft
 from .run_folder import RunFolder
@@ -38,7 +38,7 @@ class Keeper:
     ):
         """`base` is the family and the digest of the model that is trained on."""
         self.folder, self._request, self._parts, self._base = folder, request, parts, base
-        self.course = Course(start.losses if start else ())
+        self.numbers = RunNumbers(start.losses if start else ())
         self.validations = list(start.validations) if start else []
         self.events = list(start.events) if start else []
         self._best = {n: t for n, t in start.tensors.items() if n.startswith(BEST)} if start else {}
@@ -58,7 +58,7 @@ class Keeper:
 
     def take(self, report: StepReport) -> None:
         """A step is done."""
-        self.course.take(report)
+        self.numbers.take(report)
         self._last, self._commands, self._saved = report, (), False
 
     def record(self, what: str, step: int, **more: Any) -> None:
@@ -78,14 +78,14 @@ class Keeper:
     def save(self) -> bool:
         """Keep the last step; whether it could be written."""
         assert self._last is not None
-        self.course.look(wait=True)
+        self.numbers.read(wait=True)
         state, run = self._last.state(), self._last.run
         now = dict.fromkeys(to_freeze(self._commands, run.live), state.step)
         state = replace(
             state,
             tensors={**state.tensors, **self._best},
             pivots={**state.pivots, **now},
-            losses=tuple(self.course.losses),
+            losses=tuple(self.numbers.losses),
             validations=tuple(self.validations),
             events=tuple(self.events),
         )

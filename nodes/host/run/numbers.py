@@ -1,11 +1,11 @@
-"""The course of a run: losses and gradient norms of its steps, as they come off the device."""
+"""The numbers of a run's steps, brought from the device without making it wait."""
 
 from __future__ import annotations
 
 from collections import deque
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass, fields, is_dataclass, replace
+from typing import Any, Generic, TypeVar
 
 import torch
 from torch import Tensor
@@ -14,99 +14,137 @@ from ....training.loop import StepReport
 from ....training.trouble import Complaint, DivergenceCheck
 from ....training.words.concepts import mentioned
 
-NORM = "norm."
+T = TypeVar("T")
 
 
-@dataclass(slots=True)
-class _Letter:
-    about: Any
-    numbers: dict[str, Tensor]
-    events: list[torch.cuda.Event]
-
-
-class Mailbox:
-    """Takes small tensors and gives them back on the CPU, in order, once they have come.
-
-    On CUDA the copy goes into pinned memory while the device works on, and only an event says
-    when it has come; elsewhere a copy is all there is to do.
-    """
+class Mailbox(Generic[T]):
+    """Sends dataclasses of small tensors to the CPU and hands them out, in order, on arrival."""
 
     def __init__(self) -> None:
-        self._letters = deque[_Letter]()
+        self._letters = deque[tuple[T, list[torch.cuda.Event]]]()
 
-    def post(self, about: Any, tensors: Mapping[str, Tensor]) -> None:
-        """Send tensors on their way with a note of what they are."""
-        numbers, places = dict[str, Tensor](), set[torch.device]()
-        for name, tensor in tensors.items():
-            if tensor.device.type == "cuda":
-                numbers[name] = torch.empty_like(tensor, device="cpu", pin_memory=True)
-                numbers[name].copy_(tensor.detach(), non_blocking=True)
-                places.add(tensor.device)
-            else:
-                numbers[name] = tensor.detach().to("cpu", copy=True)
-        # Each device tells of its own copies, also one that is not the current one.
-        events = {place: torch.cuda.Event() for place in places}
-        for place, event in events.items():
-            event.record(torch.cuda.current_stream(place))
-        self._letters.append(_Letter(about, numbers, list(events.values())))
+    def post(self, letter: T) -> None:
+        """Start to copy every tensor in a dataclass."""
+        devices = set[torch.device]()
+        copied = _to_cpu(letter, devices)
+        # An event covers the stream of one device, and a model may be spread over several.
+        self._letters.append((copied, [_recorded(device) for device in devices]))
 
-    def arrived(self, *, wait: bool = False) -> list[tuple[Any, dict[str, Tensor]]]:
-        """All that has come since the last call; with `wait`, all that is on its way."""
-        found: list[tuple[Any, dict[str, Tensor]]] = []
+    def arrived(self, *, wait: bool = False) -> list[T]:
+        """Everything that has arrived since the last call; with `wait`, everything posted."""
+        letters: list[T] = []
         while self._letters:
-            letter = self._letters[0]
-            if not wait and not all(event.query() for event in letter.events):
+            letter, events = self._letters[0]
+            # `query` never blocks. A letter that is late holds back those behind it, whose turn
+            # comes after the next step.
+            if not wait and not all(event.query() for event in events):
                 break
-            for event in letter.events:
+            for event in events:
                 event.synchronize()
-            found.append((letter.about, letter.numbers))
+            letters.append(letter)
             self._letters.popleft()
-        return found
+        return letters
 
 
-@dataclass(frozen=True, slots=True)
-class Numbers:
-    """What one step came to."""
+def _to_cpu(value: Any, devices: set[torch.device]) -> Any:
+    """A copy whose tensors are on the CPU; `devices` gathers those that are still writing it."""
+    if isinstance(value, Tensor):
+        return _tensor_to_cpu(value.detach(), devices)
+    if isinstance(value, Mapping):
+        return {key: _to_cpu(inner, devices) for key, inner in value.items()}
+    if isinstance(value, tuple):
+        return tuple(_to_cpu(inner, devices) for inner in value)
+    if is_dataclass(value) and not isinstance(value, type):
+        copied = {f.name: _to_cpu(getattr(value, f.name), devices) for f in fields(value)}
+        return replace(value, **copied)
+    return value
+
+
+def _tensor_to_cpu(tensor: Tensor, devices: set[torch.device]) -> Tensor:
+    if tensor.device.type != "cuda":
+        return tensor.to("cpu", copy=True)
+    devices.add(tensor.device)
+    # Only into pinned memory does a copy run behind the kernels that are queued already, while
+    # the CPU prepares the next step; `.item()` would wait for all of them.
+    return torch.empty_like(tensor, device="cpu", pin_memory=True).copy_(tensor, non_blocking=True)
+
+
+def _recorded(device: torch.device) -> torch.cuda.Event:
+    """An event that follows everything queued on a device so far, the copies included."""
+    event = torch.cuda.Event()
+    event.record(torch.cuda.current_stream(device))
+    return event
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class StepNumbers:
+    """The numbers of one step."""
 
     step: int
     """Steps done, this one included"""
     loss: float
     samples: tuple[tuple[frozenset[str], float], ...]
-    """The concepts in each picture's caption, and its error"""
-    norms: dict[str, float] = field(default_factory=dict)
+    """Of each picture, the concepts in its caption and its error"""
+    norms: Mapping[str, float]
+    """Gradient norm by optimizer"""
 
 
-class Course:
-    """All losses of a run, those before a break included."""
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _StepTensors:
+    """The same while it is on its way."""
+
+    step: int
+    loss: Tensor
+    concepts: tuple[frozenset[str], ...]
+    errors: tuple[Tensor, ...]
+    """One tensor per micro step, (batch,); together as long as `concepts`"""
+    norms: Mapping[str, Tensor]
+
+    def read(self) -> StepNumbers:
+        errors = [error for batch in self.errors for error in batch.tolist()]
+        return StepNumbers(
+            step=self.step,
+            loss=self.loss.item(),
+            samples=tuple(zip(self.concepts, errors, strict=True)),
+            norms={part: norm.item() for part, norm in self.norms.items()},
+        )
+
+
+class RunNumbers:
+    """The losses of a whole run, those before a break included, and the latest steps' numbers."""
 
     def __init__(self, before: Sequence[float]):
         self.losses = list(before)
         self.complaint: Complaint | None = None
         """Why the run has to stop"""
-        self._mailbox, self._divergence = Mailbox(), DivergenceCheck()
-        self._new: list[Numbers] = []
+        self._mailbox, self._divergence = Mailbox[_StepTensors](), DivergenceCheck()
+        self._new: list[StepNumbers] = []
 
     def take(self, report: StepReport) -> None:
-        """Send a step's numbers on their way, and look at those that have come."""
-        names = [mentioned(caption) for loss in report.losses for caption in loss.captions]
-        tensors = {f"samples.{i}": loss.samples for i, loss in enumerate(report.losses)}
-        tensors["loss"] = report.loss
-        tensors |= {f"{NORM}{part}": norm for part, norm in report.norms.items()}
-        self._mailbox.post((report.step + 1, names), tensors)
-        self.look()
+        """Send a step's numbers on their way, and read those that have arrived."""
+        captions = [caption for loss in report.losses for caption in loss.captions]
+        self._mailbox.post(
+            _StepTensors(
+                step=report.step + 1,
+                loss=report.loss,
+                concepts=tuple(mentioned(caption) for caption in captions),
+                errors=tuple(loss.samples for loss in report.losses),
+                norms=report.norms,
+            )
+        )
+        self.read()
 
-    def look(self, *, wait: bool = False) -> None:
-        """Take in what has come; with `wait`, everything up to the last step."""
-        for (step, names), tensors in self._mailbox.arrived(wait=wait):
-            places = [n for n in tensors if n.startswith("samples.")]
-            errors = [value for name in places for value in tensors[name].tolist()]
-            norms = {n.removeprefix(NORM): t.item() for n, t in tensors.items() if NORM in n}
-            loss = tensors["loss"].item()
-            self.losses.append(loss)
-            self._new.append(Numbers(step, loss, tuple(zip(names, errors, strict=True)), norms))
-            self.complaint = self.complaint or self._divergence.complaint(step, loss, norms)
+    def read(self, *, wait: bool = False) -> None:
+        """Read what has arrived; with `wait`, everything up to the last step."""
+        for tensors in self._mailbox.arrived(wait=wait):
+            numbers = tensors.read()
+            self.losses.append(numbers.loss)
+            self._new.append(numbers)
+            self.complaint = self.complaint or self._divergence.complaint(
+                numbers.step, numbers.loss, numbers.norms
+            )
 
-    def new(self) -> list[Numbers]:
-        """What has come since the last call."""
-        found, self._new = self._new, []
-        return found
+    def new(self) -> list[StepNumbers]:
+        """The steps that have been read since the last call."""
+        steps, self._new = self._new, []
+        return steps

@@ -6,16 +6,19 @@ import json
 import math
 import time
 from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import comfy.model_management as management
-from torch import Tensor
+from torch import Tensor, nn
 
 from ....training.loop import Parts, StepReport
+from ....training.series import CONCEPTS, LOSS, MOVEMENT, NORMS, PRODIGY_D, RATES
 from ..events import send_event
 from ..text.port import HostTextEncoder
 from .live import LiveRun
-from .numbers import Course, Mailbox, Numbers
+from .numbers import Mailbox, RunNumbers, StepNumbers
 from .run_folder import RunFolder
 
 SECONDS_BETWEEN_REPORTS = 0.5
@@ -23,23 +26,35 @@ SECONDS_BETWEEN_LOOKS_AT_VECTORS = 10.0
 WORDS = 3
 
 
+@dataclass(frozen=True, slots=True)
+class _VectorTensors:
+    """How far the vectors have moved and which words each row is near, by concept and encoder."""
+
+    movement: Mapping[str, Mapping[str, Tensor]]
+    nearest: Mapping[str, Mapping[str, Tensor]]
+
+
 class Reporter:
     """Writes a line now and then; a disk that refuses gets it later."""
 
     def __init__(
-        self, folder: RunFolder, live: LiveRun, course: Course, parts: Parts, text: HostTextEncoder
+        self,
+        folder: RunFolder,
+        live: LiveRun,
+        numbers: RunNumbers,
+        parts: Parts,
+        text: HostTextEncoder,
     ):
-        self._folder, self._live, self._course, self._text = folder, live, course, text
-        self._written = folder.rewind(len(course.losses))
+        self._folder, self._live, self._numbers, self._text = folder, live, numbers, text
+        self._written = folder.rewind(len(numbers.losses))
         self._unwritten = ""
         self._started = self._last = time.monotonic()
         self._looked = float("-inf")
-        self._begun, self._trouble = len(course.losses), None
-        self._mailbox = Mailbox()
+        self._begun, self._trouble = len(numbers.losses), None
+        self._mailbox = Mailbox[_VectorTensors]()
         self._origin = {
-            (name, key): rows.detach().clone()
-            for name, part in parts.vectors.items()
-            for key, rows in part.items()
+            name: {key: rows.detach().clone() for key, rows in encoders.items()}
+            for name, encoders in parts.vectors.items()
         }
 
     def tell(self, report: StepReport) -> None:
@@ -52,28 +67,28 @@ class Reporter:
         if now - self._looked >= SECONDS_BETWEEN_LOOKS_AT_VECTORS:
             self._looked = now
             self._look_at_vectors(report)
-        self._report(report, self._course.new())
+        self._report(report, self._numbers.new())
 
     def close(self, report: StepReport | None) -> None:
         """Report what is left."""
-        self._course.look(wait=True)
+        self._numbers.read(wait=True)
         if report is not None:
-            self._report(report, self._course.new())
+            self._report(report, self._numbers.new())
 
     def note(self, step: int, **what: Any) -> None:
         """Write a line about something else than a step's numbers."""
         self._write({"step": step, **what})
 
-    def _report(self, report: StepReport, numbers: list[Numbers]) -> None:
-        if not numbers:
+    def _report(self, report: StepReport, steps: list[StepNumbers]) -> None:
+        if not steps:
             return
-        seconds, last = time.monotonic() - self._started, numbers[-1]
+        seconds, last = time.monotonic() - self._started, steps[-1]
         line: dict[str, Any] = {"step": last.step, "steps": self._live.steps, "loss": last.loss}
         line |= {"seconds": round(seconds, 3), "pace": seconds / max(last.step - self._begun, 1)}
-        line |= {"losses": [one.loss for one in numbers], "norms": last.norms}
-        line |= {"concepts": by_concept(numbers), **rates(report), "memory": memory(report)}
-        for _, tensors in self._mailbox.arrived():
-            line |= self._told(tensors)
+        line |= {LOSS.key: [step.loss for step in steps], NORMS.key: last.norms}
+        line |= {CONCEPTS.key: by_concept(steps), **rates(report), "memory": memory(report)}
+        for vectors in self._mailbox.arrived():
+            line |= self._vector_numbers(vectors)
         if self._folder.disk.trouble != self._trouble:
             self._trouble = self._folder.disk.trouble
             line["trouble"] = self._trouble or "The disk takes files again."
@@ -98,29 +113,40 @@ class Reporter:
             journal.write(self._unwritten)
 
     def _look_at_vectors(self, report: StepReport) -> None:
-        """Send on their way: how far each live concept has moved, and its nearest words."""
-        vectors, tensors = report.run.parts.vectors, dict[str, Tensor]()
-        for (name, key), origin in self._origin.items():
-            if name in report.run.live:
-                rows, start = vectors[name][key].detach(), origin.to(vectors[name][key].device)
-                moved = (rows - start).norm(dim=-1) / start.norm(dim=-1).clamp(min=1e-12)
-                tensors[f"movement/{name}/{key}"] = moved.mean()
-                tensors[f"nearest/{name}/{key}"] = self._text.nearest(key, rows, WORDS)
-        if tensors:
-            self._mailbox.post(None, tensors)
+        """Send on its way how far each live concept has moved, and its nearest words."""
+        live = {n: v for n, v in report.run.parts.vectors.items() if n in report.run.live}
+        if live:
+            movement = {name: self._movement(name, encoders) for name, encoders in live.items()}
+            nearest = {
+                name: {
+                    k: self._text.nearest(k, rows.detach(), WORDS) for k, rows in encoders.items()
+                }
+                for name, encoders in live.items()
+            }
+            self._mailbox.post(_VectorTensors(movement, nearest))
 
-    def _told(self, tensors: dict[str, Tensor]) -> dict[str, Any]:
-        found: dict[str, dict[str, Any]] = {"movement": {}, "nearest": {}}
-        for path, tensor in tensors.items():
-            kind, _, rest = path.partition("/")
-            name, _, key = rest.rpartition("/")
-            if kind == "movement":
-                found[kind].setdefault(name, {})[key] = tensor.item()
-            else:
-                rows = tensor.tolist()
-                words = [[self._text.word(key, number) for number in row] for row in rows]
-                found[kind].setdefault(name, {})[key] = words
-        return found
+    def _movement(self, name: str, encoders: Mapping[str, nn.Parameter]) -> dict[str, Tensor]:
+        """How far a concept's rows are from where they began, in their own lengths then."""
+        moved = dict[str, Tensor]()
+        for key, rows in encoders.items():
+            start = self._origin[name][key].to(rows.device)
+            distance = (rows.detach() - start).norm(dim=-1)
+            moved[key] = (distance / start.norm(dim=-1).clamp(min=1e-12)).mean()
+        return moved
+
+    def _vector_numbers(self, vectors: _VectorTensors) -> dict[str, Any]:
+        movement = {
+            name: {key: moved.item() for key, moved in encoders.items()}
+            for name, encoders in vectors.movement.items()
+        }
+        nearest = {
+            name: {
+                key: [[self._text.word(key, number) for number in row] for row in rows.tolist()]
+                for key, rows in encoders.items()
+            }
+            for name, encoders in vectors.nearest.items()
+        }
+        return {MOVEMENT.key: movement, "nearest": nearest}
 
 
 def finite(value: Any) -> Any:
@@ -132,22 +158,23 @@ def finite(value: Any) -> Any:
     return [finite(one) for one in value] if isinstance(value, list) else value
 
 
-def by_concept(numbers: list[Numbers]) -> dict[str, float]:
+def by_concept(steps: Sequence[StepNumbers]) -> dict[str, float]:
     """The mean error of each concept's pictures in these steps."""
-    found = defaultdict[str, list[float]](list)
-    for one in numbers:
-        for names, error in one.samples:
+    errors = defaultdict[str, list[float]](list)
+    for step in steps:
+        for names, error in step.samples:
             for name in names:
-                found[name].append(error)
-    return {name: sum(errors) / len(errors) for name, errors in sorted(found.items())}
+                errors[name].append(error)
+    return {name: sum(values) / len(values) for name, values in sorted(errors.items())}
 
 
 def rates(report: StepReport) -> dict[str, Any]:
     """Learning rate of each part, and Prodigy's estimate of the step size where it is used."""
     groups = {part: made.param_groups[0] for part, made in report.run.optimizers.items()}
-    found = {part: float(group["lr"]) for part, group in groups.items()}
-    sizes = {part: float(group["d"]) for part, group in groups.items() if "d" in group}
-    return {"rates": found, "d": sizes}
+    return {
+        RATES.key: {part: float(group["lr"]) for part, group in groups.items()},
+        PRODIGY_D.key: {part: float(group["d"]) for part, group in groups.items() if "d" in group},
+    }
 
 
 def memory(report: StepReport) -> int:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from ....training.series import SERIES
 from ..routes import Call, Refused, Route
 from .live import CHECKPOINT, FINISH, PIVOT, PREVIEW, Ask, live_run
 from .run_folder import RunFolder, read_lines, run_folders
@@ -13,9 +15,13 @@ LINES_AT_ONCE = 2000
 WAITING_LIMIT = 32
 
 
-def run_list(call: Call) -> list[dict[str, Any]]:
-    """Every run, the one that changed last first."""
-    return [summary(folder) for folder in sorted(run_folders(), key=_changed, reverse=True)]
+def run_list(call: Call) -> dict[str, Any]:
+    """Every run, the one that changed last first, and the series that runs report."""
+    folders = sorted(run_folders(), key=_changed, reverse=True)
+    return {
+        "runs": [summary(folder) for folder in folders],
+        "series": [asdict(series) for series in SERIES],
+    }
 
 
 def run_reports(call: Call) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from ....training.commands import Command, Finish, Pivot
 from ....training.loop import StepReport
+from ....training.series import VALIDATION
 from ....training.validation import best_step, is_over, stalled, validate
 from ..older import is_oom
 from .keeper import KEPT, Keeper
@@ -33,7 +34,7 @@ class Watch:
         self._reporter, self._previewer = reporter, previewer
         self._last: StepReport | None = None
         self._was_split = False
-        self.name, self.begun = live.name, len(keeper.course.losses)
+        self.name, self.begun = live.name, len(keeper.numbers.losses)
 
     def __enter__(self) -> Watch:
         return self
@@ -61,7 +62,7 @@ class Watch:
 
     def _check(self, report: StepReport) -> None:
         """Stop a run that has gone wrong; note one that has run short of memory."""
-        complaint = self._keeper.course.complaint
+        complaint = self._keeper.numbers.complaint
         if complaint is not None:
             self._reporter.note(report.step + 1, trouble=complaint.sentence)
             self._keeper.stop(report.run, exploded=complaint.exploded)
@@ -83,7 +84,7 @@ class Watch:
         losses = validate(report.run, data, wanted.config.draws)
         history = self._keeper.validations
         history.append({"step": done, "losses": losses})
-        self._reporter.note(done, validation=losses)
+        self._reporter.note(done, **{VALIDATION.key: losses})
         if wanted.config.keep_best and best_step(history) == done:
             self._keeper.keep_best(report.run)
         commands: list[Command] = []

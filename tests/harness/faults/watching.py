@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, is_dataclass
 from typing import Any
 
 import comfy.model_management as management
@@ -91,9 +91,9 @@ def counted(counts: Counter[str], encoders: Sequence[nn.Module]) -> Iterator[Non
     arrived, plain = Mailbox.arrived, {name: getattr(Tensor, name) for name in READS}
     depth = [0]
 
-    def delivering(self: Mailbox, *, wait: bool = False) -> list[tuple[Any, dict[str, Tensor]]]:
+    def delivering(self: Mailbox[Any], *, wait: bool = False) -> list[Any]:
         letters = arrived(self, wait=wait)
-        delivered.update(id(t) for _, tensors in letters for t in tensors.values())
+        delivered.update(id(tensor) for letter in letters for tensor in tensors_in(letter))
         return letters
 
     def reading(name: str) -> Callable[..., Any]:
@@ -120,6 +120,17 @@ def counted(counts: Counter[str], encoders: Sequence[nn.Module]) -> Iterator[Non
             setattr(Tensor, name, method)
         for hook in hooks:
             hook.remove()
+
+
+def tensors_in(value: Any) -> Iterator[Tensor]:
+    """The tensors in a dataclass, and in the mappings and tuples of its fields."""
+    if isinstance(value, Tensor):
+        yield value
+    elif is_dataclass(value):
+        yield from tensors_in(tuple(getattr(value, field.name) for field in fields(value)))
+    elif isinstance(value, Mapping | tuple):
+        inner = value.values() if isinstance(value, Mapping) else value
+        yield from (tensor for one in inner for tensor in tensors_in(one))
 
 
 def is_of_the_run(tensor: Tensor) -> bool:
