@@ -43,7 +43,7 @@ TERMS |= {"VAE", "alpha", "cfg"}
 SHARED = {
     "de": "adapter, bundle, bundle 1, bundle 2, bundle 3, bundle 4, checkpoint, dropout, "
     "embeddings, pivot, prompt, prompts, revision, scheduler, seed, seeds, suffix, text, training, "
-    "wildcards, bundles",
+    "weight decay, wildcards, bundles",
     "fr": "buckets, bundle, bundle 1, bundle 2, bundle 3, bundle 4, bundles, concept, concepts, "
     "distance, dropout, embeddings, format, images, patience, pivot, prompt, prompts, score, "
     "validation",

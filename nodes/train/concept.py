@@ -34,27 +34,28 @@ class Concept(io.ComfyNode):
                 io.String.Input(
                     "name",
                     default="",
-                    tooltip="Name in the bundle, typed as embedding:name later. "
-                    "Empty takes the placeholder.",
+                    tooltip="Name in the bundle, later typed as embedding:name. If empty, the "
+                    "placeholder is used.",
                 ),
                 io.Int.Input(
                     "vectors",
                     default=2,
                     min=1,
                     max=64,
-                    tooltip="Token vectors for each text encoder. More hold more detail and take "
-                    "more room in a prompt.",
+                    tooltip="Number of token vectors per text encoder. More vectors capture more "
+                    "detail and take up more of the prompt.",
                 ),
                 io.String.Input(
                     "initial",
                     default="",
-                    tooltip="Words the vectors start from, such as: dog. Empty starts from noise.",
+                    tooltip="Words that the vectors start from, such as: dog. If empty, they start "
+                    "from noise.",
                 ),
                 io.String.Input(
                     "class_word",
                     default="",
-                    tooltip="What the concept is one of, for prior preservation. "
-                    "Empty takes the initial words.",
+                    tooltip="Class of the concept, such as dog, used for prior preservation. If "
+                    "empty, the initial words are used.",
                 ),
                 io.Float.Input(
                     "pivot",
@@ -62,22 +63,22 @@ class Concept(io.ComfyNode):
                     min=0.0,
                     max=1.0,
                     step=0.05,
-                    tooltip="Share of the steps after which the vectors are frozen and the adapter "
-                    "trains alone: 0 never trains them, 1 never freezes them.",
+                    tooltip="Share of the steps after which the vectors are frozen and only the "
+                    "adapter trains: 0 never trains them, 1 never freezes them.",
                 ),
                 io.Int.Input(
                     "negative_vectors",
                     default=0,
                     min=0,
                     max=64,
-                    tooltip="Vectors of a second embedding, name-neg, for the negative prompt. It "
-                    "trains on the prediction under guidance, so steps take twice as long until "
-                    "the pivot. 0 is none.",
+                    tooltip="Number of vectors of a second embedding, name-neg, for the negative "
+                    "prompt. It is trained on the guided prediction, so steps take twice as long "
+                    "until the pivot. 0 turns it off.",
                     advanced=True,
                     optional=True,
                 ),
                 sockets.Concepts.Input(
-                    "concepts", optional=True, tooltip="Concepts to learn in the same run."
+                    "concepts", optional=True, tooltip="Other concepts to learn in the same run."
                 ),
             ],
             outputs=[sockets.Concepts.Output(display_name="concepts")],

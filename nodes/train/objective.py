@@ -18,8 +18,8 @@ class Objective(io.ComfyNode):
             node_id="Pivotal_Objective",
             display_name="Objective",
             category="pivotal/training",
-            description="What is minimized: the loss, where in the schedule, how it is weighted, "
-            "and what is preserved.",
+            description="What training minimizes: the loss, how noise levels are sampled and "
+            "weighted, and what is preserved.",
             search_aliases=[
                 "loss",
                 "min snr",
@@ -37,8 +37,8 @@ class Objective(io.ComfyNode):
                     min=0.0,
                     max=100.0,
                     step=0.5,
-                    tooltip="Min-SNR weighting for noise- and v-prediction models, such as SD1.5 "
-                    "and SDXL. 0 switches it off.",
+                    tooltip="Gamma of the Min-SNR weighting for noise- and v-prediction models, "
+                    "such as SD1.5 and SDXL. 0 turns it off.",
                 ),
                 io.Float.Input(
                     "noise_offset",
@@ -46,8 +46,8 @@ class Objective(io.ComfyNode):
                     min=0.0,
                     max=1.0,
                     step=0.01,
-                    tooltip="Adds noise that is constant over a picture, for very dark or bright "
-                    "results. 0.05 is usual.",
+                    tooltip="Adds noise that is constant across an image, for very dark or bright "
+                    "results. 0.05 is a common value.",
                 ),
                 io.Float.Input(
                     "caption_dropout",
@@ -55,14 +55,15 @@ class Objective(io.ComfyNode):
                     min=0.0,
                     max=1.0,
                     step=0.01,
-                    tooltip="Share of the samples that train with an empty caption.",
+                    tooltip="Share of the samples trained with an empty caption.",
                 ),
                 io.Combo.Input(
                     "prior",
                     options=Prior,
                     default=Prior.NONE,
-                    tooltip="Keeps what the model knows of the class: from class pictures, or from "
-                    "the untrained model's own prediction, which needs no pictures but likes some.",
+                    tooltip="Preserves what the model knows about the class: from class images, or "
+                    "from the untrained model's own predictions, which work without images but "
+                    "benefit from some.",
                 ),
                 io.Float.Input(
                     "prior_weight",
@@ -70,14 +71,14 @@ class Objective(io.ComfyNode):
                     min=0.0,
                     max=10.0,
                     step=0.05,
-                    tooltip="Weight of the prior's loss beside the loss of the pictures.",
+                    tooltip="Weight of the prior loss relative to the loss of the training images.",
                 ),
                 io.Combo.Input(
                     "weighting",
                     options=Weighting,
                     default=Weighting.MIN_SNR,
-                    tooltip="How noise levels weigh against each other in noise- and v-prediction "
-                    "models. Flow models weigh them alike.",
+                    tooltip="How noise levels are weighted in noise- and v-prediction models. Flow "
+                    "models weight them equally.",
                     optional=True,
                 ),
                 io.Float.Input(
@@ -86,16 +87,16 @@ class Objective(io.ComfyNode):
                     min=0.0,
                     max=10.0,
                     step=0.01,
-                    tooltip="Errors above this count linearly, which forgives odd pictures: 0.1 is "
-                    "usual. 0 is the mean squared error.",
+                    tooltip="Errors above this value count linearly, so that outliers matter less: "
+                    "0.1 is a common value. 0 uses the mean squared error.",
                     optional=True,
                 ),
                 io.Combo.Input(
                     "density",
                     options=Density,
                     default=Density.UNIFORM,
-                    tooltip="Which noise levels are trained more often. Logit-normal prefers the "
-                    "middle, as flow models were made.",
+                    tooltip='Which noise levels are sampled more often. "logit-normal" favors the '
+                    "middle, as in the original training of flow models.",
                     optional=True,
                 ),
                 io.Float.Input(
@@ -104,7 +105,7 @@ class Objective(io.ComfyNode):
                     min=-10.0,
                     max=10.0,
                     step=0.05,
-                    tooltip="Logit-normal only: above 0 is noisier, below 0 cleaner.",
+                    tooltip='For "logit-normal": above 0 favors more noise, below 0 less.',
                     advanced=True,
                     optional=True,
                 ),
@@ -114,7 +115,7 @@ class Objective(io.ComfyNode):
                     min=0.01,
                     max=10.0,
                     step=0.05,
-                    tooltip="Logit-normal only: how wide it is.",
+                    tooltip='For "logit-normal": width of the distribution.',
                     advanced=True,
                     optional=True,
                 ),
@@ -124,7 +125,7 @@ class Objective(io.ComfyNode):
                     min=-1.0,
                     max=1.75,
                     step=0.01,
-                    tooltip="Mode only: above 0 prefers the middle, below 0 the ends.",
+                    tooltip='For "mode": above 0 favors the middle, below 0 the ends.',
                     advanced=True,
                     optional=True,
                 ),
@@ -134,8 +135,8 @@ class Objective(io.ComfyNode):
                     min=0.01,
                     max=100.0,
                     step=0.05,
-                    tooltip="Moves the density towards noise (above 1), on top of the model's own "
-                    "shift. Larger pictures want more.",
+                    tooltip="Values above 1 shift the distribution toward noise, on top of the "
+                    "model's own shift. Larger images need more.",
                     optional=True,
                 ),
                 io.Float.Input(
@@ -144,8 +145,8 @@ class Objective(io.ComfyNode):
                     min=0.0,
                     max=100.0,
                     step=0.1,
-                    tooltip="For models with built-in guidance, such as Flux dev: the value they "
-                    "train under. 0 takes what ComfyUI takes, 3.5 for Flux.",
+                    tooltip="Guidance value passed to guidance-distilled models, such as Flux dev. "
+                    "0 uses ComfyUI's default, 3.5 for Flux.",
                     advanced=True,
                     optional=True,
                 ),
@@ -155,7 +156,8 @@ class Objective(io.ComfyNode):
                     min=1.0,
                     max=30.0,
                     step=0.5,
-                    tooltip="For concepts with negative vectors: the cfg that they train for.",
+                    tooltip="For concepts with negative vectors: the cfg that they are trained "
+                    "for.",
                     advanced=True,
                     optional=True,
                 ),
@@ -164,8 +166,8 @@ class Objective(io.ComfyNode):
                     default=0,
                     min=0,
                     max=1024,
-                    tooltip="Class pictures in each step: fewer than the batch make the prior "
-                    "cheaper. 0 takes as many as pictures.",
+                    tooltip="Class images per step: fewer than the batch size make the prior "
+                    "cheaper. 0 uses the batch size.",
                     advanced=True,
                     optional=True,
                 ),

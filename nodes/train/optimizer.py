@@ -18,7 +18,7 @@ class Optimizer(io.ComfyNode):
             display_name="Optimizer",
             category="pivotal/training",
             description="How one part of the training is updated. The adapter and the concepts "
-            "each take one of their own.",
+            "each take their own optimizer.",
             search_aliases=[
                 "adamw",
                 "prodigy",
@@ -32,8 +32,9 @@ class Optimizer(io.ComfyNode):
                     "algorithm",
                     options=Algorithm,
                     default=Algorithm.ADAMW,
-                    tooltip="AdamW is proven. Prodigy finds its own step size. Schedule-Free needs "
-                    "no schedule, 8-bit and Adafactor take less memory; these need packages.",
+                    tooltip="AdamW is the proven choice. Prodigy finds its own step size. "
+                    "Schedule-Free needs no schedule; 8-bit and Adafactor use less memory. "
+                    "Schedule-Free and 8-bit need an extra package.",
                 ),
                 io.Float.Input(
                     "learning_rate",
@@ -42,8 +43,8 @@ class Optimizer(io.ComfyNode):
                     max=10.0,
                     step=0.00001,
                     round=False,
-                    tooltip="0 takes the proven one: 0.0001 for adapters and 0.001 for concepts, "
-                    "1 with Prodigy.",
+                    tooltip="0 uses a proven value: 0.0001 for adapters and 0.001 for concepts, 1 "
+                    "with Prodigy.",
                 ),
                 io.Float.Input(
                     "weight_decay",
@@ -52,7 +53,7 @@ class Optimizer(io.ComfyNode):
                     max=1.0,
                     step=0.001,
                     round=False,
-                    tooltip="Pull towards zero. Concepts are better off with 0.",
+                    tooltip="Pulls the parameters toward zero. 0 works better for concepts.",
                 ),
                 io.Float.Input(
                     "d_coef",
@@ -60,7 +61,7 @@ class Optimizer(io.ComfyNode):
                     min=0.01,
                     max=100.0,
                     step=0.05,
-                    tooltip="Prodigy only: factor on the step size it finds.",
+                    tooltip="Prodigy only: multiplies the step size it finds.",
                     advanced=True,
                 ),
                 io.Float.Input(
@@ -69,8 +70,8 @@ class Optimizer(io.ComfyNode):
                     min=0.0,
                     max=100.0,
                     step=0.01,
-                    tooltip="Prodigy only: the most by which the step size grows in a step, such "
-                    "as 1.02. 0 sets no limit.",
+                    tooltip="Prodigy only: maximum growth of the step size per step, such as 1.02. "
+                    "0 sets no limit.",
                     advanced=True,
                     optional=True,
                 ),
@@ -78,8 +79,8 @@ class Optimizer(io.ComfyNode):
                     "precision",
                     options=Precision,
                     default=Precision.FP32,
-                    tooltip="What the trained parameters are kept in. bf16 halves them and their "
-                    "gradients; stochastic rounding keeps small updates.",
+                    tooltip="Precision of the trained parameters. bf16 halves their memory and "
+                    "that of their gradients; stochastic rounding preserves small updates.",
                     advanced=True,
                     optional=True,
                 ),

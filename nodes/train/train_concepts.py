@@ -26,7 +26,7 @@ class TrainConcepts(io.ComfyNode):
             display_name="Train Concepts",
             category="pivotal/training",
             description="Pivotal tuning: learns concepts and an adapter together on the MODEL and "
-            "CLIP of this graph. Concepts alone are textual inversion, an adapter alone is LoRA "
+            "CLIP of this graph. Concepts alone are textual inversion; an adapter alone is LoRA "
             "training.",
             search_aliases=[
                 "train lora",
@@ -38,31 +38,32 @@ class TrainConcepts(io.ComfyNode):
             ],
             inputs=[
                 io.Model.Input(
-                    "model", tooltip="The diffusion model to train on. It stays as it is."
+                    "model", tooltip="The diffusion model to train on. It is not changed."
                 ),
-                io.Clip.Input("clip", tooltip="The text encoder of the model. It stays as it is."),
-                io.Vae.Input("vae", tooltip="The VAE that the pictures are encoded with."),
-                sockets.Dataset.Input("dataset", tooltip="Pictures and captions to learn from."),
+                io.Clip.Input("clip", tooltip="The text encoder of the model. It is not changed."),
+                io.Vae.Input("vae", tooltip="The VAE that encodes the images."),
+                sockets.Dataset.Input("dataset", tooltip="Images and captions to learn from."),
                 io.Int.Input(
                     "steps",
                     default=1000,
                     min=1,
                     max=1000000,
-                    tooltip="Updates of the parameters.",
+                    tooltip="Number of optimizer steps.",
                 ),
                 io.Int.Input(
                     "batch_size",
                     default=1,
                     min=1,
                     max=256,
-                    tooltip="Pictures at once. More are steadier and take more memory.",
+                    tooltip="Images per batch. Larger batches are steadier and use more memory.",
                 ),
                 io.Int.Input(
                     "accumulation",
                     default=1,
                     min=1,
                     max=256,
-                    tooltip="Batches whose gradients make one step: larger batches in less memory.",
+                    tooltip="Number of batches whose gradients are accumulated in one step: the "
+                    "effect of a larger batch with less memory.",
                 ),
                 io.Int.Input(
                     "resolution",
@@ -70,8 +71,8 @@ class TrainConcepts(io.ComfyNode):
                     min=64,
                     max=4096,
                     step=64,
-                    tooltip="Side of a square of the area that pictures are resized to. Each keeps "
-                    "its aspect ratio as nearly as steps of 64 pixels allow.",
+                    tooltip="Images are resized to the area of a square with this side. Each keeps "
+                    "its aspect ratio as closely as steps of 64 pixels allow.",
                 ),
                 io.Int.Input(
                     "seed",
@@ -85,27 +86,29 @@ class TrainConcepts(io.ComfyNode):
                     "schedule",
                     options=Schedule,
                     default=Schedule.CONSTANT,
-                    tooltip="Shape of the learning rates over the run, after the warm-up.",
+                    tooltip="Learning rate schedule after the warm-up.",
                 ),
                 io.Int.Input(
                     "warmup_steps",
                     default=0,
                     min=0,
                     max=100000,
-                    tooltip="Steps over which the learning rates grow from 0.",
+                    tooltip="Steps over which the learning rates rise from 0.",
                 ),
                 io.Combo.Input(
                     "checkpointing",
                     options=Checkpointing,
                     default=Checkpointing.AUTO,
-                    tooltip="on computes the blocks a second time in the backward pass: less "
-                    "memory, more time, the same result. auto measures a step and does so as "
-                    "far as the free memory asks for it; it also parts a batch that is too large.",
+                    tooltip='Gradient checkpointing. "on" recomputes the blocks in the backward '
+                    'pass: less memory, more time, the same result. "auto" measures one step and '
+                    "recomputes only as many blocks as memory requires; it also splits a batch "
+                    "that does not fit.",
                 ),
                 io.String.Input(
                     "run_name",
                     default="concept",
-                    tooltip="Folder of this run in ComfyUI's output folder, under pivotal.",
+                    tooltip="Name of the run and of its folder, under pivotal in ComfyUI's output "
+                    "folder.",
                 ),
                 io.Float.Input(
                     "max_grad_norm",
@@ -113,7 +116,7 @@ class TrainConcepts(io.ComfyNode):
                     min=0.001,
                     max=1000.0,
                     step=0.1,
-                    tooltip="Cap on the gradient norm of each part.",
+                    tooltip="Maximum gradient norm of each part; larger gradients are clipped.",
                     advanced=True,
                 ),
                 io.Float.Input(
@@ -122,7 +125,8 @@ class TrainConcepts(io.ComfyNode):
                     min=0.0,
                     max=1.0,
                     step=0.01,
-                    tooltip="How far each step pulls vectors to the norm of ordinary words.",
+                    tooltip="How far each step pulls the vectors toward the norm of ordinary "
+                    "words.",
                     advanced=True,
                 ),
                 io.Int.Input(
@@ -130,44 +134,45 @@ class TrainConcepts(io.ComfyNode):
                     default=250,
                     min=0,
                     max=1000000,
-                    tooltip="Steps between checkpoints; one is kept on Cancel in any case. Queue "
-                    "the same graph again to go on from there.",
+                    tooltip="Steps between checkpoints. One is also saved at the end and on "
+                    "Cancel; with 0, only then. Queue the same graph again to resume from there.",
                     advanced=True,
                     optional=True,
                 ),
                 sockets.Concepts.Input(
-                    "concepts", optional=True, tooltip="What to learn as new words."
+                    "concepts", optional=True, tooltip="Concepts to learn as new words."
                 ),
                 sockets.Adapter.Input(
                     "adapter",
                     optional=True,
-                    tooltip="What to train beside the model, such as LoRA.",
+                    tooltip="The adapter to train, such as LoRA.",
                 ),
                 sockets.Optimizer.Input(
-                    "optimizer", optional=True, tooltip="For the adapter; AdamW when not connected."
+                    "optimizer", optional=True, tooltip="For the adapter; AdamW if not connected."
                 ),
                 sockets.Optimizer.Input(
                     "embedding_optimizer",
                     optional=True,
-                    tooltip="For the concepts; AdamW when not connected.",
+                    tooltip="For the concepts; AdamW if not connected.",
                 ),
                 sockets.Objective.Input(
                     "objective",
                     optional=True,
-                    tooltip="What to minimize; Min-SNR 5 when not connected.",
+                    tooltip="What to minimize; Min-SNR with gamma 5 if not connected.",
                 ),
                 sockets.Dataset.Input(
                     "class_dataset",
                     optional=True,
-                    tooltip="What the model must not forget, for an objective with a prior.",
+                    tooltip="Images of what the model must not forget, for an objective with a "
+                    "prior.",
                 ),
                 sockets.Previews.Input(
-                    "previews", optional=True, tooltip="Pictures to draw while it trains."
+                    "previews", optional=True, tooltip="Preview images to render during training."
                 ),
                 sockets.Validation.Input(
                     "validation",
                     optional=True,
-                    tooltip="Held-out pictures to measure, and what to do about it.",
+                    tooltip="Held-out images to validate on, and how to act on the result.",
                 ),
                 sockets.Run.Input(
                     "continue_from",
@@ -179,8 +184,8 @@ class TrainConcepts(io.ComfyNode):
                     default=3,
                     min=0,
                     max=1000000,
-                    tooltip="The newest checkpoints and their bundles that are kept, beside those "
-                    "that you asked for in the Training panel; 0 keeps all.",
+                    tooltip="How many of the newest checkpoints to keep with their bundles, in "
+                    "addition to those requested in the Training panel; 0 keeps all.",
                     advanced=True,
                     optional=True,
                 ),
@@ -192,7 +197,7 @@ class TrainConcepts(io.ComfyNode):
                     step=0.001,
                     round=False,
                     tooltip="Makes the result a moving average over the steps, which is smoother: "
-                    "0.99 to 0.9999, higher for longer runs. 0 is off.",
+                    "0.99 to 0.9999, higher for longer runs. 0 turns it off.",
                     advanced=True,
                     optional=True,
                 ),

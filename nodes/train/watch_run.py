@@ -26,27 +26,25 @@ class Previews(io.ComfyNode):
             node_id="Pivotal_Previews",
             display_name="Previews",
             category="pivotal/training",
-            description="Pictures that Train Concepts draws every so many steps, always from the "
-            "same prompts and seeds, with the model as it is then.",
+            description="Preview images that Train Concepts renders at regular intervals with the "
+            "current state of the model, always from the same prompts and seeds.",
             search_aliases=["sample during training", "training preview", "sample images"],
             inputs=[
                 io.String.Input(
                     "prompts",
                     default="a photo of TOK",
                     multiline=True,
-                    tooltip="A prompt a line, with placeholders as in the captions.",
+                    tooltip="One prompt per line, with placeholders as in the captions.",
                 ),
-                io.String.Input(
-                    "negative", default="", multiline=True, tooltip="What to keep away."
-                ),
+                io.String.Input("negative", default="", multiline=True, tooltip="Negative prompt."),
                 io.Int.Input(
                     "every", default=100, min=1, max=1000000, tooltip="Steps between previews."
                 ),
                 io.Boolean.Input(
                     "without",
                     default=False,
-                    tooltip="Also draw each prompt with each concept's class word or initial "
-                    "words in its place: what the adapter does without the concept.",
+                    tooltip="Also render each prompt with each concept replaced by its class word "
+                    "or initial words, which shows what the adapter does without the concept.",
                 ),
                 io.Float.Input(
                     "time_share",
@@ -54,8 +52,8 @@ class Previews(io.ComfyNode):
                     min=0.0,
                     max=1.0,
                     step=0.01,
-                    tooltip="Share of the run's time that previews may take. Those that would "
-                    "take more are left out.",
+                    tooltip="Share of the run's time that previews may take. Previews that would "
+                    "exceed it are skipped.",
                 ),
                 *sampling_inputs(),
             ],
@@ -108,8 +106,9 @@ class Validation(io.ComfyNode):
             node_id="Pivotal_Validation",
             display_name="Validation",
             category="pivotal/training",
-            description="Measures Train Concepts on held-out pictures at fixed noises and times. "
-            "The best step can be kept, and the run and its concepts end when nothing improves.",
+            description="Measures the loss of Train Concepts on held-out images with fixed noise "
+            "and timesteps. It can keep the best step, and end the run or freeze concepts when "
+            "nothing improves.",
             search_aliases=["validation loss", "early stopping", "overfitting", "held out"],
             inputs=[
                 io.Int.Input(
@@ -120,41 +119,44 @@ class Validation(io.ComfyNode):
                     default=4,
                     min=1,
                     max=64,
-                    tooltip="Noises and times that each picture is tried at. More are steadier.",
+                    tooltip="Number of noise samples and timesteps per image. More give steadier "
+                    "results.",
                 ),
                 io.Boolean.Input(
                     "keep_best",
                     default=True,
-                    tooltip="Give the run as it was at its lowest validation loss, not at its end.",
+                    tooltip="Return the run as it was at its lowest validation loss, not as it is "
+                    "at the end.",
                 ),
                 io.Int.Input(
                     "patience",
                     default=0,
                     min=0,
                     max=10000,
-                    tooltip="Validations without a new best after which the run ends; 0 never.",
+                    tooltip="End the run after this many validations without a new best; 0 never "
+                    "ends it.",
                 ),
                 io.Int.Input(
                     "pivot_patience",
                     default=0,
                     min=0,
                     max=10000,
-                    tooltip="Validations without a new best of its own pictures after which a "
-                    "concept is frozen, before its pivot; 0 never.",
+                    tooltip="Freeze a concept before its pivot after this many validations without "
+                    "a new best on its own images; 0 never does.",
                 ),
                 io.Int.Input(
                     "hold_out",
                     default=2,
                     min=1,
                     max=10000,
-                    tooltip="Pictures taken out of the training dataset when no other is connected "
-                    "here.",
+                    tooltip="Number of images held out of the training dataset if no dataset is "
+                    "connected here.",
                 ),
                 sockets.Dataset.Input(
                     "dataset",
                     optional=True,
-                    tooltip="Pictures and captions for validation alone. Without it, hold_out "
-                    "pictures of the training dataset.",
+                    tooltip="Images and captions used for validation only. If not connected, "
+                    "hold_out images of the training dataset are used.",
                 ),
             ],
             outputs=[sockets.Validation.Output(display_name="validation")],
@@ -190,21 +192,21 @@ class ContinueRun(io.ComfyNode):
             node_id="Pivotal_ContinueRun",
             display_name="Continue Run",
             category="pivotal/training",
-            description="Lets Train Concepts start from any checkpoint of a run, in a run of its "
-            "own: with more steps, other learning rates, or any other setting changed.",
+            description="Lets Train Concepts start a new run from any checkpoint of an earlier "
+            "one: with more steps, other learning rates, or any other setting changed.",
             search_aliases=["resume training", "checkpoint", "warm start", "more steps"],
             inputs=[
                 io.Combo.Input(
                     "checkpoint",
                     options=checkpoint_names(),
-                    tooltip="A checkpoint in a folder of output/pivotal.",
+                    tooltip="Checkpoint of a run in output/pivotal.",
                 ),
                 io.Int.Input(
                     "more_steps",
                     default=0,
                     min=0,
                     max=1000000,
-                    tooltip="Steps to train from the checkpoint; 0 takes the total of Train "
+                    tooltip="Steps to train from the checkpoint; 0 trains up to the total of Train "
                     "Concepts.",
                 ),
                 io.Float.Input(
@@ -214,7 +216,7 @@ class ContinueRun(io.ComfyNode):
                     max=1000.0,
                     step=0.0001,
                     round=False,
-                    tooltip="Of the adapter from there on; 0 leaves it as it is set.",
+                    tooltip="New learning rate for the adapter; 0 keeps the optimizer's setting.",
                 ),
                 io.Float.Input(
                     "embedding_learning_rate",
@@ -223,7 +225,7 @@ class ContinueRun(io.ComfyNode):
                     max=1000.0,
                     step=0.0001,
                     round=False,
-                    tooltip="Of the concepts from there on; 0 leaves it as it is set.",
+                    tooltip="New learning rate for the concepts; 0 keeps the optimizer's setting.",
                 ),
             ],
             outputs=[sockets.Run.Output(display_name="run")],
@@ -263,19 +265,19 @@ class PlotRun(io.ComfyNode):
             node_id="Pivotal_PlotRun",
             display_name="Plot Run",
             category="pivotal/evaluate",
-            description="Draws what a run has told: loss, loss of each concept, gradient norms, "
-            "learning rates, the way of the vectors and the validation loss.",
+            description="Plots a run: loss, loss per concept, gradient norms, learning rates, "
+            "movement of the vectors and validation loss.",
             search_aliases=["loss graph", "loss curve", "training plot"],
             inputs=[
                 io.String.Input(
                     "run_name",
                     default="concept",
-                    tooltip="As in Train Concepts; of several runs of a name, the newest.",
+                    tooltip="As in Train Concepts; if several runs share a name, the newest.",
                 ),
                 io.AnyType.Input(
                     "after",
                     optional=True,
-                    tooltip="Connect any output of Train Concepts, so that its run comes first.",
+                    tooltip="Connect any output of Train Concepts so that its run finishes first.",
                 ),
             ],
             outputs=[
