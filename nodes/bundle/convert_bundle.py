@@ -37,8 +37,8 @@ class OpenBundle(io.ComfyNode):
             node_id="Pivotal_OpenBundle",
             display_name="Open Bundle",
             category="pivotal/bundles",
-            description="Reads a bundle, LoRA or embedding file as a bundle to inspect, rename, "
-            "merge, compare or save, without applying it.",
+            description="Opens a bundle, LoRA or embedding file to inspect, rename, merge, compare "
+            "or save it, without applying it.",
             search_aliases=["read lora", "read embedding", "bundle from file"],
             inputs=[
                 file_input("file", "A file from the loras, embeddings or bundles folders."),
@@ -68,17 +68,17 @@ class InspectBundle(io.ComfyNode):
             node_id="Pivotal_InspectBundle",
             display_name="Inspect Bundle",
             category="pivotal/bundles",
-            description="A table of what a bundle holds: names, vectors, norms, nearest words, "
-            "NaN, LoRA rank, recipe and hashes, as text and as a picture.",
+            description="Shows what a bundle contains, as text and as an image: names, vectors, "
+            "norms, nearest words, NaN values, LoRA rank, recipe and hashes.",
             search_aliases=["lora info", "lora metadata", "embedding info", "nearest tokens"],
             is_output_node=True,
             inputs=[
-                sockets.Bundle.Input("bundle", tooltip="The bundle to look at."),
+                sockets.Bundle.Input("bundle", tooltip="The bundle to inspect."),
                 io.Clip.Input(
                     "clip",
                     optional=True,
-                    tooltip="Its text encoders measure the vectors: their norms against those of "
-                    "words, and the words that they are closest to.",
+                    tooltip="Compares the vectors with the words of this CLIP: their norms, and "
+                    "the words nearest to them.",
                 ),
             ],
             outputs=[
@@ -105,8 +105,8 @@ class ConvertBundle(io.ComfyNode):
             node_id="Pivotal_ConvertBundle",
             display_name="Convert Bundle",
             category="pivotal/bundles",
-            description="Reads a file of any known form and writes it in another one, every "
-            "vector bit for bit.",
+            description="Reads a file of any known format and writes it in another, preserving "
+            "every vector bit for bit.",
             search_aliases=["convert lora", "convert embedding", "onetrainer", "diffusers"],
             is_output_node=True,
             inputs=[
@@ -140,19 +140,19 @@ class UnpackBundle(io.ComfyNode):
             node_id="Pivotal_UnpackBundle",
             display_name="Unpack Bundle",
             category="pivotal/bundles",
-            description="Writes a plain LoRA, which every program reads, and an embedding file "
-            "for each name.",
+            description="Saves a bundle as a plain LoRA, which every program reads, and one "
+            "embedding file per name.",
             search_aliases=["extract embedding", "split lora", "export embedding"],
             is_output_node=True,
             inputs=[
-                sockets.Bundle.Input("bundle", tooltip="The bundle to take apart."),
+                sockets.Bundle.Input("bundle", tooltip="The bundle to unpack."),
                 prefix_input("loras/unpacked"),
                 precision_input(),
                 io.Boolean.Input(
                     "trainer_keys",
                     default=False,
-                    tooltip="Name the vectors of T5 t5, as trainers do, in place of t5xxl, which "
-                    "ComfyUI wants.",
+                    tooltip="Name the T5 vectors t5, as trainers do, instead of t5xxl, which "
+                    "ComfyUI expects.",
                 ),
             ],
             outputs=[io.String.Output(display_name="report")],

@@ -25,7 +25,7 @@ class PackBundle(io.ComfyNode):
             node_id="Pivotal_PackBundle",
             display_name="Pack Bundle",
             category="pivotal/bundles",
-            description="Puts a LoRA and any number of loose embeddings into one bundle.",
+            description="Combines a LoRA and any number of separate embeddings into one bundle.",
             search_aliases=["bundle embeddings", "pivotal tuning", "join lora and embedding"],
             inputs=[
                 file_input("lora", "The LoRA, or a bundle to add names to.", NONE),
@@ -33,8 +33,8 @@ class PackBundle(io.ComfyNode):
                     "embeddings",
                     default="",
                     multiline=True,
-                    tooltip="A line an embedding file of the embeddings folder: cat.safetensors, "
-                    "or tom = cat.safetensors to give it another name.",
+                    tooltip="One file from the embeddings folder per line: cat.safetensors, or tom "
+                    "= cat.safetensors to rename it.",
                 ),
                 sockets.Bundle.Input(
                     "bundle", optional=True, tooltip="A bundle to add to, instead of a LoRA file."
@@ -83,16 +83,16 @@ class RenameBundle(io.ComfyNode):
             node_id="Pivotal_RenameBundle",
             display_name="Rename Bundle",
             category="pivotal/bundles",
-            description="Gives names of a bundle other words; Save Bundle writes them, with new "
+            description="Renames the embeddings of a bundle. Save Bundle then writes new names, "
             "trigger texts and hashes.",
             search_aliases=["rename embedding", "rename trigger", "change trigger word"],
             inputs=[
-                sockets.Bundle.Input("bundle", tooltip="The bundle with the names."),
+                sockets.Bundle.Input("bundle", tooltip="The bundle whose names to change."),
                 io.String.Input(
                     "names",
                     default="",
                     multiline=True,
-                    tooltip="A line a name: old = new. -old takes a name out.",
+                    tooltip="One name per line: old = new. -old removes a name.",
                 ),
             ],
             outputs=[bundle_output(), io.String.Output(display_name="report")],
@@ -117,8 +117,8 @@ class MergeBundles(io.ComfyNode):
             node_id="Pivotal_MergeBundles",
             display_name="Merge Bundles",
             category="pivotal/bundles",
-            description="One bundle of up to four: the weighted sum of their LoRAs, exact by "
-            "joining ranks or cut to a rank, and all of their names.",
+            description="Merges up to four bundles: the weighted sum of their LoRAs, exact by "
+            "joining ranks or truncated to a rank, and all of their names.",
             search_aliases=["merge lora", "combine lora", "join bundles"],
             inputs=[
                 sockets.Bundle.Input("bundle_1", tooltip="The first bundle."),
@@ -126,21 +126,21 @@ class MergeBundles(io.ComfyNode):
                 io.String.Input(
                     "weights",
                     default="1, 1",
-                    tooltip="How strongly each LoRA counts, one number a bundle, such as 1, 0.5.",
+                    tooltip="How strongly each LoRA counts, one number per bundle, such as 1, 0.5.",
                 ),
                 io.Int.Input(
                     "rank",
                     default=0,
                     min=0,
                     max=4096,
-                    tooltip="0 joins the ranks, which is exact. Any other number keeps that many "
-                    "directions of each layer, the strongest ones.",
+                    tooltip="0 joins the ranks, which is exact. Any other value keeps that many of "
+                    "the strongest directions of each layer.",
                 ),
                 io.Combo.Input(
                     "clash",
                     options=NameClash,
                     default=NameClash.ERROR,
-                    tooltip="What happens to a name that two of the bundles have.",
+                    tooltip="What to do if two of the bundles have the same name.",
                 ),
                 sockets.Bundle.Input("bundle_3", optional=True, tooltip="A third bundle."),
                 sockets.Bundle.Input("bundle_4", optional=True, tooltip="A fourth bundle."),

@@ -18,8 +18,8 @@ class EncodeWithOutputEmbeddings(io.ComfyNode):
             node_id="Pivotal_EncodeWithOutputEmbeddings",
             display_name="Encode with Output Embeddings",
             category="pivotal/bundles",
-            description="CLIP Text Encode for bundles of OneTrainer with output embeddings, which "
-            "replace what the text encoder returns for a name.",
+            description="CLIP Text Encode for OneTrainer bundles with output embeddings, which "
+            "replace the text encoder's output for a name.",
             search_aliases=["clip text encode", "onetrainer", "output embedding", "prompt"],
             inputs=[
                 io.String.Input(
@@ -28,12 +28,14 @@ class EncodeWithOutputEmbeddings(io.ComfyNode):
                     dynamic_prompts=True,
                     tooltip="The prompt, with embedding:name for each name.",
                 ),
-                io.Clip.Input("clip", tooltip="The CLIP that Load Bundle gave the names."),
+                io.Clip.Input("clip", tooltip="The CLIP from Load Bundle."),
             ],
             outputs=[
                 io.Conditioning.Output(display_name="conditioning"),
                 io.Int.Output(
-                    display_name="replaced", tooltip="How many rows were replaced; 0 is a warning."
+                    display_name="replaced",
+                    tooltip="Number of rows replaced; 0 means that the prompt used no output "
+                    "embedding.",
                 ),
             ],
         )

@@ -30,36 +30,36 @@ def name_rule_inputs() -> list[io.Input]:
             options=StrengthMode,
             default=StrengthMode.SCALE,
             optional=True,
-            tooltip="What a name's strength does: scale its vectors, or move them from the word "
-            "that they started from, where 0 is that word and 1 is the trained name.",
+            tooltip="What a name's strength does: scale its vectors, or move them away from the "
+            "word that they started from, where 0 is that word and 1 is the trained name.",
         ),
         io.Boolean.Input(
             "bare_triggers",
             default=False,
             optional=True,
-            tooltip="Also find the names, and what stood for them in the captions (TOK), as whole "
-            "words without embedding: before them.",
+            tooltip="Also recognize the names and their placeholders in the captions (TOK) as "
+            "whole words, without embedding: before them.",
         ),
         io.Combo.Input(
             "clash",
             options=Clash,
             default=Clash.ERROR,
             optional=True,
-            tooltip="What happens to a name that another bundle gave this CLIP already.",
+            tooltip="What to do if another bundle has already added the same name to this CLIP.",
         ),
         io.String.Input(
             "prefix",
             default="",
             optional=True,
-            tooltip="Goes before a name that is taken, with 'add the prefix'; when empty, the "
-            "file's name.",
+            tooltip='With "add the prefix": what to put before a name that is already taken. If '
+            "empty, the file's name is used.",
         ),
         io.String.Input(
             "fallback",
             default="",
             optional=True,
-            tooltip="What a text encoder reads for which a name has no vectors; when empty, the "
-            "word that the name started from.",
+            tooltip="What a text encoder reads if a name has no vectors for it. If empty, the word "
+            "that the name started from.",
         ),
         token_map_input(optional=True),
     ]
@@ -74,44 +74,45 @@ class SaveBundle(io.ComfyNode):
             node_id="Pivotal_SaveBundle",
             display_name="Save Bundle",
             category="pivotal/bundles",
-            description="Writes a LoRA and its named embeddings into one file, or a plain LoRA and "
-            "an embedding file for each name.",
+            description="Saves a LoRA and its named embeddings as one file, or as a plain LoRA and "
+            "one embedding file per name.",
             search_aliases=["save lora", "save embedding", "export", "safetensors"],
             is_output_node=True,
             hidden=[io.Hidden.extra_pnginfo],
             inputs=[
-                sockets.Bundle.Input("bundle", tooltip="The bundle to write."),
+                sockets.Bundle.Input("bundle", tooltip="The bundle to save."),
                 io.String.Input(
                     "filename_prefix",
                     default="loras/bundle",
-                    tooltip="Folder and name inside ComfyUI's output folder. Files in loras are "
-                    "found by every LoRA loader. A number is added, nothing is overwritten.",
+                    tooltip="Folder and name inside ComfyUI's output folder. Every LoRA loader "
+                    "finds files in loras. A number is added, so nothing is overwritten.",
                 ),
                 io.Combo.Input(
                     "container",
                     options=Container,
                     default=Container.A1111,
                     tooltip="a1111: one file with everything. loose: a folder with a plain LoRA "
-                    "that loads everywhere, and an embedding file for each name. header: one file "
-                    "that is a plain LoRA to every other program. diffusers: a LoRA and an _emb "
-                    "file. onetrainer: a1111 with its names of encoders. cog: cog-sdxl's folder.",
+                    "that loads everywhere and one embedding file per name. header: one file that "
+                    "every other program reads as a plain LoRA. diffusers: a LoRA and an _emb "
+                    "file. onetrainer: a1111 with OneTrainer's encoder names. cog: the folder "
+                    "layout of cog-sdxl.",
                 ),
                 io.Combo.Input(
                     "precision",
                     options=Precision,
                     default=Precision.FP16,
-                    tooltip="Number format of the LoRA; embeddings are always fp32.",
+                    tooltip="Precision of the LoRA; embeddings are always fp32.",
                 ),
                 io.Image.Input(
                     "thumbnails",
                     optional=True,
-                    tooltip="Small pictures for the file's header: the first for the file, and "
-                    "one for each name in their order, as far as there are more.",
+                    tooltip="Thumbnails for the file's header: the first is for the file, any "
+                    "others are for the names, in order.",
                 ),
             ],
             outputs=[
                 sockets.Bundle.Output(
-                    display_name="saved", tooltip="The bundle as it is in the file."
+                    display_name="saved", tooltip="The bundle as read back from the file."
                 ),
                 io.String.Output(display_name="report"),
             ],
@@ -146,17 +147,17 @@ class LoadBundle(io.ComfyNode):
             display_name="Load Bundle",
             category="pivotal/bundles",
             description="Applies a bundle: its LoRA to MODEL and CLIP, and its names to this CLIP "
-            "alone, to be typed as embedding:name.",
+            "only. Type them as embedding:name.",
             search_aliases=["load lora", "load embedding", "textual inversion", "lora loader"],
             inputs=[
                 io.Model.Input("model", tooltip="The diffusion model the LoRA is applied to."),
-                io.Clip.Input("clip", tooltip="The text encoder that learns the names."),
+                io.Clip.Input("clip", tooltip="The text encoder that gets the names."),
                 io.Combo.Input(
                     "file",
                     options=[CONNECTED, *bundle_files()],
                     default=CONNECTED,
                     tooltip="A file from the loras, embeddings or bundles folders, or the "
-                    "connected bundle. Files that its trainer put beside it are read with it.",
+                    "connected bundle. Companion files written by its trainer are read with it.",
                 ),
                 io.Float.Input(
                     "strength_model",
@@ -178,8 +179,8 @@ class LoadBundle(io.ComfyNode):
                     "names",
                     default="",
                     multiline=True,
-                    tooltip="One line a name: old = new : strength. Both parts may be left out; "
-                    "-old switches a name off.",
+                    tooltip="One name per line: old = new : strength. The new name and the "
+                    "strength are optional; -old turns a name off.",
                 ),
                 sockets.Bundle.Input("bundle", optional=True, tooltip="A bundle from this graph."),
                 *name_rule_inputs(),

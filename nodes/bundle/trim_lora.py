@@ -26,8 +26,9 @@ class TrimLora(io.ComfyNode):
             node_id="Pivotal_TrimLora",
             display_name="Trim LoRA",
             category="pivotal/bundles",
-            description="Shows how many directions each layer of a LoRA learned (the exact "
-            "singular values of its change), keeps as many as you like, and scales single ones.",
+            description="Shows how many directions each layer of a LoRA has learned (the exact "
+            "singular values of its update), keeps as many as you choose and scales individual "
+            "ones.",
             search_aliases=["spectrum", "svd", "resize lora", "lora rank", "singular values"],
             is_output_node=True,
             inputs=[
@@ -35,13 +36,13 @@ class TrimLora(io.ComfyNode):
                     "file",
                     options=[CONNECTED, *bundle_files()],
                     default=CONNECTED,
-                    tooltip="Any LoRA or bundle of the loras folders, or what is connected.",
+                    tooltip="A LoRA or bundle from the loras folders, or the connected one.",
                 ),
                 io.Combo.Input(
                     "keep",
                     options=Keep,
                     default=Keep.ALL,
-                    tooltip="What is kept of each layer: everything, its largest values, or as "
+                    tooltip="How much of each layer to keep: everything, its largest values, or as "
                     "many as hold a share of its energy (the sum of squares).",
                 ),
                 io.Int.Input(
@@ -49,7 +50,7 @@ class TrimLora(io.ComfyNode):
                     default=8,
                     min=1,
                     max=1024,
-                    tooltip="How many values of each layer are kept with a number of values.",
+                    tooltip='How many values of each layer to keep with "a number of values".',
                 ),
                 io.Float.Input(
                     "share",
@@ -57,14 +58,14 @@ class TrimLora(io.ComfyNode):
                     min=0.01,
                     max=1.0,
                     step=0.01,
-                    tooltip="How much of each layer's energy is kept with a share of energy.",
+                    tooltip='How much of each layer\'s energy to keep with "a share of energy".',
                 ),
                 io.String.Input(
                     "values",
                     default="",
                     multiline=True,
-                    tooltip="One line a change of single values in all layers: place = factor, "
-                    "such as 1 = 0.5 or 3-8 = 0. 1 is the largest.",
+                    tooltip="Scales individual values in all layers, one change per line: position "
+                    "= factor, such as 1 = 0.5 or 3-8 = 0. 1 is the largest.",
                 ),
                 sockets.Bundle.Input("bundle", optional=True, tooltip="A bundle from this graph."),
                 io.LoraModel.Input("lora", optional=True, tooltip="A LoRA from this graph."),
