@@ -33,8 +33,8 @@ class CheckDataset(io.ComfyNode):
             node_id="Pivotal_CheckDataset",
             display_name="Check Dataset",
             category="pivotal/dataset",
-            description="Looks for damaged, doubled, blurred, small and badly captioned pictures, "
-            "and says whether the set is ready.",
+            description="Finds damaged, duplicate, blurred, small and badly captioned images and "
+            "reports whether the dataset is ready for training.",
             search_aliases=[
                 "dataset doctor",
                 "find duplicates",
@@ -43,39 +43,43 @@ class CheckDataset(io.ComfyNode):
             ],
             is_output_node=True,
             inputs=[
-                sockets.Dataset.Input("dataset", tooltip="Pictures to check."),
+                sockets.Dataset.Input("dataset", tooltip="Images to check."),
                 io.Int.Input(
                     "resolution",
                     default=512,
                     min=64,
                     max=4096,
                     step=64,
-                    tooltip="The resolution that is trained, unless Prepare Images has set it.",
+                    tooltip="Training resolution, unless Prepare Images has set it.",
                 ),
                 io.Boolean.Input(
                     "stop_when_not_ready",
                     default=False,
-                    tooltip="End the run here with the reasons, so that nothing trains on a set "
-                    "with errors.",
+                    tooltip="Stop here and list the reasons, so that nothing is trained on a "
+                    "faulty dataset.",
                 ),
                 sockets.Concepts.Input(
-                    "concepts", optional=True, tooltip="Their placeholders must be in the captions."
+                    "concepts",
+                    optional=True,
+                    tooltip="Concepts whose placeholders must appear in the captions.",
                 ),
                 io.Clip.Input(
-                    "clip", optional=True, tooltip="Counts tokens exactly, not by rule of thumb."
+                    "clip",
+                    optional=True,
+                    tooltip="Counts tokens exactly instead of estimating them.",
                 ),
                 io.BoundingBox.Input(
                     "bboxes",
                     optional=True,
                     force_input=True,
-                    tooltip="Faces or subjects of each picture, from a detector that got the "
-                    "images of Dataset to Lists in their original size.",
+                    tooltip="Faces or subjects in each image, from a detector that received the "
+                    "images of Dataset to Lists at their original size.",
                 ),
                 io.ClipVision.Input(
                     "clip_vision",
                     optional=True,
-                    tooltip="Compares what the pictures show, for the report's line on how alike "
-                    "they are. Its features are kept for the next check.",
+                    tooltip="Measures how similar the images are in content, for one line of the "
+                    "report. Its features are cached for the next check.",
                 ),
             ],
             is_input_list=True,
@@ -130,14 +134,16 @@ class CaptionStatistics(io.ComfyNode):
             node_id="Pivotal_CaptionStatistics",
             display_name="Caption Statistics",
             category="pivotal/dataset",
-            description="Counts in how many captions each phrase is: what is in nearly all of them "
-            "is learned as a part of the concept.",
+            description="Counts how many captions contain each phrase. What appears in nearly all "
+            "of them is learned as part of the concept.",
             search_aliases=["tag frequency", "tag count", "caption stats", "word count"],
             is_output_node=True,
             inputs=[
-                sockets.Dataset.Input("dataset", tooltip="Captions to count."),
+                sockets.Dataset.Input("dataset", tooltip="Captions to analyze."),
                 sockets.Concepts.Input(
-                    "concepts", optional=True, tooltip="Placeholders to count apart."
+                    "concepts",
+                    optional=True,
+                    tooltip="Concepts whose placeholders are counted separately.",
                 ),
             ],
             outputs=[
@@ -166,7 +172,7 @@ class PrepareImages(io.ComfyNode):
             node_id="Pivotal_PrepareImages",
             display_name="Prepare Images",
             category="pivotal/dataset",
-            description="Chooses buckets, crops and masks, and shows what will be trained.",
+            description="Sets buckets, crops and masks, and shows what will be trained on.",
             search_aliases=[
                 "aspect ratio bucketing",
                 "crop dataset",
@@ -175,15 +181,15 @@ class PrepareImages(io.ComfyNode):
             ],
             is_output_node=True,
             inputs=[
-                sockets.Dataset.Input("dataset", tooltip="Pictures to prepare."),
+                sockets.Dataset.Input("dataset", tooltip="Images to prepare."),
                 io.Int.Input(
                     "resolution",
                     default=512,
                     min=64,
                     max=4096,
                     step=64,
-                    tooltip="Side of a square of the area that pictures are brought to. It takes "
-                    "the place of the resolution of Train Concepts.",
+                    tooltip="Images are resized to the area of a square with this side. Overrides "
+                    "the resolution of Train Concepts.",
                 ),
                 io.Int.Input(
                     "bucket_step",
@@ -191,8 +197,8 @@ class PrepareImages(io.ComfyNode):
                     min=8,
                     max=256,
                     step=8,
-                    tooltip="Sides of buckets are multiples of it: 64 for SD and SDXL, 16 or 32 "
-                    "for newer models.",
+                    tooltip="Bucket sides are multiples of this: 64 for SD and SDXL, 16 or 32 for "
+                    "newer models.",
                 ),
                 io.Int.Input(
                     "min_side",
@@ -200,7 +206,7 @@ class PrepareImages(io.ComfyNode):
                     min=0,
                     max=4096,
                     step=8,
-                    tooltip="Shortest side of a bucket; 0 is half the resolution.",
+                    tooltip="Shortest side of a bucket; 0 uses half the resolution.",
                 ),
                 io.Int.Input(
                     "max_side",
@@ -208,34 +214,35 @@ class PrepareImages(io.ComfyNode):
                     min=0,
                     max=8192,
                     step=8,
-                    tooltip="Longest side of a bucket; 0 is twice the resolution.",
+                    tooltip="Longest side of a bucket; 0 uses twice the resolution.",
                 ),
                 io.Boolean.Input(
                     "upscale",
                     default=True,
-                    tooltip="Enlarge small pictures. Off gives them smaller buckets of their own.",
+                    tooltip="Enlarge small images. When off, they get smaller buckets of their "
+                    "own.",
                 ),
                 io.Int.Input(
                     "min_pictures",
                     default=1,
                     min=1,
                     max=1000,
-                    tooltip="Buckets with fewer pictures are merged into the nearest one. The "
-                    "batch size is a good value.",
+                    tooltip="Buckets with fewer images are merged into the nearest one. The batch "
+                    "size is a good value.",
                 ),
                 io.Combo.Input(
                     "anchor",
                     options=Anchor,
                     default=Anchor.CENTER,
                     tooltip="What a crop keeps: the center, the top, the largest of the bboxes, "
-                    "the white part of the mask, or a random place each time.",
+                    "the white part of the mask, or a random position each time.",
                 ),
                 io.Int.Input(
                     "views",
                     default=8,
                     min=1,
                     max=64,
-                    tooltip="With the anchor random: how many crops of a picture are drawn from.",
+                    tooltip='Number of crops per image to choose from when anchor is "random".',
                 ),
                 io.Float.Input(
                     "mask_floor",
@@ -243,21 +250,21 @@ class PrepareImages(io.ComfyNode):
                     min=0.0,
                     max=1.0,
                     step=0.05,
-                    tooltip="What the loss still counts for where a mask is black, so that the "
-                    "background is not forgotten.",
+                    tooltip="Weight of the loss where a mask is black, so that the background is "
+                    "not forgotten.",
                 ),
                 io.BoundingBox.Input(
                     "bboxes",
                     optional=True,
                     force_input=True,
-                    tooltip="Faces or subjects of each picture, from a detector that got the "
-                    "images of Dataset to Lists in their original size.",
+                    tooltip="Faces or subjects in each image, from a detector that received the "
+                    "images of Dataset to Lists at their original size.",
                 ),
                 io.Mask.Input(
                     "masks",
                     optional=True,
-                    tooltip="A mask for each picture, from nodes such as Remove Background. They "
-                    "take the place of those beside the pictures.",
+                    tooltip="A mask for each image, from nodes such as Remove Background. Replaces "
+                    "the masks found next to the images.",
                 ),
             ],
             is_input_list=True,

@@ -19,16 +19,16 @@ class DatasetToLists(io.ComfyNode):
             node_id="Pivotal_DatasetToLists",
             display_name="Dataset to Lists",
             category="pivotal/dataset",
-            description="Gives pictures, masks and captions as lists, in the same order.",
+            description="Outputs images, masks and captions as lists, in the same order.",
             search_aliases=["dataset images", "unpack dataset", "export dataset"],
             inputs=[
-                sockets.Dataset.Input("dataset", tooltip="Pictures to give."),
+                sockets.Dataset.Input("dataset", tooltip="Dataset to convert."),
                 io.Combo.Input(
                     "size",
                     options=Size,
                     default=Size.ORIGINAL,
-                    tooltip="original for detectors, trained for exactly the pixels that are "
-                    "trained. The list is held in memory: 12 bytes a pixel.",
+                    tooltip='"original" is for detectors; "trained" gives exactly the pixels used '
+                    "for training. The list is held in memory: 12 bytes per pixel.",
                 ),
                 io.Int.Input(
                     "resolution",
@@ -36,7 +36,7 @@ class DatasetToLists(io.ComfyNode):
                     min=64,
                     max=4096,
                     step=64,
-                    tooltip="With size trained: the resolution, unless Prepare Images has set it.",
+                    tooltip='Resolution when size is "trained", unless Prepare Images has set it.',
                 ),
             ],
             outputs=[
@@ -61,12 +61,12 @@ class DatasetFromLists(io.ComfyNode):
             node_id="Pivotal_DatasetFromLists",
             display_name="Dataset from Lists",
             category="pivotal/dataset",
-            description="Makes a dataset of pictures and captions of the graph. They are kept as "
-            "PNG in ComfyUI's user folder.",
+            description="Makes a dataset from images and captions in the graph. The images are "
+            "saved as PNG in ComfyUI's user folder.",
             search_aliases=["images to dataset", "create dataset", "batch to dataset"],
             is_input_list=True,
             inputs=[
-                io.Image.Input("images", tooltip="Pictures, as a list, a batch or both."),
+                io.Image.Input("images", tooltip="Images, as a list, a batch or both."),
                 io.String.Input(
                     "name", default="pictures", tooltip="Name of the dataset in reports."
                 ),
@@ -74,9 +74,11 @@ class DatasetFromLists(io.ComfyNode):
                     "captions",
                     optional=True,
                     force_input=True,
-                    tooltip="A caption for each picture, or one for all.",
+                    tooltip="One caption per image, or one for all.",
                 ),
-                io.Mask.Input("masks", optional=True, tooltip="A mask for each picture."),
+                io.Mask.Input(
+                    "masks", optional=True, tooltip="One mask per image, or one for all."
+                ),
             ],
             outputs=[sockets.Dataset.Output(display_name="dataset")],
         )

@@ -26,20 +26,20 @@ class EditCaptions(io.ComfyNode):
             node_id="Pivotal_EditCaptions",
             display_name="Edit Captions",
             category="pivotal/dataset",
-            description="Changes captions by a list of operations and shows them before and after. "
-            "Files stay as they are: Save Captions writes.",
+            description="Edits captions with a list of operations and shows them before and after. "
+            "Files are not changed; Save Captions writes them.",
             search_aliases=["find and replace", "caption prefix", "remove tags", "trigger word"],
             is_output_node=True,
             inputs=[
-                sockets.Dataset.Input("dataset", tooltip="Captions to change."),
+                sockets.Dataset.Input("dataset", tooltip="Captions to edit."),
                 io.String.Input(
                     "operations",
                     multiline=True,
                     dynamic_prompts=False,
                     default="no boilerplate\n# replace: old => new\n# remove: blurry, watermark\n"
                     "# prefix: a photo of TOK,",
-                    tooltip="One operation a line, done in this order; # switches a line off. The "
-                    "help page lists them.",
+                    tooltip="One operation per line, applied in this order; # disables a line. The "
+                    "help page lists all operations.",
                 ),
             ],
             outputs=[
@@ -64,8 +64,8 @@ class VaryCaptions(io.ComfyNode):
             node_id="Pivotal_VaryCaptions",
             display_name="Vary Captions",
             category="pivotal/dataset",
-            description="Lets captions vary while training: shuffled tags, dropout, wildcards, "
-            "templates. Nothing of it is written to files.",
+            description="Varies captions during training: shuffled tags, dropout, wildcards, "
+            "templates. Nothing is written to files.",
             search_aliases=["shuffle tags", "caption dropout", "wildcards", "keep tokens"],
             is_output_node=True,
             inputs=[
@@ -75,25 +75,27 @@ class VaryCaptions(io.ComfyNode):
                     default=8,
                     min=1,
                     max=256,
-                    tooltip="Texts drawn for each picture. All are encoded once, so more take more "
-                    "time before the run and memory in it.",
+                    tooltip="Number of texts drawn per image. All are encoded once before "
+                    "training, so more texts take more time at the start and more memory.",
                 ),
                 io.String.Input(
-                    "prefix", default="", tooltip="Put before every text, with its blanks."
+                    "prefix",
+                    default="",
+                    tooltip="Added before every text, with its trailing spaces.",
                 ),
                 io.String.Input(
-                    "suffix", default="", tooltip="Put after every text, with its blanks."
+                    "suffix", default="", tooltip="Added after every text, with its leading spaces."
                 ),
                 io.Boolean.Input(
-                    "shuffle_tags", default=False, tooltip="Bring tags into another order."
+                    "shuffle_tags", default=False, tooltip="Shuffle the order of the tags."
                 ),
                 io.Int.Input(
                     "keep_tags",
                     default=1,
                     min=0,
                     max=256,
-                    tooltip="Tags at the beginning that stay. Where a caption has |||, all before "
-                    "it stay.",
+                    tooltip="Number of tags at the beginning that stay in place. If a caption "
+                    "contains |||, everything before it stays in place instead.",
                 ),
                 io.Float.Input(
                     "tag_dropout",
@@ -101,8 +103,8 @@ class VaryCaptions(io.ComfyNode):
                     min=0.0,
                     max=1.0,
                     step=0.01,
-                    tooltip="Share of the other tags that are left out. The placeholder of Label "
-                    "Dataset never is.",
+                    tooltip="Share of the other tags to drop. The placeholder from Label Dataset "
+                    "is never dropped.",
                 ),
                 io.Float.Input(
                     "caption_dropout",
@@ -113,13 +115,16 @@ class VaryCaptions(io.ComfyNode):
                     tooltip="Share of the texts that are empty.",
                 ),
                 io.Boolean.Input(
-                    "wildcards", default=False, tooltip="Draw one of the choices of {red|blue}."
+                    "wildcards",
+                    default=False,
+                    tooltip="Pick one of the choices in {red|blue} at random.",
                 ),
                 io.Combo.Input(
                     "lines",
                     options=Lines,
                     default=Lines.ONE_TEXT,
-                    tooltip="Whether a caption of several lines is one text or one for each line.",
+                    tooltip="Whether a multi-line caption is one text, or one of its lines is "
+                    "picked at random.",
                 ),
                 io.Float.Input(
                     "capitals",
@@ -127,14 +132,15 @@ class VaryCaptions(io.ComfyNode):
                     min=0.0,
                     max=1.0,
                     step=0.01,
-                    tooltip="Share of the texts in lower case or with a capital first letter.",
+                    tooltip="Share of the texts with changed capitalization: all lowercase, or "
+                    "lowercase with a capital first letter.",
                 ),
                 io.Combo.Input(
                     "template",
                     options=Template,
                     default=Template.NONE,
-                    tooltip="Sentences about the concept put before the captions. The concept is "
-                    "that of Label Dataset.",
+                    tooltip="Kind of sentence about the concept to put before the captions. The "
+                    "concept is that of Label Dataset.",
                 ),
                 io.Float.Input(
                     "template_share",
@@ -172,8 +178,8 @@ class SaveCaptions(io.ComfyNode):
             node_id="Pivotal_SaveCaptions",
             display_name="Save Captions",
             category="pivotal/dataset",
-            description="Writes captions beside their pictures. What was there is kept and can be "
-            "put back.",
+            description="Writes captions next to their images. Previous texts are kept and can be "
+            "restored.",
             search_aliases=["write captions", "caption files", "export captions", "undo captions"],
             is_output_node=True,
             inputs=[
@@ -182,27 +188,27 @@ class SaveCaptions(io.ComfyNode):
                     "format",
                     options=Format,
                     default=Format.TXT,
-                    tooltip="A text file beside each picture, or one file for each folder.",
+                    tooltip="One text file per image, or one file per folder.",
                 ),
                 io.Combo.Input(
                     "on_existing",
                     options=OnExisting,
                     default=OnExisting.SKIP,
-                    tooltip="What to do where a caption is already: leave it, add to it, or "
+                    tooltip="What to do where a caption already exists: leave it, add to it or "
                     "replace it. Replaced text is kept in the history.",
                 ),
                 io.Boolean.Input(
                     "dry_run",
                     default=True,
-                    tooltip="Only say what would be written.",
+                    tooltip="Only report what would be written.",
                 ),
                 io.Int.Input(
                     "undo_revision",
                     default=0,
                     min=0,
                     max=1000000,
-                    tooltip="Put back what the files held before this revision, instead of "
-                    "writing. 0 writes.",
+                    tooltip="Restore what the files held before this revision instead of writing. "
+                    "0 writes the captions.",
                 ),
             ],
             outputs=[io.String.Output(display_name="report")],

@@ -27,62 +27,62 @@ class LoadDataset(io.ComfyNode):
             node_id="Pivotal_LoadDataset",
             display_name="Load Dataset",
             category="pivotal/dataset",
-            description="Reads a folder of pictures with their captions and masks.",
+            description="Loads a folder of images with their captions and masks.",
             search_aliases=["training images", "image folder", "captions", "dreambooth dataset"],
             inputs=[
                 io.Combo.Input(
                     "folder",
                     options=dataset_folders(),
-                    tooltip="Folder of pictures inside ComfyUI's input or datasets folder.",
+                    tooltip="Folder of images inside ComfyUI's input or datasets folder.",
                 ),
                 io.String.Input(
                     "caption_extension",
                     default=".txt",
-                    tooltip="Ending of the caption files: cat_01.png is described by cat_01.txt. "
-                    "Where it is missing, .txt, .caption, metadata.jsonl, metadata.csv and "
-                    "kohya's json are looked at.",
+                    tooltip="Extension of the caption files: cat_01.txt describes cat_01.png. If "
+                    "that file is missing, .txt, .caption, metadata.jsonl, metadata.csv and "
+                    "kohya's JSON are tried.",
                 ),
                 io.String.Input(
                     "default_caption",
                     default="",
-                    tooltip="Caption of pictures without a caption file, such as: a photo of TOK",
+                    tooltip="Caption for images without a caption file, such as: a photo of TOK",
                 ),
                 io.Int.Input(
                     "repeats",
                     default=1,
                     min=1,
                     max=1000,
-                    tooltip="How often each picture is seen in one epoch.",
+                    tooltip="How many times each image is used per epoch.",
                 ),
                 io.String.Input(
                     "path",
                     default="",
-                    tooltip="Absolute path of a folder elsewhere, in place of the folder above. "
-                    "Pictures there are read and never written beside.",
+                    tooltip="Absolute path of any other folder, used instead of the one above. "
+                    "Nothing is ever written next to images outside ComfyUI's own folders.",
                     optional=True,
                 ),
                 io.Combo.Input(
                     "subfolders",
                     options=Subfolders,
                     default=Subfolders.CONCEPTS,
-                    tooltip="Which folders inside the folder are read, too: those with names such "
-                    "as 10_dog, which give repeats and words, none, or all.",
+                    tooltip="Which subfolders to read as well: those named like 10_dog (repeats "
+                    "and concept), none, or all.",
                     optional=True,
                 ),
                 io.Combo.Input(
                     "transparency",
                     options=Transparency,
                     default=Transparency.WHITE,
-                    tooltip="What transparent places become. mask makes them white and the loss "
-                    "count less there.",
+                    tooltip='Background for transparent areas. "mask" uses white and reduces the '
+                    "loss there.",
                     optional=True,
                 ),
                 io.Combo.Input(
                     "masks",
                     options=MASKS,
                     default=MASKS[0],
-                    tooltip="Masks are cat_01-masklabel.png, cat_01_mask.png or a folder masks. "
-                    "The loss counts where they are white.",
+                    tooltip="Masks are read from cat_01-masklabel.png, cat_01_mask.png or a folder "
+                    "named masks. The loss counts where a mask is white.",
                     optional=True,
                 ),
             ],
@@ -140,13 +140,15 @@ class MergeDatasets(io.ComfyNode):
             node_id="Pivotal_MergeDatasets",
             display_name="Merge Datasets",
             category="pivotal/dataset",
-            description="Puts several datasets together, such as one for each concept.",
+            description="Combines several datasets into one, for example one dataset per concept.",
             search_aliases=["join datasets", "several concepts", "combine datasets"],
             inputs=[
-                sockets.Dataset.Input("dataset_1", tooltip="Pictures that come first."),
+                sockets.Dataset.Input("dataset_1", tooltip="The first dataset."),
                 *[
                     sockets.Dataset.Input(
-                        f"dataset_{number}", optional=True, tooltip="Pictures that come after."
+                        f"dataset_{number}",
+                        optional=True,
+                        tooltip="Appended after the datasets above.",
                     )
                     for number in range(2, 7)
                 ],
@@ -172,15 +174,15 @@ class FilterDataset(io.ComfyNode):
             node_id="Pivotal_FilterDataset",
             display_name="Filter Dataset",
             category="pivotal/dataset",
-            description="Keeps the pictures that a query picks and gives the others, too.",
+            description="Splits a dataset into the images that match a query and the rest.",
             search_aliases=["select images", "query dataset", "split dataset"],
             inputs=[
-                sockets.Dataset.Input("dataset", tooltip="Pictures to choose from."),
+                sockets.Dataset.Input("dataset", tooltip="Images to filter."),
                 io.String.Input(
                     "query",
                     default="short >= 512",
-                    tooltip='Such as: faces == 1 and short >= 768 and not caption ~ "hat". '
-                    "The help page lists what can be asked.",
+                    tooltip='For example: faces == 1 and short >= 768 and not caption ~ "hat". The '
+                    "help page lists everything that a query can use.",
                 ),
             ],
             outputs=[
@@ -208,32 +210,33 @@ class LabelDataset(io.ComfyNode):
             node_id="Pivotal_LabelDataset",
             display_name="Label Dataset",
             category="pivotal/dataset",
-            description="Says which concept the pictures show, and makes sure that their captions "
-            "name it.",
+            description="Sets which concept the images show and makes sure that their captions "
+            "mention it.",
             search_aliases=["trigger word", "instance prompt", "class word", "caption template"],
             inputs=[
-                sockets.Dataset.Input("dataset", tooltip="Pictures of one concept."),
+                sockets.Dataset.Input("dataset", tooltip="Images of one concept."),
                 io.String.Input(
                     "placeholder", default="TOK", tooltip="Word that stands for the concept."
                 ),
                 io.String.Input(
                     "class_word",
                     default="",
-                    tooltip="What the concept is one of, such as: dog. Prior preservation and "
-                    "templates use it.",
+                    tooltip="Class of the concept, such as: dog. Used by prior preservation and "
+                    "templates.",
                 ),
                 io.Combo.Input(
                     "kind",
                     options=Kind,
                     default=Kind.OBJECT,
-                    tooltip="Decides which templates and caption presets fit.",
+                    tooltip="Kind of concept. It determines the sentence given to images without a "
+                    "caption.",
                 ),
                 io.Boolean.Input(
                     "insert_placeholder",
                     default=True,
-                    tooltip="Put the placeholder before captions that do not have it: in the place "
-                    "of the first class word, if it is there. Pictures without a caption get "
-                    "a sentence of the kind.",
+                    tooltip="Insert the placeholder into captions that lack it: at the first class "
+                    "word if there is one, otherwise at the beginning. Images without a caption "
+                    "get a sentence that fits the kind.",
                 ),
             ],
             outputs=[

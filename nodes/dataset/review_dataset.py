@@ -20,25 +20,24 @@ class ReviewDataset(io.ComfyNode):
             node_id="Pivotal_ReviewDataset",
             display_name="Review Dataset",
             category="pivotal/dataset",
-            description="Shows pictures and captions in a gallery where captions are edited in "
-            "place. Edits are kept and passed on; files stay as they are.",
+            description="Shows images and captions in a gallery where captions can be edited in "
+            "place. Edits are saved and passed on; the files are not changed.",
             search_aliases=["edit captions", "dataset gallery", "caption editor", "tag editor"],
             is_output_node=True,
             hidden=[io.Hidden.unique_id],
             inputs=[
-                sockets.Dataset.Input("dataset", tooltip="Pictures to review."),
+                sockets.Dataset.Input("dataset", tooltip="Images to review."),
                 io.String.Input(
                     "review",
                     default="",
-                    tooltip="Written by the gallery: which edits have been seen. Edits themselves "
+                    tooltip="Set by the gallery: which edits have been seen. The edits themselves "
                     "are never saved in the workflow.",
                     extra_dict={"hidden": True},
                 ),
                 io.Boolean.Input(
                     "stop_until_approved",
                     default=False,
-                    tooltip="End the run here until the gallery was looked at and its Approve "
-                    "pressed.",
+                    tooltip="Stop here until you have reviewed the gallery and pressed Approve.",
                 ),
             ],
             outputs=[
