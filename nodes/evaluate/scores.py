@@ -26,25 +26,25 @@ class ClipScore(io.ComfyNode):
             node_id="Pivotal_ClipScore",
             display_name="CLIP Score",
             category="pivotal/evaluate",
-            description="How well pictures fit their prompts, or how alike they are to reference "
-            "pictures, by the cosine of CLIP embeddings.",
+            description="Measures how well images match their prompts, or how similar they are to "
+            "reference images, by the cosine similarity of CLIP embeddings.",
             search_aliases=["clipscore", "clip-t", "clip-i", "prompt fidelity", "metric"],
             is_output_node=True,
             inputs=[
                 io.ClipVision.Input("clip_vision", tooltip="A CLIP vision model."),
-                io.Image.Input("images", tooltip="The pictures to score."),
+                io.Image.Input("images", tooltip="The images to score."),
                 io.Combo.Input(
                     "against",
                     options=Against,
                     default=Against.PROMPTS,
-                    tooltip="prompts need clip, reference pictures need references.",
+                    tooltip='"prompts" requires clip; "reference pictures" requires references.',
                 ),
                 io.String.Input(
                     "prompts",
                     default="",
                     multiline=True,
-                    tooltip="One line for all pictures, or a line for each. Write what CLIP knows, "
-                    "such as dog, not the name of a concept.",
+                    tooltip="One line for all images, or one line per image. Use words that CLIP "
+                    "knows, such as dog, not the name of a concept.",
                 ),
                 io.Clip.Input(
                     "clip",
@@ -52,15 +52,15 @@ class ClipScore(io.ComfyNode):
                     tooltip="The text encoder of the same CLIP as clip_vision, from Load CLIP.",
                 ),
                 io.Image.Input(
-                    "references", optional=True, tooltip="Pictures of what should be shown."
+                    "references", optional=True, tooltip="Reference images to compare with."
                 ),
             ],
             outputs=[
                 io.Float.Output(
                     display_name="score",
-                    tooltip="Mean of 2.5 max(cosine, 0), as CLIPScore is defined.",
+                    tooltip="Mean of 2.5 max(cosine, 0), the definition of CLIPScore.",
                 ),
-                io.Float.Output(display_name="cosine", tooltip="Mean cosine times 100."),
+                io.Float.Output(display_name="cosine", tooltip="Mean cosine similarity times 100."),
                 io.String.Output(display_name="report"),
             ],
         )
@@ -91,18 +91,18 @@ class FrechetDistance(io.ComfyNode):
             node_id="Pivotal_FrechetDistance",
             display_name="Frechet Distance",
             category="pivotal/evaluate",
-            description="How far a set of pictures is from reference pictures, by the Frechet "
-            "distance of their vision features, and as a share of the base model's distance.",
+            description="Measures how far a set of images is from reference images, by the Frechet "
+            "distance of their vision features, also as a share of the base model's distance.",
             search_aliases=["fid", "fréchet", "normalized fid", "metric"],
             is_output_node=True,
             inputs=[
-                io.ClipVision.Input("clip_vision", tooltip="The model that makes the features."),
-                io.Image.Input("images", tooltip="Pictures of the trained model, 2 or more."),
-                io.Image.Input("references", tooltip="Pictures it was trained on, 2 or more."),
+                io.ClipVision.Input("clip_vision", tooltip="The model that extracts the features."),
+                io.Image.Input("images", tooltip="Images from the trained model, 2 or more."),
+                io.Image.Input("references", tooltip="Images it was trained on, 2 or more."),
                 io.Image.Input(
                     "base_images",
                     optional=True,
-                    tooltip="Pictures of the base model, from the same prompts and seeds.",
+                    tooltip="Images from the base model, with the same prompts and seeds.",
                 ),
             ],
             outputs=[
