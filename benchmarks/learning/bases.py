@@ -1,8 +1,9 @@
-"""The base model, and what further training made of it: one of another look, one of flows."""
+"""The base model, two models trained further from it, and pictures that it draws itself."""
 
 from __future__ import annotations
 
 import os
+import random
 import sys
 from collections.abc import Callable
 from functools import cache
@@ -12,38 +13,42 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from pack.training.dataset.folder.read import read_folder
+from pack.training.dataset.records import Dataset
 from world import sprites, train_base
 from world.base import COMPACT, base_unet, write_base
 from world.checkpoints import load_short
 from world.codec import latents_of
 from world.compact import unpack
-from world.sampling import Models
+from world.concepts import Picture, write_folder
+from world.sampling import Models, sample
 
 SCENES = 400
-"""Of the training scenes, for further training"""
+"""How many training scenes the further training uses."""
 STEPS, RATE, FADE = 100, 2e-4, 0.25
 SECOND = f"second_{STEPS}_{RATE:g}_{FADE:g}"
 FLOW_STEPS, FLOW_RATE = 600, 3e-4
 FLOW = f"flow_{FLOW_STEPS}_{FLOW_RATE:g}"
+REMEMBERED, REMEMBERED_SEED = 64, 777
 Loss = Callable[[nn.Module, Tensor, Tensor, torch.Generator], Tensor]
-"""Of a UNet on latents (n, 4, 8, 8) and conditioning (n, 77, 768), with randomness from there"""
+"""From a UNet, latents (n, 4, 8, 8), conditioning (n, 77, 768) and a generator."""
 
 
 @cache
 def load_base(folder: Path) -> Models:
-    """The base of the sprite world; its text encoder is cut to the layers that are not zero."""
+    """The base of the sprite world; its text encoder keeps only the layers that are not zero."""
     return _load(folder / "base.safetensors", lambda: unpack(load_file(COMPACT)))
 
 
 @cache
 def load_second(folder: Path) -> Models:
-    """The second base, which draws in faded colors; made in minutes when it is not there."""
+    """The second base, which draws in faded colors; trained in minutes on first use."""
 
     def make() -> dict[str, Tensor]:
         alphas = train_base.noise_levels()
 
-        def loss(unet: nn.Module, latents: Tensor, rows: Tensor, chance: torch.Generator) -> Tensor:
-            return train_base.loss_of(unet, latents, rows, alphas, chance, torch.float32)
+        def loss(unet: nn.Module, latents: Tensor, rows: Tensor, rng: torch.Generator) -> Tensor:
+            return train_base.loss_of(unet, latents, rows, alphas, rng, torch.float32)
 
         batches = FadedBatches(some_scenes(load_base(folder)[1]), 5)
         return fine_tune(batches, loss, STEPS, RATE)
@@ -53,9 +58,9 @@ def load_second(folder: Path) -> Models:
 
 @cache
 def load_flow(folder: Path) -> Models:
-    """The base as a flow model (Lipman et al. 2022, arXiv 2210.02747), sampled as the host's SD3.
+    """The base as a flow model (Lipman et al. 2022, arXiv 2210.02747), sampled like the host's SD3.
 
-    Made in about a quarter of an hour when it is not there.
+    Trained in about a quarter of an hour on first use.
     """
     from comfy_extras.nodes_model_advanced import ModelSamplingSD3
 
@@ -68,7 +73,7 @@ def load_flow(folder: Path) -> Models:
 
 
 def _load(path: Path, unet: Callable[[], dict[str, Tensor]]) -> Models:
-    """Load a checkpoint, which is made around the weights of its UNet when it is not there."""
+    """Load a checkpoint; if it does not exist, `unet` makes the UNet's weights for it."""
     if not path.exists():
         part = path.with_suffix(".part")
         write_base(part, unet(), short=True)
@@ -77,10 +82,10 @@ def _load(path: Path, unet: Callable[[], dict[str, Tensor]]) -> Models:
         return load_short(path)
 
 
-def flow_loss(unet: nn.Module, latents: Tensor, rows: Tensor, chance: torch.Generator) -> Tensor:
-    """The error of noise minus picture at uniform positions of the straight path between them."""
-    position = torch.rand(len(latents), generator=chance)
-    noise = torch.randn(latents.shape, generator=chance)
+def flow_loss(unet: nn.Module, latents: Tensor, rows: Tensor, rng: torch.Generator) -> Tensor:
+    """The squared error of the predicted noise minus picture, at uniform positions between them."""
+    position = torch.rand(len(latents), generator=rng)
+    noise = torch.randn(latents.shape, generator=rng)
     noisy = latents.lerp(noise, position.view(-1, 1, 1, 1))
     guess = train_base.predict(unet, noisy, 1000 * position, rows, torch.float32)
     return (guess - (noise - latents)).square().mean()
@@ -89,15 +94,15 @@ def flow_loss(unet: nn.Module, latents: Tensor, rows: Tensor, chance: torch.Gene
 def fine_tune(
     batches: train_base.Batches, loss_of: Loss, steps: int, rate: float
 ) -> dict[str, Tensor]:
-    """All weights of the base's UNet after further steps, the first twenty of which warm up."""
+    """Train the base's UNet further, with twenty steps of warm-up; returns all of its weights."""
     unet = base_unet()
     unet.load_state_dict(unpack(load_file(COMPACT)))
     optimizer = torch.optim.AdamW(unet.parameters(), lr=rate, betas=(0.9, 0.99), fused=True)
-    chance = torch.Generator().manual_seed(6)
+    rng = torch.Generator().manual_seed(6)
     for step in range(steps):
         for group in optimizer.param_groups:
             group["lr"] = rate * min(1.0, (step + 1) / 20)
-        loss = loss_of(unet, *batches.draw(), chance)
+        loss = loss_of(unet, *batches.draw(), rng)
         loss.backward()
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
@@ -108,18 +113,32 @@ def fine_tune(
 
 
 def some_scenes(clip: object) -> train_base.World:
-    """Some training scenes and their captions without an opening."""
+    """Some training scenes, with their captions encoded."""
     scenes = sprites.split_scenes()[0]
-    picked = torch.randperm(len(scenes), generator=torch.Generator().manual_seed(4))[:SCENES]
-    chosen = [scenes[i] for i in picked.tolist()]
+    order = torch.randperm(len(scenes), generator=torch.Generator().manual_seed(4))[:SCENES]
+    chosen = [scenes[i] for i in order.tolist()]
     rows = train_base.encode(clip, [scene.caption for scene in chosen])
     empty = train_base.encode(clip, [""])[0]
     return train_base.World(scenes=chosen, conditioning=rows[:, None], empty=empty)
 
 
 class FadedBatches(train_base.Batches):
-    """Batches of the sprite world with all colors nearer to gray."""
+    """Batches of the sprite world with every color moved towards gray."""
 
     def latents(self, pixels: Tensor) -> Tensor:
-        """Latents (n, 4, 8, 8) of faded pixels."""
+        # -> (n, 4, 8, 8)
         return latents_of(torch.lerp(pixels, torch.tensor(0.5), FADE))
+
+
+def base_pictures(base: Models, folder: Path) -> Dataset:
+    """Pictures that the base drew for scenes it was trained on: the class pictures of a prior."""
+    place = folder / f"remembered_{REMEMBERED}_{REMEMBERED_SEED}"
+    if not place.exists():
+        scenes = random.Random(REMEMBERED_SEED).sample(sprites.split_scenes()[0], REMEMBERED)
+        captions = [scene.caption for scene in scenes]
+        pixels = sample(base, captions, first_seed=REMEMBERED_SEED).clamp(0, 1)
+        drawn = [Picture(pixels=p, caption=c) for p, c in zip(pixels, captions, strict=True)]
+        part = place.with_suffix(".part")
+        write_folder(drawn, part)
+        os.replace(part, place)
+    return read_folder(place)

@@ -1,20 +1,20 @@
-"""The table and the picture grid of the learning benchmark."""
+"""The page and the picture of the learning benchmark."""
 
 from __future__ import annotations
 
-import platform
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
+from atomic import replace_text
 from PIL import Image, ImageDraw, ImageFont
 
 from world.sampling import FLOW_SCHEDULER, SETTINGS
 
-from .adapter_claims import adapter_claims
-from .choices import LEARNED
+from .cells import STRIP, Cell, cell_of
 from .claims import claims
 from .methods import METHODS, differing
+from .scores import LEARNED, Row, Rows
 from .subjects import PICTURES, STYLE_PICTURES
 
 COLUMNS = (
@@ -28,61 +28,66 @@ COLUMNS = (
     "transfer_embedding",
 )
 DIGITS = {"variety": 3}
-LABEL_WIDTH = 300
-Rows = Sequence[dict[str, Any]]
+SIDE, LABEL, GAP = 64, 164, 10
+"""Pixels of the picture: a sample, the name of a method, and the space around both."""
 
 INTRODUCTION = """# Learning
 
 What each method learns from {pictures} pictures of a concept in the sprite world ({styled} of a
-style), and what it costs. All numbers are shares from 0 to 1, counted by the judge of
-`tests/world/judge.py` on pictures that the host's sampler draws ({settings}; {flow} for flows):
+style), and what that costs the base model. All scores are shares from 0 to 1, counted by the judge
+of `tests/world/judge.py` on pictures that ComfyUI's sampler draws ({settings}; {flow} for flow
+models):
 
-- **fidelity**: samples that show the concept; **following**: samples with the background, and for
-  shape and style the color and shape, that the prompt asks for (every second background was in no
-  training picture).
-- **base_kept**: the base's own held-out prompts, without the concept, that are still drawn right
-  (the untrained base: 1).
-- **missing**: what the mean fidelity falls short of {learned:g}, from which on a concept counts as
+- **fidelity**: samples that show the concept.
+- **following**: samples whose background matches the prompt, and for shapes and styles the color
+  and shape as well. Every second background is in no training picture.
+- **base_kept**: the base's own held-out prompts, without the concept, that are still drawn
+  correctly (1 for the untrained base).
+- **missing**: how far the mean fidelity falls short of {learned:g}, from which a concept counts as
   learned.
-- **leakage**: samples that show another new thing than the one asked for.
-- **variety**: how much samples of one prompt differ, as the standard deviation of a pixel (no
-  share); what is learned by heart has little.
+- **leakage**: samples that show a new thing other than the one asked for.
+- **variety**: how much samples of one prompt differ, as the standard deviation of a pixel (not a
+  share). A method that memorizes its pictures has little.
 - **embedding_alone**: fidelity with the LoRA at strength 0.
-- **transfer_bundle**, **transfer_embedding**: fidelity on a second base, made by training the
-  first on faded colors: of the whole bundle, and of its embeddings alone.
+- **transfer_bundle**, **transfer_embedding**: fidelity of the whole bundle, and of its embeddings
+  alone, on a second base, which is the first one trained further on faded colors.
 
-A concept is seen at every place, but in the parts on adapters and on optimizers, where the
-character is at places by chance: that is harder, for what was never seen in the middle is often not
-drawn there. `color` is a name for one that the base can draw, cyan, by an embedding that begins as
-red.
+The training pictures show a concept at every place, except in the parts on adapters and on
+optimizers, where the character is at random places. That is harder: a character that was never
+seen in the middle is often not drawn there. `color` is a new name for a color that the base can
+draw, cyan, learned by an embedding that starts as red.
 
-Mean of the seeds (least to most). `samples` is how many were drawn of each kind for all seeds
-together; of a transfer two fifths of them.
-`seconds` is the training alone, by so many `threads`; those of one thread shared the machine with
-other runs, so that they say which methods are dearer and not how fast a step is.
+Each number is the mean over the seeds (lowest to highest). `samples` counts the samples of each
+kind over all seeds; the transfer scores use two fifths of them. `seconds` is the time of training
+alone, on so many `threads`. Runs on one thread shared the machine with other runs: their times say
+which methods are dearer, but not how fast a step is.
 """
 
 
-def write_report(parts: Mapping[str, Rows], folder: Path) -> None:
-    """Write learning.md and learning.png from the rows of each part and the strips of pictures."""
-    told = {"pictures": PICTURES, "styled": STYLE_PICTURES, "learned": LEARNED}
-    lines = [INTRODUCTION.format(settings=SETTINGS, flow=FLOW_SCHEDULER, **told)]
+def write_report(parts: Mapping[str, Rows], path: Path) -> None:
+    """Write the page from the rows of each part."""
+    replace_text(path, page(parts))
+
+
+def page(parts: Mapping[str, Rows]) -> str:
+    """The page: a table for every part, then the claims and what the methods are."""
+    scene = {"pictures": PICTURES, "styled": STYLE_PICTURES, "learned": LEARNED}
+    lines = [INTRODUCTION.format(settings=SETTINGS, flow=FLOW_SCHEDULER, **scene)]
     for title, rows in parts.items():
         lines += section(title, rows)
     every = [row for rows in parts.values() for row in rows]
-    lines += ["## The claims of the literature", "", *claims(every), *adapter_claims(every), ""]
+    lines += ["## The claims of the literature", "", *claims(every), ""]
     lines += ["## The methods", ""]
     plain, used = METHODS["pivotal"], {row["method"] for row in every} - {"pivotal"}
     lines += [f"`pivotal` is `{plain}`; the others differ from it in:", ""]
     lines += [f"- {n}: `{differing(m, plain)}`" for n, m in METHODS.items() if n in used]
-    lines += ["", f"Python {platform.python_version()}, {platform.machine()}, CPU, fp32."]
-    lines += ["Made by `python3 dev.py bench learning`; ![samples](learning.png)"]
-    (folder / "learning.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
-    write_grid(every, folder)
+    lines += ["", "All of it on the CPU in fp32. `python3 dev.py bench learning` writes this page."]
+    lines += ["", "![One row of samples for each method](learning.png)"]
+    return "\n".join(lines) + "\n"
 
 
 def section(title: str, rows: Rows) -> list[str]:
-    """The table of one part, and for a set the scores of each concept."""
+    """The table of one part and, for a set, the table of its concepts."""
     columns = [name for name in COLUMNS if any(row.get(name) is not None for row in rows)]
     names = [*columns, "missing", "bytes", "seconds", "threads"]
     lines = [
@@ -100,20 +105,19 @@ def section(title: str, rows: Rows) -> list[str]:
         drawn = sum(row["samples"] for row in same)
         lines.append(f"| {method} | {steps} | {len(same)} | {drawn} | " + " | ".join(cells) + " |")
     lines.append("")
-    for row in (row for row in rows if "concepts" in row):
-        lines += of_concepts(row)
+    for row in rows:
+        lines += of_concepts(row) if "concepts" in row else []
     return lines
 
 
 def mean_of(rows: Rows, name: str) -> float:
-    """The mean of a column that every row has."""
+    """The mean of a column that all rows have."""
     return sum(row[name] for row in rows) / len(rows)
 
 
-def of_concepts(row: dict[str, Any]) -> list[str]:
-    """The table of a set's concepts."""
+def of_concepts(row: Row) -> list[str]:
     lines = [
-        f"Of {row['method']}, seed {row['seed']}:",
+        f"The concepts of `{row['method']}`, seed {row['seed']}:",
         "",
         "| concept | fidelity | following | leakage |",
         "|---|---|---|---|",
@@ -122,42 +126,82 @@ def of_concepts(row: dict[str, Any]) -> list[str]:
         cells = [f"{scores[name]:.2f}" for name in ("fidelity", "following", "leakage")]
         lines.append(f"| {concept} | " + " | ".join(cells) + " |")
     if row.get("renamed") is not None:
-        lines += ["", f"Fidelity with every name changed while loading: {row['renamed']:.2f}."]
+        lines += [
+            "",
+            f"Fidelity when Load Bundle gives every concept another name: {row['renamed']:.2f}.",
+        ]
     return [*lines, ""]
 
 
 def spread(values: Sequence[float | None], digits: int = 2) -> str:
-    """Mean and, of several, the least and the most; a dash for what a method does not have."""
-    known = [value for value in values if value is not None]
-    if not known:
+    """The mean with the lowest and highest value; a dash if the method has no such score."""
+    numbers = [value for value in values if value is not None]
+    if not numbers:
         return "-"
     mean, least, most = (
-        f"{one:.{digits}f}" for one in (sum(known) / len(known), min(known), max(known))
+        f"{value:.{digits}f}" for value in (sum(numbers) / len(numbers), min(numbers), max(numbers))
     )
-    return mean if len(known) == 1 else f"{mean} ({least} to {most})"
+    return mean if len(numbers) == 1 else f"{mean} ({least} to {most})"
 
 
-def write_grid(rows: Rows, folder: Path) -> None:
-    """Every cell's strip of pictures under each other, with its name."""
-    strips = [
-        (row, folder / "learning" / strip_name(row))
-        for row in rows
-        if (folder / "learning" / strip_name(row)).exists()
-    ]
-    if not strips:
+def write_picture(rows: Rows, strips: Path, path: Path) -> None:
+    """Draw one row of samples for each method, in two columns, from the strips of its cells.
+
+    Without all the strips, which are left in the work folder by the call that ran their cells, the
+    picture stays as it is.
+    """
+    methods = {name: shown_cells(rows, name) for name in dict.fromkeys(r["method"] for r in rows)}
+    missing = [c.name for cells in methods.values() for c in cells if not strip(c, strips).exists()]
+    if missing:
+        sys.stdout.write(f"{path.name} stays as it is: {len(missing)} strips are missing\n")
         return
-    pictures = [(row, Image.open(path).convert("RGB")) for row, path in strips]
-    height = sum(picture.height + 4 for _, picture in pictures)
-    grid = Image.new("RGB", (LABEL_WIDTH + pictures[0][1].width, height), "white")
-    pen, font, top = ImageDraw.Draw(grid), ImageFont.load_default(14), 0
-    for row, picture in pictures:
-        label = f"{row['subject']}, {row['method']}\n{row['steps']} steps, seed {row['seed']}"
-        pen.multiline_text((6, top + 14), label, fill="black", font=font)
-        grid.paste(picture, (LABEL_WIDTH, top))
-        top += picture.height + 4
-    grid.save(folder / "learning.png", optimize=True)
+    down = -(-len(methods) // 2)
+    width, height = LABEL + STRIP * SIDE + 2 * GAP, SIDE + GAP
+    picture = Image.new("RGB", (2 * width, down * height + GAP), "white")
+    for number, (name, cells) in enumerate(methods.items()):
+        column, place = divmod(number, down)
+        corner = (GAP + column * width, GAP + place * height)
+        picture.paste(picture_row(name, cells, strips), corner)
+    picture.save(path, optimize=True)
 
 
-def strip_name(row: dict[str, Any]) -> str:
-    """The file of a row's pictures."""
-    return f"{row['subject']}_{row['method']}_{row['budget']:g}_{row['seed']}.png"
+def shown_cells(rows: Rows, method: str) -> list[Cell]:
+    """One cell for each subject of a method: the first seed, at the budget nearest to the whole."""
+    own = sorted(
+        (row for row in rows if row["method"] == method),
+        key=lambda row: (abs(row["budget"] - 1), row["seed"]),
+    )
+    by_subject: dict[str, Cell] = {}
+    for row in own:
+        by_subject.setdefault(row["subject"], cell_of(row))
+    return list(by_subject.values())
+
+
+def picture_row(name: str, cells: Sequence[Cell], strips: Path) -> Image.Image:
+    """The name of a method, its subjects, and samples of all subjects in equal numbers."""
+    row = Image.new("RGB", (LABEL + STRIP * SIDE, SIDE), "white")
+    pen, large, small = ImageDraw.Draw(row), ImageFont.load_default(14), ImageFont.load_default(12)
+    lines = wrapped(name, large)
+    pen.multiline_text((0, 2), lines, fill="black", font=large, spacing=3)
+    below = 6 + 18 * (1 + lines.count("\n"))
+    pen.text((0, below), ", ".join(cell.subject for cell in cells), fill="dimgray", font=small)
+    drawn = [Image.open(strip(cell, strips)) for cell in cells]
+    for place in range(STRIP):
+        left = place * SIDE
+        picture = drawn[place * len(cells) // STRIP].crop((left, 0, left + SIDE, SIDE))
+        row.paste(picture, (LABEL + left, 0))
+    return row
+
+
+def wrapped(name: str, font: ImageFont.ImageFont | ImageFont.FreeTypeFont) -> str:
+    """A name broken at underscores into lines that are narrower than a label."""
+    lines = [""]
+    for word in name.replace("_", "_ ").split():
+        fits = font.getlength(lines[-1] + word) < LABEL - GAP
+        lines[-1:] = [lines[-1] + word] if fits else [lines[-1], word]
+    return "\n".join(lines)
+
+
+def strip(cell: Cell, folder: Path) -> Path:
+    """The file with a cell's pictures."""
+    return folder / f"{cell.name}.png"

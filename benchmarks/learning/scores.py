@@ -1,8 +1,9 @@
-"""Scores of a trained model, as shares from 0 to 1, counted by the judge of the sprite world."""
+"""Scores of a trained model: shares from 0 to 1, counted by the judge of the sprite world."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -12,22 +13,30 @@ from world.judge import Verdict, judge
 from world.sampling import Models, sample
 from world.sprites import COLORS, SHAPES, Scene, held_out_scenes
 
-from .subjects import COLOR, HEART, STYLE, Asked
+from .methods import RANK, RATES, adapter_name
+from .subjects import COLOR, HEART, SCATTERED, STYLE, Asked
 
-ALL_SHAPES = {**SHAPES, **NEW_SHAPES, **{name: one.bitmap for name, one in CREW.items()}}
+ALL_SHAPES = {**SHAPES, **NEW_SHAPES, **{name: member.bitmap for name, member in CREW.items()}}
 ALL_COLORS = {**COLORS, **NEW_COLORS}
 BASE_SEED = 10_000
+LEARNED = 0.9
+"""Fidelity from which a concept counts as learned."""
+JUDGED = ("fidelity", "following", "base_kept")
+"""The scores that adapters are compared by."""
+Row = Mapping[str, Any]
+"""An entry of learning.json: the cell, its scores and its cost."""
+Rows = Sequence[Row]
 
 
 def look(pixels: Tensor, concept: str) -> Verdict:
-    """The verdict among everything there is; hatching is looked for where it is the concept."""
+    """Judge a picture among all shapes and colors; hatching counts only where it is the concept."""
     if concept == STYLE:
         return judge(pixels, SHAPES, COLORS, hatching=HATCHING)
     return judge(pixels, ALL_SHAPES, ALL_COLORS)
 
 
 def shows(verdict: Verdict, concept: str) -> bool:
-    """Whether the picture shows the concept: a shape in its own colors, a color or the hatching."""
+    """Whether a picture shows the concept: a shape in its own colors, a color or the hatching."""
     if concept == STYLE:
         return verdict.hatched
     if concept == HEART:
@@ -38,7 +47,7 @@ def shows(verdict: Verdict, concept: str) -> bool:
 
 
 def follows(verdict: Verdict, asked: Asked) -> bool:
-    """Whether background, and color and shape where the prompt names them, are as asked."""
+    """Whether the background is as the prompt says, and so are color and shape if it names them."""
     return (
         verdict.background == asked.background
         and (not asked.color or verdict.color == asked.color)
@@ -47,38 +56,39 @@ def follows(verdict: Verdict, asked: Asked) -> bool:
 
 
 def leaks(verdict: Verdict, concept: str) -> bool:
-    """Whether the picture shows another new thing than the one that was asked for."""
+    """Whether a picture shows a new thing other than the one that was asked for."""
     return verdict.shape in {*CREW, *NEW_SHAPES} - {concept}
 
 
 def count(pictures: Tensor, asked: Sequence[Asked]) -> dict[str, float]:
-    """fidelity, following and leakage of samples of prompts with a concept."""
-    seen = [(look(picture, one.concept), one) for picture, one in zip(pictures, asked, strict=True)]
+    """fidelity, following and leakage of the samples of prompts with a concept."""
+    pairs = zip(pictures, asked, strict=True)
+    judged = [(look(pixels, prompt.concept), prompt) for pixels, prompt in pairs]
     return {
-        "fidelity": share(shows(verdict, one.concept) for verdict, one in seen),
-        "following": share(follows(verdict, one) for verdict, one in seen),
-        "leakage": share(leaks(verdict, one.concept) for verdict, one in seen),
+        "fidelity": share(shows(verdict, prompt.concept) for verdict, prompt in judged),
+        "following": share(follows(verdict, prompt) for verdict, prompt in judged),
+        "leakage": share(leaks(verdict, prompt.concept) for verdict, prompt in judged),
     }
 
 
 def fidelity(models: Models, asked: Sequence[Asked]) -> float:
     """Share of the samples that show their concept."""
-    return count(sample(models, [one.prompt for one in asked]), asked)["fidelity"]
+    return count(sample(models, [prompt.prompt for prompt in asked]), asked)["fidelity"]
 
 
 def variety(pictures: Tensor, asked: Sequence[Asked]) -> float | None:
-    """How much samples of one prompt differ: their standard deviation, mean of pixels and prompts.
+    """How much samples of one prompt differ: the standard deviation, averaged over all pixels.
 
-    `pictures` is (n, height, width, 3) in 0..1. None where no prompt was asked twice.
+    `pictures` is (n, height, width, 3) in 0..1. None if no prompt has two samples.
     """
-    prompts = [one.prompt for one in asked]
+    prompts = [prompt.prompt for prompt in asked]
     groups = [pictures[[p == prompt for p in prompts]] for prompt in dict.fromkeys(prompts)]
     several = [group.float().std(dim=0).mean() for group in groups if len(group) > 1]
     return float(torch.stack(several).mean()) if several else None
 
 
 def base_right(models: Models, number: int) -> tuple[float, float]:
-    """Of the base's own held-out prompts: the share drawn right, the share that show a concept."""
+    """Shares of the base's held-out prompts that are drawn correctly, and that show a concept."""
     scenes = held_out_scenes()[:number]
     pictures = sample(models, [scene.caption for scene in scenes], first_seed=BASE_SEED)
     verdicts = [look(picture, "") for picture in pictures]
@@ -87,9 +97,8 @@ def base_right(models: Models, number: int) -> tuple[float, float]:
 
 
 def is_scene(verdict: Verdict, scene: Scene) -> bool:
-    """Whether shape, color and background are the scene's."""
-    found = (verdict.shape, verdict.color, verdict.background)
-    return found == (scene.shape, scene.color, scene.background)
+    seen = (verdict.shape, verdict.color, verdict.background)
+    return seen == (scene.shape, scene.color, scene.background)
 
 
 def share(hits: Iterable[bool]) -> float:
@@ -99,11 +108,24 @@ def share(hits: Iterable[bool]) -> float:
 
 
 def transferred(samples: int) -> int:
-    """Samples of each of the transfers, of which a cell has three: two fifths."""
+    """Samples of each of a cell's three transfers: two fifths of the others."""
     return max(1, samples * 2 // 5)
 
 
 def thinned(asked: Sequence[Asked], number: int) -> list[Asked]:
-    """`number` of the prompts, or all, evenly: on backgrounds that were trained and others."""
-    kept = min(number, len(asked))
-    return [asked[i * len(asked) // kept] for i in range(kept)]
+    """At most `number` prompts, evenly spaced, so that trained and new backgrounds are kept."""
+    count = min(number, len(asked))
+    return [asked[i * len(asked) // count] for i in range(count)]
+
+
+def best_rate(rows: Rows, kind: str) -> float | None:
+    """The learning rate with the highest mean of the judged scores; None until all have a row."""
+    scores = {
+        row["method"]: sum(row[name] for name in JUDGED)
+        for row in rows
+        if (row["subject"], row["seed"], row["budget"]) == (SCATTERED, 0, 1)
+    }
+    names = {rate: adapter_name(kind, RANK, rate) for rate in RATES}
+    if not scores.keys() >= set(names.values()):
+        return None
+    return max(RATES, key=lambda rate: scores[names[rate]])

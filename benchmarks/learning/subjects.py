@@ -1,4 +1,4 @@
-"""What is learned in the sprite world: the pictures of each subject, and the prompts for it."""
+"""What is learned in the sprite world: the pictures of each subject and the prompts for it."""
 
 from __future__ import annotations
 
@@ -20,44 +20,45 @@ from world.concepts import (
 from world.sprites import COLORS, SHAPES
 
 HEART, STYLE, COLOR = "heart", "hatching", "cyan"
-"""The color is one that the base can draw: what is new is its name."""
+"""The base can already draw the color: only its name is new."""
 SCATTERED = "scattered"
-"""The character at places by chance"""
+"""The character at random places."""
 LOOK = "every second row gray"
-"""What the style is."""
+"""What the style looks like."""
 PICTURES, STYLE_PICTURES = 8, 24
-"""A style has to be seen on more things than a thing on grounds."""
+"""A style needs more pictures: it has to be seen on many things."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Asked:
-    """One prompt and what a picture of it has to show."""
+    """A prompt and what a picture of it has to show."""
 
     prompt: str
     concept: str
     background: str
     color: str = ""
-    """Asked for in the prompt; empty where the concept has colors of its own"""
+    """Empty where the concept has its own colors"""
     shape: str = ""
-    """Asked for in the prompt; empty where the concept is a shape of its own"""
+    """Empty where the concept is a shape"""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Subject:
-    """One or several concepts that a run learns together."""
+    """One concept, or several that a run learns together."""
 
     concepts: Mapping[str, str]
-    """concept -> the word of the base for what it is an instance of"""
+    """concept -> its class word, which the base knows"""
     pictures: Callable[[Mapping[str, str], int], Sequence[Picture]]
-    """Training pictures from concept -> word in the captions, and a seed"""
+    """Training pictures, given concept -> its word in the captions, and a seed"""
     steps: int
-    """The budget"""
+    """The whole budget"""
     seen: str = "at every place"
+    """Where the training pictures show it"""
     batch: int = 4
 
 
 def grounds(number: int) -> list[str]:
-    """Backgrounds in turn, every second of which no training picture has."""
+    """Backgrounds in turn; every second one is in no training picture."""
     return [
         UNSEEN_COLORS[i // 2 % len(UNSEEN_COLORS)]
         if i % 2
@@ -67,14 +68,14 @@ def grounds(number: int) -> list[str]:
 
 
 def other_color(number: int, background: str) -> str:
-    """A color that can be seen on the background; every fourth is one that no picture had."""
+    """A color other than the background; every fourth one is in no training picture."""
     names = UNSEEN_COLORS if number % 4 == 0 else tuple(COLORS)
     fitting = [name for name in names if name != background]
     return fitting[number // 4 % len(fitting)]
 
 
 def ask(concept: str, word: str, number: int, background: str) -> Asked:
-    """Prompt `number` for a concept that is called by `word`."""
+    """Prompt `number` for a concept whose name in prompts is `word`."""
     if concept in CREW:
         prompt = caption_of(f"a {word}", "", background)
         return Asked(prompt=prompt, concept=concept, background=background)
@@ -93,7 +94,7 @@ def ask(concept: str, word: str, number: int, background: str) -> Asked:
 
 
 def ask_color(word: str, number: int, background: str) -> Asked:
-    """A prompt for a known shape in the color that is called by `word`, on any other color."""
+    """A prompt for a known shape in the color named `word`, on a background of another color."""
     shape = tuple(SHAPES)[number % len(SHAPES)]
     ground = "white" if background == COLOR else background
     prompt = caption_of(f"a {word} {shape}", "", ground)
@@ -101,7 +102,7 @@ def ask_color(word: str, number: int, background: str) -> Asked:
 
 
 def prompts_for(words: Mapping[str, str], number: int) -> list[Asked]:
-    """`number` prompts for every concept, given what stands for it in a prompt."""
+    """`number` prompts for every concept, given its word in prompts."""
     return [
         ask(concept, word, i, background)
         for concept, word in words.items()
@@ -120,14 +121,14 @@ SUBJECTS: Mapping[str, Subject] = {
         pictures=lambda words, seed: character_pictures(words["robot"], count=PICTURES, seed=seed),
         steps=400,
     ),
-    # The harder set, on which methods differ that all learn the other.
+    # The harder set: methods that all learn the one above differ here.
     SCATTERED: Subject(
         concepts={"robot": "square"},
         pictures=lambda words, seed: character_pictures(
             words["robot"], count=PICTURES, seed=seed, everywhere=False
         ),
         steps=400,
-        seen="at places by chance",
+        seen="at places by chance",  # part of the digests of committed rows
     ),
     "shape": Subject(
         concepts={HEART: "square"},

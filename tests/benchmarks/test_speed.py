@@ -5,19 +5,14 @@ from __future__ import annotations
 import json
 import os
 import random
-import sys
 from pathlib import Path
 
 import pytest
-
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.append(str(ROOT / "benchmarks"))
-
-from speed.parts import Part, cpu_parts, cuda_parts  # noqa: E402
-from speed.play import play  # noqa: E402
-from speed.report import page  # noqa: E402
-from speed.setup import Setup, parse  # noqa: E402
-from speed.statistics import median_interval, ratio_interval  # noqa: E402
+from speed.parts import Part, cpu_parts, cuda_parts
+from speed.play import play
+from speed.report import page
+from speed.setup import Setup, parse
+from speed.statistics import median_interval, ratio_interval
 
 
 def test_the_interval_holds_the_true_median_as_often_as_it_says():

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[1]
-RESULTS = ROOT / "benchmarks" / "results"
-sys.path.append(str(ROOT / "benchmarks"))
+from kernels.report import page
 
-from kernels.report import page  # noqa: E402
+ROOT = Path(__file__).resolve().parents[2]
+RESULTS = ROOT / "benchmarks" / "results"
 
 
 def test_the_committed_page_is_made_from_the_committed_numbers():
