@@ -12,7 +12,7 @@ from torch import Tensor
 from .bundle import Bundle, check_name
 from .encoders import check_finite
 from .file_names import SUFFIX, safe_stem
-from .files.safetensors import Draft, write_all
+from .files.atomic import create_files, replace_file
 from .formats import target as drafts
 from .layers.generic import to_kohya
 from .layers.peft_keys import MAGNITUDE, magnitude_layer
@@ -43,7 +43,7 @@ class Container(str, Enum):
         return self in (Container.LOOSE, Container.DIFFUSERS, Container.COG)
 
 
-_WRITERS: Mapping[Container, Callable[[drafts.Job], list[Draft]]] = {
+_WRITERS: Mapping[Container, Callable[[drafts.Job], drafts.Files]] = {
     Container.A1111: drafts.whole,
     Container.LOOSE: drafts.loose,
     Container.HEADER: drafts.in_header,
@@ -67,14 +67,31 @@ def save_bundle(
     trainers do, and not `t5xxl`, as the host does. The folder is made when there is something to
     write. ValueError for a bundle that the container cannot hold.
     """
+    files = _files(bundle, path, container, dtype, trainer_keys=trainer_keys)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    create_files(files)
+    return list(files)
+
+
+def replace_bundle(path: Path, bundle: Bundle) -> None:
+    """Write a bundle in one file, in fp32, in place of the one at `path`, if any."""
+    for file, write in _files(bundle, path, Container.A1111, torch.float32).items():
+        replace_file(file, write)
+
+
+def _files(
+    bundle: Bundle,
+    path: Path,
+    container: Container,
+    dtype: torch.dtype | None,
+    *,
+    trainer_keys: bool = False,
+) -> drafts.Files:
     _check(bundle, path, dtype)
     lora = to_kohya(bundle.lora, bundle.family)
     lora = lora if dtype is None else _cast(lora, dtype)
     job = drafts.Job(bundle=bundle, path=path, lora=lora, trainer_keys=trainer_keys)
-    made = _WRITERS[container](job)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_all(made)
-    return [draft.path for draft in made]
+    return _WRITERS[container](job)
 
 
 def warnings_for(bundle: Bundle, container: Container) -> list[str]:

@@ -14,13 +14,17 @@ from torch import Tensor
 from ..bundle import Bundle
 from ..encoders import OUTPUT, trainer_key
 from ..file_names import SUFFIX, file_stems
-from ..files.safetensors import Draft
+from ..files.atomic import Write
+from ..files.safetensors import tensor_file
 from ..layers.generic import diffusers_module, to_generic
 from ..metadata import build_metadata, kind_index
 from ..token_map import TOKEN_MAP
 from . import a1111, cog, diffusers, embedding
 from . import header as header_form
 from . import loose as loose_files
+
+Files = dict[Path, Write]
+"""What each file of a container is written by."""
 
 _PROCESSOR = re.compile(
     r"(diffusion_model\..*\.attn[12])\.(to_[qkv]|to_out\.0)\.(lora_\w+)\.weight"
@@ -43,22 +47,22 @@ class Job:
         return build_metadata(self.bundle, title=title, lora=self.lora, names=names, kind=kind)
 
 
-def whole(job: Job) -> list[Draft]:
+def whole(job: Job) -> Files:
     """One file in A1111's form."""
     return _one_file(job, trainer_keys=False)
 
 
-def onetrainer(job: Job) -> list[Draft]:
+def onetrainer(job: Job) -> Files:
     """A1111's form with the names that OneTrainer gives the encoders."""
     return _one_file(job, trainer_keys=True)
 
 
-def _one_file(job: Job, *, trainer_keys: bool) -> list[Draft]:
+def _one_file(job: Job, *, trainer_keys: bool) -> Files:
     tensors = dict(job.lora)
     for name, encoder, rows in all_vectors(job.bundle):
         key = trainer_key(encoder) if trainer_keys else encoder
         tensors[a1111.embedding_key(name, key)] = rows
-    return [Draft(path=job.path, tensors=tensors, metadata=job.metadata("bundle"), hashed=True)]
+    return {job.path: tensor_file(tensors, job.metadata("bundle"), hashed=True)}
 
 
 def all_vectors(bundle: Bundle) -> list[tuple[str, str, Tensor]]:
@@ -76,39 +80,33 @@ def all_vectors(bundle: Bundle) -> list[tuple[str, str, Tensor]]:
     return found
 
 
-def in_header(job: Job) -> list[Draft]:
+def in_header(job: Job) -> Files:
     """A plain LoRA with the embeddings in its header, as text."""
     vectors: dict[str, dict[str, Tensor]] = {}
     for name, key, rows in all_vectors(job.bundle):
         vectors.setdefault(name, {})[key] = rows
     metadata = job.metadata("bundle") | {header_form.FIELD: header_form.pack(vectors)}
-    return [Draft(path=job.path, tensors=job.lora, metadata=metadata, hashed=bool(job.lora))]
+    return {job.path: tensor_file(job.lora, metadata, hashed=bool(job.lora))}
 
 
-def loose(job: Job) -> list[Draft]:
+def loose(job: Job) -> Files:
     """The LoRA's file, unless there is no LoRA, and a file per embedding in the same folder."""
     bundle, names = job.bundle, tuple(job.bundle.embeddings)
     if not names and not job.lora:
         raise ValueError("Only output embeddings are there, which loose files have no place for.")
     stems = file_stems(names, job.path.stem if job.lora else None)
-    files = [
-        Draft(
-            path=job.path.with_name(stems[name] + SUFFIX),
-            tensors=_loose_tensors(bundle.embeddings[name], job.trainer_keys),
-            metadata=build_metadata(
-                bundle, title=name, lora={}, names=(name,), kind=embedding.KIND
-            ),
-        )
-        for name in names
-    ]
-    return [*_lora(job), *files]
+    files = _lora(job)
+    for name in names:
+        tensors = _loose_tensors(bundle.embeddings[name], job.trainer_keys)
+        metadata = build_metadata(bundle, title=name, lora={}, names=(name,), kind=embedding.KIND)
+        files[job.path.with_name(stems[name] + SUFFIX)] = tensor_file(tensors, metadata)
+    return files
 
 
-def _lora(job: Job) -> list[Draft]:
+def _lora(job: Job) -> Files:
     if not job.lora:
-        return []
-    metadata = job.metadata(loose_files.KIND)
-    return [Draft(path=job.path, tensors=job.lora, metadata=metadata, hashed=True)]
+        return {}
+    return {job.path: tensor_file(job.lora, job.metadata(loose_files.KIND), hashed=True)}
 
 
 def _loose_tensors(vectors: Mapping[str, Tensor], trainer_keys: bool) -> dict[str, Tensor]:
@@ -120,7 +118,7 @@ def _loose_tensors(vectors: Mapping[str, Tensor], trainer_keys: bool) -> dict[st
     return {trainer_key(key): t for key, t in rows.items()} if trainer_keys else rows
 
 
-def diffusers_pair(job: Job) -> list[Draft]:
+def diffusers_pair(job: Job) -> Files:
     """The LoRA, and `<name>_emb` with the rows of all names in one tensor for each encoder."""
     files = _lora(job)
     if job.bundle.embeddings:
@@ -128,11 +126,11 @@ def diffusers_pair(job: Job) -> list[Draft]:
         tensors = {trainer_key(key): rows for key, rows in joined_rows(job.bundle).items()}
         # The scripts write no header at all; ours only says whose the rows are.
         header = {TOKEN_MAP: token_json(job.bundle), **kind_index(embedding.KIND)}
-        files.append(Draft(path=path, tensors=tensors, metadata=header))
+        files[path] = tensor_file(tensors, header)
     return _some(files)
 
 
-def cog_folder(job: Job) -> list[Draft]:
+def cog_folder(job: Job) -> Files:
     """`lora.safetensors`, `embeddings.pti` and `special_params.json`, under their fixed names."""
     if job.bundle.family != "sdxl" or not job.lora or not job.bundle.embeddings:
         raise ValueError(
@@ -141,11 +139,11 @@ def cog_folder(job: Job) -> list[Draft]:
     rows = {cog.KEYS[key]: value for key, value in joined_rows(job.bundle).items()}
     folder, tokens = job.path.parent, token_json(job.bundle)
     generic = to_generic(job.lora, job.bundle.family)
-    return [
-        Draft(path=folder / cog.LORA, tensors=_processors(generic), metadata={}),
-        Draft(path=folder / cog.EMBEDDINGS, tensors=rows, metadata={}),
-        Draft(path=folder / cog.TOKENS, text=tokens),
-    ]
+    return {
+        folder / cog.LORA: tensor_file(_processors(generic), {}),
+        folder / cog.EMBEDDINGS: tensor_file(rows, {}),
+        folder / cog.TOKENS: lambda draft: draft.write_text(tokens, encoding="utf-8"),
+    }
 
 
 def _processors(lora: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -200,7 +198,7 @@ def _tokens(bundle: Bundle) -> list[tuple[str, str]]:
     return found
 
 
-def _some(files: list[Draft]) -> list[Draft]:
+def _some(files: Files) -> Files:
     if not files:
         raise ValueError("This form has no place for output embeddings, and there is nothing else.")
     return files

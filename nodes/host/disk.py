@@ -3,18 +3,12 @@
 from __future__ import annotations
 
 import logging
-import os
 import shutil
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors import SafetensorError
-
-from ...bundles.bundle import Bundle
-from ...bundles.save import Container, save_bundle
 
 LOG = logging.getLogger(__name__)
 
@@ -53,22 +47,3 @@ def discard(path: Path) -> None:
             path.unlink(missing_ok=True)
     except OSError as error:
         LOG.warning("%s could not be deleted (%s): delete it, nothing needs it.", path, error)
-
-
-def replace_text(path: Path, text: str) -> None:
-    """Write a text file in place of the one at `path`, down to the disk, atomically."""
-    temporary = path.with_name(f"{path.name}.part")
-    with open(temporary, "w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
-
-
-def replace_bundle(path: Path, bundle: Bundle) -> None:
-    """Write a bundle in place of the one at `path`, atomically."""
-    with tempfile.TemporaryDirectory(dir=path.parent, prefix=".pivotal-") as folder:
-        # Under its own name, since the file's title is made of that.
-        staged = Path(folder, path.name)
-        save_bundle(bundle, staged, Container.A1111, torch.float32)
-        os.replace(staged, path)

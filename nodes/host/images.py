@@ -9,6 +9,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from ...bundles.files.atomic import replace_file
 from .folders import user_folder
 from .pictures import to_tensor
 
@@ -39,7 +40,5 @@ def keep_picture(pixels: Tensor) -> Path:
     name = hashlib.sha256(repr((picture.size, picture.mode)).encode() + picture.tobytes())
     path = user_folder("pictures") / f"{name.hexdigest()[:32]}.png"
     if not path.exists():
-        draft = path.with_name(f".{path.stem}.part")
-        picture.save(draft, format="PNG", compress_level=1)
-        draft.replace(path)
+        replace_file(path, lambda draft: picture.save(draft, format="PNG", compress_level=1))
     return path

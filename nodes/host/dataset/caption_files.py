@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ....bundles.files.text import remove_drafts
+from ....bundles.files.atomic import remove_drafts
 from ....training.dataset.records import Dataset
 from ....training.dataset.writing.write import Change, Format, History, OnExisting, plan_changes
 from ..folders import is_writable, user_folder, writable_roots

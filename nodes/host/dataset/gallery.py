@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ....bundles.files.atomic import replace_file
 from ....training.dataset.captions.placeholders import placeholder_pattern
 from ....training.dataset.checks.findings import rough_tokens
 from ....training.dataset.folder.sidecars import read_text
@@ -175,9 +176,8 @@ def thumbnail(call: Call) -> Path:
         facts.close()
     path = user_folder("thumbs") / f"{name}.webp"
     if not path.exists():
-        draft = path.with_name(f".{path.stem}.{threading.get_ident()}.part")
-        trained(record, THUMB, crop).save(draft, format="WEBP", quality=80)
-        draft.replace(path)
+        small = trained(record, THUMB, crop)
+        replace_file(path, lambda draft: small.save(draft, format="WEBP", quality=80))
     return path
 
 

@@ -11,11 +11,12 @@ import comfy.model_management as management
 import torch
 from torch import Tensor, nn
 
+from ....bundles.files.atomic import replace_text
 from ....training.data import TrainingData, draw_batch
 from ....training.dataset.batches import Batches
 from ....training.memory import Cost, Plan, choose
 from ....training.run import Parts
-from ..disk import Disk, replace_text
+from ..disk import Disk
 from .port import BYTES_PER_PARAMETER, HostDenoiser
 from .recompute import IN_PLACE_BLOCKS
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 from PIL.Image import Image
 from torch import Tensor
 
+from ....bundles.files.journal import Journal
 from ....training.evaluation.curves import line_plot, mean_plot, stacked
 from ....training.series import LOSS, SERIES, Line, Series, points_of
 from ..pictures import to_tensor
-from .run_folder import RunFolder, read_lines, run_folders
+from .run_folder import RunFolder, run_folders
 
 
 def newest_run(name: str) -> RunFolder:
@@ -27,7 +28,7 @@ def is_numbered(folder: str, name: str) -> bool:
 
 def plot_run(folder: RunFolder) -> tuple[Tensor, list[float]]:
     """All plots below each other, (1, height, width, 3) in 0..1, and the loss of every step."""
-    lines = read_lines(folder.journal)
+    lines = list(Journal(folder.journal).entries())
     losses = losses_of(lines)
     if not losses:
         raise ValueError(f"The run {folder.path.name} has reported no step yet.")

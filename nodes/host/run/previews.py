@@ -13,6 +13,7 @@ import torch
 from comfy.sd import VAE
 from PIL import Image
 
+from ....bundles.files.atomic import replace_file
 from ....training.ports import Caption, Mention
 from ....training.run import Run
 from ....training.words.concepts import Concept, mentioned, parse_caption
@@ -89,9 +90,7 @@ class Previewer:
             for shot in self._shots:
                 picture = self._draw(run, shot)
                 path = folder / f"step_{step:08}_{shot.label}.jpg"
-                if disk.attempt(
-                    "A preview", path, lambda p=picture, to=path: p.save(to, quality=92)
-                ):
+                if disk.attempt("A preview", path, lambda p=path, i=picture: _save(p, i)):
                     about = {"prompt": shot.prompt, "seed": shot.seed, "without": shot.without}
                     told.append({"file": path.name, "row": shot.label, **about})
         self._cost = time.monotonic() - began
@@ -132,6 +131,10 @@ def shots(config: PreviewConfig, concepts: Sequence[Concept]) -> Iterator[Previe
                     for part in caption
                 )
                 yield PreviewShot(f"{label}_without{place + 1}", prompt, bare, seed, name)
+
+
+def _save(path: Path, picture: Image.Image) -> None:
+    replace_file(path, lambda draft: picture.save(draft, format="JPEG", quality=92))
 
 
 def stop_on_cancel(*_: Any) -> None:

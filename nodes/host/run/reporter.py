@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import math
 import time
-from collections import defaultdict
+from collections import defaultdict, deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -13,6 +12,7 @@ from typing import Any
 import comfy.model_management as management
 from torch import Tensor, nn
 
+from ....bundles.files.journal import Journal
 from ....training.loop import Parts, StepReport
 from ....training.series import CONCEPTS, LOSS, MOVEMENT, NORMS, PRODIGY_D, RATES
 from ..events import send_event
@@ -47,7 +47,7 @@ class Reporter:
     ):
         self._folder, self._live, self._numbers, self._text = folder, live, numbers, text
         self._written = folder.rewind(len(numbers.losses))
-        self._unwritten = ""
+        self._unwritten = deque[dict[str, Any]]()
         self._started = self._last = time.monotonic()
         self._looked = float("-inf")
         self._begun, self._trouble = len(numbers.losses), None
@@ -97,20 +97,21 @@ class Reporter:
 
     def _write(self, line: dict[str, Any]) -> None:
         line = finite(line)
-        self._unwritten += json.dumps(line) + "\n"
-        place = self._folder.journal
-        if self._folder.disk.attempt("The journal", place, self._append):
-            self._unwritten = ""
-        elif not self._unwritten.startswith("\n"):
-            # A part of it may be there, which is no line then.
-            self._unwritten = "\n" + self._unwritten
+        self._unwritten.append(line)
+        while self._unwritten and self._append(self._unwritten[0]):
+            self._unwritten.popleft()
         where = {"run": self._live.name, "node": self._live.node, "index": self._written}
         send_event("report", {**where, "report": line})
         self._written += 1
 
-    def _append(self) -> None:
-        with open(self._folder.journal, "a", encoding="utf-8") as journal:
-            journal.write(self._unwritten)
+    def _append(self, line: dict[str, Any]) -> bool:
+        journal = Journal(self._folder.journal)
+        # Numbers are not worth a sync, which may wait for whatever else the machine is writing: a
+        # checkpoint holds the losses too. Events are rare, and syncing one syncs the lines before.
+        sync = LOSS.key not in line
+        return self._folder.disk.attempt(
+            "The journal", journal.path, lambda: journal.add(line, sync=sync)
+        )
 
     def _look_at_vectors(self, report: StepReport) -> None:
         """Send on its way how far each live concept has moved, and its nearest words."""

@@ -6,10 +6,11 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from ....bundles.files.journal import Journal
 from ....training.series import SERIES
 from ..routes import Call, Refused, Route
 from .live import CHECKPOINT, FINISH, PIVOT, PREVIEW, Ask, live_run
-from .run_folder import RunFolder, read_lines, run_folders
+from .run_folder import RunFolder, run_folders
 
 LINES_AT_ONCE = 2000
 WAITING_LIMIT = 32
@@ -27,7 +28,7 @@ def run_list(call: Call) -> dict[str, Any]:
 def run_reports(call: Call) -> dict[str, Any]:
     """A run's reports after the first `after` of them, and where it stands."""
     folder, after = find(call.ids["run"]), call.number("after", 0)
-    lines = read_lines(folder.journal)
+    lines = list(Journal(folder.journal).entries())
     part = lines[after : after + LINES_AT_ONCE]
     return {**summary(folder), "reports": part, "next": after + len(part), "total": len(lines)}
 

@@ -16,16 +16,20 @@ from PIL.Image import Image
 from torch import Tensor
 
 from ....bundles.bundle import Bundle
+from ....bundles.files.atomic import replace_file, replace_text
+from ....bundles.files.journal import Journal
 from ....bundles.files.safetensors import replace_safetensors
+from ....bundles.save import replace_bundle
 from ....training.state import RunState, load_state, save_state
-from ..disk import Disk, discard, replace_bundle, replace_text
+from ..disk import Disk, discard
 from ..folders import RUNS, checked_run_name
 from .identity import changes
 
 LOG = logging.getLogger(__name__)
 IDENTITY, PROGRESS, JOURNAL = "run.json", "progress.json", "report.jsonl"
 STEP_FILE = re.compile(r"step_(\d{8})\.safetensors")
-DRAFT = re.compile(r"\.pivotal-.*|.*\.part")
+# Our drafts, those of earlier versions, and what the safetensors library leaves when killed.
+DRAFT = re.compile(r"\.pivotal-.*|.*\.part|\.tmp[A-Za-z0-9]{6}")
 PLAN = "plan.json"
 
 
@@ -140,7 +144,12 @@ class RunFolder:
         texts = self.disk.attempt(
             "The report", self.report, lambda: replace_text(self.report, report + "\n")
         )
-        self.disk.attempt("The plot", self.path, lambda: plot.save(self.path / "loss.png"))
+        picture = self.path / "loss.png"
+        self.disk.attempt(
+            "The plot",
+            picture,
+            lambda: replace_file(picture, lambda draft: plot.save(draft, format="PNG")),
+        )
         whole = self.disk.attempt(
             "The bundle", self.bundle, lambda: replace_bundle(self.bundle, bundle)
         )
@@ -162,11 +171,11 @@ class RunFolder:
 
     def rewind(self, step: int) -> int:
         """Take reports of later steps out of the journal; how many lines are left."""
-        kept = [line for line in read_lines(self.journal) if line.get("step", 0) <= step]
-        text = "".join(json.dumps(line) + "\n" for line in kept)
-        # Also to take away a line that was cut off, which the next one would be added to.
-        if self.journal.exists() and text != self.journal.read_text(encoding="utf-8"):
-            self.disk.attempt("The journal", self.journal, lambda: replace_text(self.journal, text))
+        journal = Journal(self.journal)
+        kept = [line for line in journal.entries() if line.get("step", 0) <= step]
+        # Also to remove a line that was cut off.
+        if self.journal.exists():
+            self.disk.attempt("The journal", self.journal, lambda: journal.rewrite(kept))
         return len(kept)
 
 
@@ -185,21 +194,6 @@ def read_json(path: Path) -> dict[str, Any]:
     except (OSError, ValueError):
         return {}
     return found if isinstance(found, dict) else {}
-
-
-def read_lines(journal: Path) -> list[dict[str, Any]]:
-    """The whole lines of a journal; one that is being written, or was cut off, is left out."""
-    try:
-        text = journal.read_text(encoding="utf-8")
-    except OSError:
-        return []
-    lines: list[dict[str, Any]] = []
-    for line in text.split("\n")[:-1]:
-        try:
-            lines.append(json.loads(line))
-        except ValueError:
-            continue
-    return lines
 
 
 def run_folders() -> list[RunFolder]:

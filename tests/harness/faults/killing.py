@@ -14,8 +14,8 @@ from pathlib import Path
 
 from PIL import Image
 
+from pack.bundles.files.atomic import remove_drafts
 from pack.bundles.files.journal import Journal
-from pack.bundles.files.text import remove_drafts
 from pack.training.dataset.captioning.ask import (
     Asking,
     Memory,

@@ -187,6 +187,7 @@ def test_what_a_kill_left_half_written_is_taken_away_when_the_run_goes_on(
         run_graph(training("torn")[0])
     place = files(host, "torn")
     drafts = [place / "checkpoints" / ".pivotal-1f.tmp", place / "progress.json.part"]
+    drafts.append(place / "checkpoints" / ".tmpkVHJEF")
     for draft in drafts:
         draft.write_bytes(b"half")
     (place / "bundles" / ".pivotal-folder").mkdir()

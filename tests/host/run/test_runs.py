@@ -12,9 +12,10 @@ from safetensors import safe_open
 
 from harness.host.graphs import Graph, write_pictures
 from harness.host.runner import GraphFailed, Host
+from pack.bundles.files.journal import Journal
 from pack.nodes.host.run.live import Ask, live_run
 from pack.nodes.host.run.reporter import Reporter
-from pack.nodes.host.run.run_folder import RunFolder, read_lines
+from pack.nodes.host.run.run_folder import RunFolder
 
 STEPS = 6
 
@@ -40,7 +41,7 @@ def folder(host: Host, name: str) -> RunFolder:
 
 
 def lines(host: Host, name: str, key: str) -> list[dict]:
-    return [line for line in read_lines(folder(host, name).journal) if key in line]
+    return [line for line in Journal(folder(host, name).journal).entries() if key in line]
 
 
 def asking(monkeypatch: pytest.MonkeyPatch, name: str, asked: dict[int, Ask]) -> None:

@@ -10,8 +10,8 @@ from enum import Enum
 from pathlib import Path
 from typing import Any
 
+from ....bundles.files.atomic import replace_text
 from ....bundles.files.journal import Journal
-from ....bundles.files.text import replace_file
 from ..folder.sidecars import read_text
 from ..records import Record
 from .tables import Csv, JsonLines, Kohya, Table
@@ -173,7 +173,7 @@ class History:
         if change.after is None:
             change.path.unlink()
         else:
-            replace_file(change.path, change.after)
+            replace_text(change.path, change.after)
 
 
 def text_now(path: Path) -> str | None:

@@ -10,9 +10,6 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from pack.bundles.files import text as drafts
-from pack.bundles.files.journal import Journal
-from pack.bundles.files.text import remove_drafts, replace_file
 from pack.training.dataset.folder.read import read_folder
 from pack.training.dataset.writing.write import Format, History, OnExisting, plan_changes
 
@@ -111,70 +108,8 @@ def test_a_write_that_fails_leaves_the_old_file_and_no_draft(folder, monkeypatch
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(drafts.os, "replace", full)
+    monkeypatch.setattr(os, "replace", full)
     with pytest.raises(OSError, match="No space"):
         write(folder, History(folder.parent / "h.jsonl"), OnExisting.REPLACE, a="new")
     assert (folder / "a.txt").read_bytes() == OLD
     assert {p.name for p in folder.iterdir()} == {"a.png", "a.txt", "b.png", "c.png"}
-
-
-def test_drafts_of_killed_processes_are_removed_and_nothing_else(folder: Path):
-    ours = [".0123456789abcdef.pivotal-part", ".a.txt.pivotal-part"]
-    others = ["a.pivotal-part", ".pivotal-part", ".a.txt.part", ".notes.txt"]
-    for name in (*ours, *others):
-        (folder / name).write_text("x")
-    (folder / ".folder.pivotal-part").mkdir()
-    (folder / ".link.pivotal-part").symlink_to(folder / "a.txt")
-    before = {path.name for path in folder.iterdir()}
-    assert remove_drafts([folder, folder, folder / "none"]) == 2
-    assert {path.name for path in folder.iterdir()} == before - set(ours)
-
-
-@pytest.mark.skipif(drafts.fcntl is None, reason="needs locks of files")
-def test_a_draft_that_is_being_written_stays(folder: Path, monkeypatch):
-    """Another process tidies up at the worst moment: after the text, before the name."""
-    seen: list[int] = []
-    sync = os.fsync
-    monkeypatch.setattr(
-        drafts.os, "fsync", lambda n: (sync(n), seen.append(remove_drafts([folder])))
-    )
-    replace_file(folder / "a.txt", "new")
-    assert seen == [0] and (folder / "a.txt").read_text() == "new"
-    assert len(list(folder.glob(".*"))) == 0
-
-
-@pytest.mark.skipif(drafts.fcntl is None, reason="needs locks of files")
-def test_a_draft_that_was_removed_before_it_was_locked_is_made_anew(folder: Path, monkeypatch):
-    lock, calls = drafts.fcntl.flock, []
-
-    def late(file: object, kind: int) -> None:
-        calls.append(kind)
-        if len(calls) == 1:
-            assert remove_drafts([folder]) == 1
-        lock(file, kind)
-
-    monkeypatch.setattr(drafts.fcntl, "flock", late)
-    replace_file(folder / "a.txt", "new")
-    assert (folder / "a.txt").read_text() == "new" and calls.count(drafts.fcntl.LOCK_EX) == 2
-    assert len(list(folder.glob(".*"))) == 0
-
-
-def test_without_locks_only_old_drafts_are_abandoned(folder: Path, monkeypatch):
-    monkeypatch.setattr(drafts, "fcntl", None)
-    for name, age in (("young", 60), ("old", 25 * 3600)):
-        path = folder / f".{name}.pivotal-part"
-        path.write_text("x")
-        os.utime(path, (path.stat().st_mtime - age,) * 2)
-    assert remove_drafts([folder]) == 1 and (folder / ".young.pivotal-part").exists()
-    replace_file(folder / "a.txt", "new")
-    assert (folder / "a.txt").read_text() == "new"
-
-
-def test_a_torn_line_is_passed_over_and_the_next_is_whole(tmp_path: Path):
-    journal = Journal(tmp_path / "j.jsonl")
-    journal.add({"n": 1, "text": "ü\ud800\n"})
-    with open(journal.path, "ab") as file:
-        file.write(b'{"n": 2, "te')
-    journal.add({"n": 3})
-    assert list(journal.entries()) == [{"n": 1, "text": "ü\ud800\n"}, {"n": 3}]
-    assert os.path.getsize(journal.path) > 0 and list(Journal(tmp_path / "none").entries()) == []
