@@ -78,8 +78,7 @@ FILLS = {
     "Pivotal_VaryCaptions": Variation,
     "Pivotal_Validation": ValidationConfig,
 }
-IDS = [node.GET_SCHEMA().node_id for node in NODES]
-every_node = pytest.mark.parametrize("node", NODES, ids=IDS)
+BY_ID = {node.GET_SCHEMA().node_id: node for node in NODES}
 
 
 def described(node: Any) -> dict[str, Any]:
@@ -140,56 +139,76 @@ def test_only_what_a_node_had_from_the_first_is_required():
         assert inputs == first[name], name
 
 
-@every_node
-def test_a_prompt_without_an_optional_widget_gets_what_the_editor_shows(node):
-    parameters = inspect.signature(node.execute).parameters
-    for name, spec in described(node)["input"].get("optional", {}).items():
-        options = spec[1] if len(spec) > 1 else {}
-        if "default" in options and spec[0] != "BOUNDING_BOX":
-            assert parameters[name].default == options["default"], name
+def test_a_prompt_without_an_optional_widget_gets_what_the_editor_shows():
+    wrong = []
+    for node_id, node in BY_ID.items():
+        parameters = inspect.signature(node.execute).parameters
+        for name, spec in described(node)["input"].get("optional", {}).items():
+            options = spec[1] if len(spec) > 1 else {}
+            shown = "default" in options and spec[0] != "BOUNDING_BOX"
+            if shown and parameters[name].default != options["default"]:
+                wrong.append(f"{node_id}.{name}")
+    assert wrong == []
 
 
 def test_what_varies_is_a_list_of_a_node():
-    every = {
-        f"{name}.{one}" for name, node in zip(IDS, NODES, strict=True) for one in widgets(node)
-    }
+    every = {f"{node_id}.{one}" for node_id, node in BY_ID.items() for one in widgets(node)}
     assert VARYING.keys() <= every
 
 
-@every_node
-def test_names_follow_the_rules(node):
-    schema = node.GET_SCHEMA()
-    assert re.fullmatch(r"Pivotal_[A-Z][A-Za-z]+", schema.node_id)
-    assert schema.category in CATEGORIES
-    assert schema.display_name and "pivotal" not in schema.display_name.lower()
-    assert schema.description and schema.description.endswith(".")
-    assert schema.search_aliases
-    assert all(alias == alias.lower() for alias in schema.search_aliases)
+def test_names_follow_the_rules():
+    rules = {
+        "id": lambda schema: re.fullmatch(r"Pivotal_[A-Z][A-Za-z]+", schema.node_id),
+        "category": lambda schema: schema.category in CATEGORIES,
+        "title": lambda schema: (
+            schema.display_name and "pivotal" not in schema.display_name.lower()
+        ),
+        "description": lambda schema: schema.description and schema.description.endswith("."),
+        "synonyms": lambda schema: schema.search_aliases,
+        "synonyms in lower case": lambda schema: all(
+            alias == alias.lower() for alias in schema.search_aliases
+        ),
+    }
+    schemas = [node.GET_SCHEMA() for node in NODES]
+    wrong = [
+        (schema.node_id, rule)
+        for schema in schemas
+        for rule, holds in rules.items()
+        if not holds(schema)
+    ]
+    assert wrong == []
 
 
-@every_node
-def test_every_input_has_an_id_in_snake_case_and_a_tooltip(node):
-    for name, (_, options) in widgets(node).items():
-        assert re.fullmatch(r"[a-z]+(_[a-z0-9]+)*", name)
-        assert options.get("tooltip", "").strip(), name
+def test_every_input_has_an_id_in_snake_case_and_a_tooltip():
+    wrong = [
+        f"{node_id}.{name}"
+        for node_id, node in BY_ID.items()
+        for name, (_, options) in widgets(node).items()
+        if not re.fullmatch(r"[a-z]+(_[a-z0-9]+)*", name) or not options.get("tooltip", "").strip()
+    ]
+    assert wrong == []
 
 
-@every_node
-def test_sockets_are_those_of_the_pack_or_of_the_host(node):
-    types = [kind for kind, _ in widgets(node).values() if isinstance(kind, str)]
-    types += described(node)["output"]
-    assert {kind for kind in types if kind.startswith("PIVOTAL")} <= SOCKETS
+def test_sockets_are_those_of_the_pack_or_of_the_host():
+    strange = {}
+    for node_id, node in BY_ID.items():
+        types = [kind for kind, _ in widgets(node).values() if isinstance(kind, str)]
+        types += described(node)["output"]
+        strange[node_id] = {kind for kind in types if kind.startswith("PIVOTAL")} - SOCKETS
+    assert {node_id: kinds for node_id, kinds in strange.items() if kinds} == {}
 
 
-@every_node
-def test_every_node_has_a_help_page_that_names_all_of_it(node):
-    schema = node.GET_SCHEMA()
-    page = (DOCS / f"{schema.node_id}.md").read_text(encoding="utf-8")
-    assert page.startswith(f"# {schema.display_name}\n")
-    bold = " ".join(re.findall(r"\*\*(.+?)\*\*", page))
-    names = {*widgets(node), *described(node)["output_name"]}
-    # "bundle_1 to bundle_4" names those between, too.
-    assert numberless(names) <= numberless(set(re.findall(r"\w+", bold)))
+def test_every_node_has_a_help_page_that_names_all_of_it():
+    wrong = {}
+    for node_id, node in BY_ID.items():
+        page = (DOCS / f"{node_id}.md").read_text(encoding="utf-8")
+        bold = " ".join(re.findall(r"\*\*(.+?)\*\*", page))
+        names = {*widgets(node), *described(node)["output_name"]}
+        # "bundle_1 to bundle_4" names those between, too.
+        unnamed = numberless(names) - numberless(set(re.findall(r"\w+", bold)))
+        if unnamed or not page.startswith(f"# {node.GET_SCHEMA().display_name}\n"):
+            wrong[node_id] = sorted(unnamed)
+    assert wrong == {}
 
 
 def numberless(names: set[str]) -> set[str]:
@@ -197,21 +216,24 @@ def numberless(names: set[str]) -> set[str]:
 
 
 def test_no_help_page_is_left_of_a_node_that_is_gone():
-    assert {path.stem for path in DOCS.glob("*.md")} <= set(IDS)
+    assert {path.stem for path in DOCS.glob("*.md")} <= BY_ID.keys()
 
 
-@pytest.mark.parametrize("name", FILLS)
-def test_a_widget_is_a_field_of_the_dataclass_that_it_fills(name):
+def test_a_widget_is_a_field_of_the_dataclass_that_it_fills():
     """Same word and same default, so that the documents of one hold for the other."""
-    node = NODES[IDS.index(name)]
-    fields = {field.name: field for field in dataclasses.fields(FILLS[name])}
-    shared = {
-        identity: options["default"]
-        for identity, (_, options) in widgets(node).items()
-        if identity in fields and "default" in options
-    }
-    assert len(shared) >= len(fields) - 3
-    for identity, default in shared.items():
-        field = fields[identity]
-        if field.default is not dataclasses.MISSING:
-            assert default == field.default, identity
+    wrong = []
+    for node_id, filled in FILLS.items():
+        fields = {field.name: field for field in dataclasses.fields(filled)}
+        shared = {
+            name: options["default"]
+            for name, (_, options) in widgets(BY_ID[node_id]).items()
+            if name in fields and "default" in options
+        }
+        if len(shared) < len(fields) - 3:
+            wrong.append(f"{node_id} shares only {sorted(shared)}")
+        wrong += [
+            f"{node_id}.{name}"
+            for name, default in shared.items()
+            if fields[name].default not in (dataclasses.MISSING, default)
+        ]
+    assert wrong == []
