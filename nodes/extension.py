@@ -42,7 +42,7 @@ from .dataset import (
     tagging,
 )
 from .evaluate import compare as evaluate
-from .host import packages, routes
+from .host import routes, versions
 from .host.bundle import routes as bundle_routes
 from .host.dataset import gallery as review_routes
 from .host.run import routes as run_routes
@@ -99,7 +99,7 @@ class Extension(ComfyExtension):
 
     async def on_load(self) -> None:
         """Add the pack's routes while the server is still being built; say what is missing."""
-        packages.report_missing()
+        versions.report_missing()
         routes.register(ROUTES)
         await replacements.register()
 

@@ -12,24 +12,23 @@ pytest.importorskip("comfy_api", reason="needs ComfyUI: set PIVOTAL_COMFYUI")
 pytestmark = pytest.mark.host
 
 from harness.tools.hosts import RELEASES  # noqa: E402
-from pack.nodes.host import packages  # noqa: E402
-from pack.nodes.host import versions as version  # noqa: E402
+from pack.nodes.host import versions  # noqa: E402
 
 ROOT = Path(__file__).resolve().parents[1]
-OLDEST = ".".join(map(str, version.OLDEST))
+OLDEST = ".".join(map(str, versions.OLDEST))
 
 
 @pytest.mark.parametrize("old", ["0.16.2", "0.3.75", "0.9.0"])
 def test_an_older_host_gets_one_sentence(old):
     with pytest.raises(RuntimeError) as refused:
-        version.check_version(old)
+        versions.check_version(old)
     sentence = f"Pivotal needs ComfyUI {OLDEST} or newer and this is {old}: update ComfyUI."
     assert str(refused.value) == sentence
 
 
 @pytest.mark.parametrize("new", [OLDEST, "0.30.0", "0.38.1", "1.0.0", "0.31.0-dev", "unknown"])
 def test_a_newer_or_an_unknown_host_passes(new):
-    version.check_version(new)
+    versions.check_version(new)
 
 
 def test_the_floor_is_a_host_of_the_matrix_and_is_stated_everywhere():
@@ -41,17 +40,17 @@ def test_the_floor_is_a_host_of_the_matrix_and_is_stated_everywhere():
 
 def test_what_manager_installs_is_what_is_looked_for():
     lines = (ROOT / "requirements.txt").read_text(encoding="utf-8").split()
-    assert [re.split(r"\W", line)[0] for line in lines] == list(packages.NEEDED)
+    assert [re.split(r"\W", line)[0] for line in lines] == list(versions.NEEDED)
 
 
 def test_missing_packages_are_named_in_one_line(monkeypatch, caplog):
-    monkeypatch.setattr(packages, "NEEDED", ("diffusers", "no_such_one", "nor_this"))
+    monkeypatch.setattr(versions, "NEEDED", ("diffusers", "no_such_one", "nor_this"))
     with caplog.at_level(logging.WARNING):
-        packages.report_missing()
+        versions.report_missing()
     (line,) = caplog.messages
     assert line.startswith("Pivotal misses no_such_one and nor_this: run python -m pip install")
 
 
 def test_nothing_is_said_when_all_are_there(caplog):
-    packages.report_missing()
+    versions.report_missing()
     assert caplog.messages == []

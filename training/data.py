@@ -10,9 +10,8 @@ import torch
 from torch import Tensor
 
 from .dataset.batches import Batches
-from .dataset.pictures.buckets import Crop
 from .objective import ObjectiveConfig
-from .ports import Caption
+from .ports import Caption, Crop
 from .randomness import generator
 from .timesteps import Timesteps, draw_position
 

@@ -9,8 +9,6 @@ from typing import Protocol
 
 from torch import Tensor, nn
 
-from .dataset.pictures.buckets import Crop
-
 
 @dataclass(frozen=True, slots=True)
 class Mention:
@@ -67,6 +65,29 @@ class Conditioning:
             for name, tensor in self.tensors.items()
         }
         return Conditioning(leaves)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Crop:
+    """The part of a resized picture that is trained, in pixels."""
+
+    width: int
+    """Size of the crop, which is its bucket."""
+    height: int
+    left: int
+    """Offset of the crop in the resized picture."""
+    top: int
+    original_width: int
+    """Size of the upright picture on disk."""
+    original_height: int
+
+    @property
+    def resized(self) -> tuple[int, int]:
+        """(width, height) of the smallest picture of the same shape that covers the crop."""
+        scale = max(self.width / self.original_width, self.height / self.original_height)
+        width = round(self.original_width * scale)
+        height = round(self.original_height * scale)
+        return max(width, self.width), max(height, self.height)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -19,7 +19,7 @@ from PIL import Image, ImageFile  # noqa: E402
 from pack.training.dataset.checks.verdict import examine, measured  # noqa: E402
 from pack.training.dataset.facts import Store  # noqa: E402
 from pack.training.dataset.folder.read import folder_fingerprint, read_folder  # noqa: E402
-from pack.training.dataset.framing import Framing  # noqa: E402
+from pack.training.dataset.records import Framing  # noqa: E402
 
 COUNTS = (1000, 3000, 10000)
 SIZES = ((320, 320), (400, 280), (280, 440))

@@ -19,7 +19,7 @@ from pack.bundles.save import Container, save_bundle
 from pack.nodes.host.bundle.apply import apply_bundle
 from pack.nodes.host.run.drive import run_training
 from pack.nodes.host.run.request import Checkpointing, Request
-from pack.nodes.host.text.name_settings import NameRules, parse_names
+from pack.nodes.host.text.resolve import NameRules, parse_names
 from pack.training.dataset.folder.read import read_folder
 from pack.training.objective import Prior
 from world.concepts import write_folder

@@ -16,9 +16,8 @@ from pack.training.adapters.lora import LoraConfig
 from pack.training.adapters.targets import Targets
 from pack.training.data import TrainingData
 from pack.training.dataset.batches import Batches
-from pack.training.dataset.pictures.buckets import Crop
 from pack.training.loop import Parts, TrainConfig, train
-from pack.training.ports import Caption, Conditioning
+from pack.training.ports import Caption, Conditioning, Crop
 from pack.training.words.concepts import Concept, parse_caption
 from pack.training.words.vectors import initial_vectors
 

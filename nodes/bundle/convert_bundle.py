@@ -24,8 +24,8 @@ from ..bundle_parts import (
     write,
 )
 from ..host.folders import bundle_path, bundle_state
-from ..host.pictures import to_tensor
-from ..host.text.vocabulary import vocabularies
+from ..host.images import to_tensor
+from ..host.text.port import vocabularies
 
 
 class OpenBundle(io.ComfyNode):

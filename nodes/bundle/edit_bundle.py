@@ -12,7 +12,7 @@ from ...bundles.load import load_bundle
 from .. import sockets
 from ..bundle_parts import NONE, bundle_output, file_input, told
 from ..host.folders import bundle_path, bundle_state
-from ..host.text.name_settings import parse_names
+from ..host.text.resolve import parse_names
 from ..widget_text import lines, numbers
 
 

@@ -13,10 +13,9 @@ from ...bundles.load import load_bundle
 from ...bundles.save import Container, save_bundle, warnings_for
 from .. import sockets
 from ..bundle_parts import saved_files, token_map_input
-from ..host.bundle.apply import apply_bundle, read_back
+from ..host.bundle.apply import apply_bundle, read_back, with_thumbnails
 from ..host.folders import bundle_files, bundle_path, bundle_state, new_bundle_path
-from ..host.pictures import with_thumbnails
-from ..host.text.name_settings import Clash, NameRules, StrengthMode, parse_names
+from ..host.text.resolve import Clash, NameRules, StrengthMode, parse_names
 from ..precision import Precision
 
 CONNECTED = "(connected bundle)"

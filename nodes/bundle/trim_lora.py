@@ -12,7 +12,7 @@ from ...bundles.load import load_bundle
 from ...bundles.trim import Keep, Trimming, spectrum_plot, spectrum_report, trim_lora
 from .. import sockets
 from ..host.folders import bundle_files, bundle_path, bundle_state
-from ..host.pictures import to_tensor
+from ..host.images import to_tensor
 
 CONNECTED = "(connected)"
 

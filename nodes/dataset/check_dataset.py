@@ -8,9 +8,9 @@ from comfy_api.latest import io, ui
 
 from ...training.dataset.captions.statistics import caption_statistics, length_plot, table
 from ...training.dataset.checks.verdict import Gate, examine
-from ...training.dataset.framing import Anchor, Framing
 from ...training.dataset.pictures.crops import histogram, plan_crops
 from ...training.dataset.pictures.sheets import contact_sheet, crop_sheet
+from ...training.dataset.records import Anchor, Framing
 from .. import sockets
 from ..host.dataset.survey import (
     features_of,

@@ -8,9 +8,8 @@ from comfy_api.latest import io
 
 from ...training.dataset.captions.change import apply_operations, parse_operations
 from ...training.dataset.captions.diff import before_after
-from ...training.dataset.captions.templates import Template
 from ...training.dataset.captions.texts import texts_of
-from ...training.dataset.captions.vary import Lines, Variation
+from ...training.dataset.records import Lines, Template, Variation
 from ...training.dataset.writing.write import Format, OnExisting
 from .. import sockets
 from ..host.dataset.caption_files import save_captions, undo_captions

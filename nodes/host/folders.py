@@ -11,7 +11,8 @@ from pathlib import Path
 import folder_paths
 
 from ...bundles.load import SUFFIXES, files_of
-from .older import is_within
+from ...training.dataset.facts import Store
+from .versions import is_within
 
 RUNS = "pivotal"
 DATASETS = "[datasets] "
@@ -181,3 +182,8 @@ def bundle_state(file: str) -> str:
     """What changes when a file changes, or one of those that are read together with it."""
     stats = [(path.name, path.stat()) for path in files_of(bundle_path(file))]
     return " ".join(f"{name} {stat.st_mtime_ns} {stat.st_size}" for name, stat in stats)
+
+
+def file_facts() -> Store:
+    """Facts about files: digests and measurements."""
+    return Store(user_folder() / "facts.sqlite")

@@ -11,7 +11,6 @@ from torch import Tensor
 
 from ...bundles.files.atomic import replace_file
 from .folders import user_folder
-from .pictures import to_tensor
 
 
 def as_image(picture: Image.Image) -> Tensor:
@@ -42,3 +41,14 @@ def keep_picture(pixels: Tensor) -> Path:
     if not path.exists():
         replace_file(path, lambda draft: picture.save(draft, format="PNG", compress_level=1))
     return path
+
+
+def to_tensor(picture: Image.Image) -> Tensor:
+    """(height, width, 3) in 0..1"""
+    flat = torch.frombuffer(bytearray(picture.convert("RGB").tobytes()), dtype=torch.uint8)
+    return flat.view(picture.height, picture.width, 3).float() / 255
+
+
+def to_picture(pixels: Tensor) -> Image.Image:
+    """(height, width, 3) in 0..1, rounded as the host's Save Image does it."""
+    return Image.fromarray((pixels.cpu() * 255).clamp(0, 255).to(torch.uint8).numpy())

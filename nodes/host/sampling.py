@@ -16,7 +16,7 @@ from comfy.model_patcher import ModelPatcher
 from comfy.sd import CLIP, VAE
 from torch import Tensor
 
-from .older import intermediate_dtype
+from .versions import intermediate_dtype
 
 Conditions = list[Any]
 """The host's CONDITIONING."""

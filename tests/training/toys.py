@@ -14,9 +14,8 @@ from pack.training.adapters import TEXT, Adapter, build_adapters, build_chosen, 
 from pack.training.adapters.lora import LoraConfig
 from pack.training.data import TrainingData
 from pack.training.dataset.batches import Batches
-from pack.training.dataset.pictures.buckets import Crop
 from pack.training.loop import Parts, TrainConfig, train
-from pack.training.ports import Caption, Conditioning, Layer, Mention, Noised
+from pack.training.ports import Caption, Conditioning, Crop, Layer, Mention, Noised
 from pack.training.randomness import generator
 from pack.training.words.concepts import Concept, parse_caption, with_negatives
 from pack.training.words.vectors import initial_vectors

@@ -1,4 +1,4 @@
-"""What is known of a dataset before a pixel is read."""
+"""A dataset before any pixel is read, and the settings for its crops and texts."""
 
 from __future__ import annotations
 
@@ -7,9 +7,6 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from enum import Enum
 from pathlib import Path
-
-from .captions.vary import Variation
-from .framing import Framing
 
 
 class Transparency(str, Enum):
@@ -22,6 +19,9 @@ class Transparency(str, Enum):
     RANDOM = "random color"
     MASK = "mask"
     """White, and the transparency weighs the loss."""
+
+
+HUMAN = "human"
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,3 +128,109 @@ def digest(items: Iterable[tuple[str | int, ...]]) -> str:
     for item in items:
         total.update(repr(item).encode("utf-8", "surrogatepass") + b"\n")
     return total.hexdigest()
+
+
+class Anchor(str, Enum):
+    """What a crop keeps when a picture does not fit its bucket."""
+
+    CENTER = "center"
+    TOP = "top"
+    FACE = "face box"
+    MASK = "mask box"
+    RANDOM = "random"
+
+
+class Template(str, Enum):
+    """Which sentences are put around a concept."""
+
+    NONE = "none"
+    OBJECT = "object"
+    PERSON = "person"
+    STYLE = "style"
+
+
+class Lines(str, Enum):
+    """What the lines of a caption are."""
+
+    ONE_TEXT = "one text"
+    CHOICES = "a choice"
+    """Each line is a caption of its own and one of them is drawn."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Variation:
+    """How the text of a picture changes from one time that it is shown to the next."""
+
+    texts: int = 8
+    """Captions drawn for each picture before the run; they are all encoded once."""
+    prefix: str = ""
+    suffix: str = ""
+    shuffle_tags: bool = False
+    keep_tags: int = 1
+    """Tags at the beginning that stay in place; all before a "|||" do where there is one."""
+    tag_dropout: float = 0.0
+    """Share of the tags that are left out; kept tags and placeholders never are."""
+    caption_dropout: float = 0.0
+    """Share of the texts that are empty."""
+    wildcards: bool = False
+    """Draw one of a|b|c in braces."""
+    lines: Lines = Lines.ONE_TEXT
+    capitals: float = 0.0
+    """Share of the texts with other capitals: all lower case, or the first letter large."""
+    template: Template = Template.NONE
+    """Sentences put around, or in place of, the caption."""
+    template_share: float = 1.0
+    """Share of the texts that use the template."""
+
+    def __post_init__(self) -> None:
+        if self.texts < 1:
+            raise ValueError(f"texts is {self.texts}: use at least 1.")
+        if self.keep_tags < 0:
+            raise ValueError(f"keep_tags is {self.keep_tags}: use 0 or more.")
+        for name in ("tag_dropout", "caption_dropout", "capitals", "template_share"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name} is {getattr(self, name)}: use 0 to 1.")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Framing:
+    """The settings of Prepare Images."""
+
+    resolution: int = 512
+    """Side of a square of the area that pictures are brought to."""
+    bucket_step: int = 64
+    """Sides of buckets are multiples of it."""
+    min_side: int = 0
+    """Shortest side of a bucket; 0 is half the resolution."""
+    max_side: int = 0
+    """Longest side of a bucket; 0 is twice the resolution."""
+    upscale: bool = True
+    """Enlarge pictures that are smaller than their bucket, rather than make a smaller bucket."""
+    min_pictures: int = 1
+    """Buckets with fewer pictures are merged into the nearest one."""
+    anchor: Anchor = Anchor.CENTER
+    views: int = 8
+    """With the anchor random: crops of each picture, one of them drawn each time it is shown."""
+    mask_floor: float = 0.1
+    """What the loss still counts for where a mask is black."""
+
+    def __post_init__(self) -> None:
+        if self.bucket_step < 8 or self.bucket_step % 8:
+            raise ValueError(f"bucket_step is {self.bucket_step}: use 8, 16, 32 or 64.")
+        if self.resolution < self.bucket_step:
+            raise ValueError(
+                f"resolution is {self.resolution}: use at least the bucket step of "
+                f"{self.bucket_step}."
+            )
+        for name in ("min_side", "max_side"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} is {getattr(self, name)}: use 0 (automatic) or more.")
+        if self.max_side and max(self.min_side, self.bucket_step) > self.max_side:
+            raise ValueError(
+                f"max_side is {self.max_side}: use 0, or at least min_side and the bucket step."
+            )
+        for name in ("min_pictures", "views"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}: use at least 1.")
+        if not 0 <= self.mask_floor <= 1:
+            raise ValueError(f"mask_floor is {self.mask_floor}: use 0 to 1.")

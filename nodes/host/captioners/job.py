@@ -25,8 +25,7 @@ from ....training.dataset.records import Dataset, Record
 from ....training.dataset.writing.write import Format, plan_changes
 from ..dataset.caption_files import check_writable, history, tidy
 from ..events import tell
-from ..folders import user_folder
-from ..storage import file_facts
+from ..folders import file_facts, user_folder
 from .clip import ClipCaptioner
 
 PREVIEW, SHOWN = 512, 12

@@ -1,8 +1,9 @@
-"""Caption models in the host: a folder of transformers' under its memory management."""
+"""Caption models of transformers, read from a folder and run under the host's memory management."""
 
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Sequence
 from enum import Enum
 from pathlib import Path
@@ -15,8 +16,9 @@ from PIL import Image
 from torch import nn
 
 from ....training.dataset.captioning.ask import Asking
-from ..older import is_oom
-from .loading import checked_kind, load_model
+from ..versions import is_oom
+from .find import FLOORS, model_type
+from .florence import is_legacy, load_legacy
 
 # Models that continue a fixed text or begin on their own: questions mean nothing to them.
 OWN_PROMPTS = {
@@ -253,3 +255,88 @@ def _weights_digest(folder: Path) -> str:
         if path.is_file()
     )
     return hashlib.sha256(repr(rows).encode()).hexdigest()[:12]
+
+
+class PlainProcessor:
+    """Of folders that hold an image processor and a tokenizer and no processor, such as ViT-GPT2.
+
+    Such models take a picture alone.
+    """
+
+    def __init__(self, folder: Path, **options: Any):
+        from transformers import AutoImageProcessor, AutoTokenizer
+
+        self._images: Any = AutoImageProcessor.from_pretrained(folder, **options)
+        self.tokenizer: Any = AutoTokenizer.from_pretrained(folder, **options)
+
+    def __call__(self, images: Any, return_tensors: str, **text: Any) -> Any:
+        return self._images(images, return_tensors=return_tensors)
+
+    def batch_decode(self, tokens: Any, **options: Any) -> list[str]:
+        """The answers as text."""
+        return self.tokenizer.batch_decode(tokens, **options)
+
+
+def load_processor(folder: Path, **options: Any) -> Any:
+    """The processor of a model's folder, from what lies in it alone."""
+    from transformers import AutoProcessor
+
+    processor = AutoProcessor.from_pretrained(folder, **options)
+    # Without a processor's own file transformers gives one half of it.
+    whole = hasattr(processor, "image_processor") and hasattr(processor, "tokenizer")
+    return processor if whole else PlainProcessor(folder, **options)
+
+
+def checked_kind(folder: Path) -> str:
+    """The model type of a folder that this transformers can load; ValueError otherwise."""
+    import transformers
+    from transformers.models.auto.modeling_auto import (
+        MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES as KNOWN,
+    )
+
+    kind = model_type(folder)
+    if kind in KNOWN:
+        return kind
+    if kind in FLOORS:
+        raise ValueError(
+            f"{folder.name} is a {kind} model and needs transformers {FLOORS[kind]} or newer; this "
+            f'is {transformers.__version__}. Run: python -m pip install -U "transformers"'
+        )
+    raise ValueError(
+        f'{folder.name} is of the kind "{kind}", which transformers {transformers.__version__} '
+        "does not load as a caption model without code from elsewhere: choose another, such as "
+        "Florence-2, Qwen2.5-VL or JoyCaption."
+    )
+
+
+def load_model(folder: Path, dtype: torch.dtype) -> tuple[Any, Any]:
+    """Processor and model of a folder, on the CPU; ValueError when the folder is not whole."""
+    from transformers import AutoModelForImageTextToText
+
+    options = {"local_files_only": True, "trust_remote_code": False}
+    try:
+        if is_legacy(folder):
+            return load_legacy(folder, dtype)
+        processor = load_processor(folder, **options)
+        model = AutoModelForImageTextToText.from_pretrained(folder, torch_dtype=dtype, **options)
+    except ImportError as error:
+        raise ValueError(missing_package(folder, error)) from error
+    except (OSError, ValueError, KeyError, RuntimeError) as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise ValueError(
+            f"{folder.name} cannot be loaded ({reason}): get the whole folder again with hf "
+            f"download REPOSITORY --local-dir {folder}"
+        ) from error
+    return processor, model
+
+
+def missing_package(folder: Path, error: ImportError) -> str:
+    """Which package a model wants and how to get it, else what the error says."""
+    advised = re.search(r"pip install ([\w.\[\]-]+)", str(error))
+    name = advised[1] if advised else error.name
+    if not name:
+        return f"{folder.name} needs another package: {error}"
+    return (
+        f"{folder.name} needs the package {name}, which ComfyUI does not bring: run python -m pip "
+        f"install {name} with ComfyUI's own Python, then start ComfyUI again."
+    )

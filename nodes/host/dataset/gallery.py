@@ -12,15 +12,13 @@ from ....bundles.files.atomic import replace_file
 from ....training.dataset.captions.placeholders import placeholder_pattern
 from ....training.dataset.checks.findings import rough_tokens
 from ....training.dataset.folder.sidecars import read_text
-from ....training.dataset.framing import Framing
-from ....training.dataset.pictures.buckets import Crop
 from ....training.dataset.pictures.crops import plan_crops
 from ....training.dataset.pictures.sheets import trained
-from ....training.dataset.records import Dataset, Record, Transparency, file_stamp
+from ....training.dataset.records import Dataset, Framing, Record, Transparency, file_stamp
 from ....training.dataset.writing.review import Conflict, Review, dataset_id
-from ..folders import user_folder
+from ....training.ports import Crop
+from ..folders import file_facts, user_folder
 from ..routes import Call, Refused, Route
-from ..storage import file_facts
 
 PAGE, THUMB, MOST_SHOWN = 200, 384, 50
 LOCK = threading.Lock()

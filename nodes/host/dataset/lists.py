@@ -10,11 +10,11 @@ import comfy.utils
 import torch
 from torch import Tensor
 
-from ....training.dataset.framing import Framing
-from ....training.dataset.pictures.buckets import Crop, load_mask, load_pixels
+from ....training.dataset.pictures.buckets import load_mask, load_pixels
 from ....training.dataset.pictures.crops import plan_crops
 from ....training.dataset.pictures.decode import open_mask, open_picture
-from ....training.dataset.records import Dataset, Record
+from ....training.dataset.records import Dataset, Framing, Record
+from ....training.ports import Crop
 from ..images import as_image, as_mask, keep_picture
 
 Lists = tuple[list[Tensor], list[Tensor], list[str], list[str]]

@@ -16,14 +16,13 @@ from torch import Tensor
 from ....training.dataset.checks.measure import Measures
 from ....training.dataset.checks.verdict import measured
 from ....training.dataset.facts import Store
-from ....training.dataset.framing import Framing
 from ....training.dataset.pictures.decode import open_small
-from ....training.dataset.records import Box, Dataset, Record
+from ....training.dataset.records import Box, Dataset, Framing, Record
 from ....training.words.concepts import Concept
 from ..digests import model_digest
 from ..evaluate.features import encoded
+from ..folders import file_facts
 from ..images import as_image, keep_picture
-from ..storage import file_facts
 from ..text.tokenizer import PLAIN, takes_vectors, with_names
 
 SEEN = 448

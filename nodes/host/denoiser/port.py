@@ -13,12 +13,10 @@ import torch
 from comfy.model_patcher import ModelPatcher
 from torch import Tensor, nn
 
-from ....training.dataset.pictures.buckets import Crop
 from ....training.memory import Plan
-from ....training.ports import Conditioning, Layer, Noised
-from ..older import is_oom
+from ....training.ports import Conditioning, Crop, Layer, Noised
+from ..versions import is_oom
 from .injection import TrainingInjection
-from .inputs import first, groups, sent
 from .layers import adaptable_layers
 from .recompute import IN_PLACE_BLOCKS, large_blocks
 from .user_patches import transformer_options, without_shortcuts
@@ -289,3 +287,31 @@ def step_memory(model: ModelPatcher, noisy: Tensor) -> float:
     these batches; a recorded pass and its backward keep about three times one pass.
     """
     return 1.5 * model.memory_required([2 * noisy.shape[0], *noisy.shape[1:]])
+
+
+def sent(tensor: Tensor, device: torch.device) -> Tensor:
+    """The tensor on a device; constants go to a GPU from pinned memory, so that no CPU waits."""
+    if device.type != "cuda" or tensor.device.type != "cpu" or tensor.requires_grad:
+        return tensor.to(device)
+    return tensor.pin_memory().to(device, non_blocking=True)
+
+
+def groups(each: Sequence[Mapping[str, Any]]) -> list[list[int]]:
+    """Samples whose inputs the host can put side by side, in the order of their first ones."""
+    found: list[list[int]] = []
+    for place, inputs in enumerate(each):
+        for group in found:
+            first_one = each[group[0]]
+            if first_one.keys() == inputs.keys() and all(
+                first_one[name].can_concat(value) for name, value in inputs.items()
+            ):
+                group.append(place)
+                break
+        else:
+            found.append([place])
+    return found
+
+
+def first(tensor: Tensor) -> Tensor:
+    """The first number of each sample, (batch,)."""
+    return tensor.flatten(1)[:, 0]

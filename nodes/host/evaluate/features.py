@@ -14,7 +14,7 @@ from comfy.sd import CLIP
 from safetensors import safe_open
 from torch import Tensor, nn
 
-from ..older import device_context
+from ..versions import device_context
 
 CHUNK = 8
 """Pictures at once."""

@@ -18,7 +18,7 @@ from ....training.evaluation.grid import labelled_grid
 from ....training.evaluation.metrics import mean_difference
 from ..bundle.apply import apply_bundle
 from ..denoiser.families import check_clip, check_vae
-from ..pictures import to_picture, to_tensor
+from ..images import to_picture, to_tensor
 from ..sampling import Sampling, Shot, make_pictures
 
 ANY_NAME = "{name}"

@@ -32,8 +32,8 @@ from ..denoiser.budget import plan_run
 from ..denoiser.families import check_clip, check_guidance, check_trainable, check_vae, family_of
 from ..denoiser.port import HostDenoiser
 from ..digests import model_digest
-from ..older import device_context, is_oom
 from ..text.port import HostTextEncoder
+from ..versions import device_context, is_oom
 from .keeper import Keeper, without_verdicts
 from .live import LiveRun, going_live
 from .prepare import make_parts

@@ -8,7 +8,7 @@ from torch import Tensor
 from ....bundles.files.journal import Journal
 from ....training.evaluation.curves import line_plot, mean_plot, stacked
 from ....training.series import LOSS, SERIES, Line, Series, points_of
-from ..pictures import to_tensor
+from ..images import to_tensor
 from .run_folder import RunFolder, run_folders
 
 

@@ -21,11 +21,10 @@ from ....training.adapters.trilora import TriLoraConfig
 from ....training.data import TrainingData
 from ....training.dataset.batches import Batches
 from ....training.dataset.captions.texts import texts_of
-from ....training.dataset.framing import Framing
 from ....training.dataset.pictures.buckets import latent_mask
 from ....training.dataset.pictures.crops import plan_crops
 from ....training.dataset.pictures.latents import LatentCache, encode_latents
-from ....training.dataset.records import Dataset
+from ....training.dataset.records import Dataset, Framing
 from ....training.objective import Prior
 from ....training.ports import Caption
 from ....training.run import Parts
@@ -34,8 +33,7 @@ from ....training.words.vectors import initial_vectors
 from ..codec import HostLatentCodec
 from ..denoiser.port import HostDenoiser
 from ..denoiser.singular_values import kept_spectra
-from ..folders import user_folder
-from ..storage import file_facts
+from ..folders import file_facts, user_folder
 from ..text.port import HostTextEncoder
 from .request import Request
 

@@ -19,7 +19,7 @@ from ....training.run import Run
 from ....training.words.concepts import Concept, mentioned, parse_caption
 from ..denoiser.port import HostDenoiser
 from ..disk import Disk
-from ..pictures import to_picture
+from ..images import to_picture
 from ..sampling import Conditions, Sampling, decode, sample
 from ..text.port import HostTextEncoder
 

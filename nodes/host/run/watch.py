@@ -9,7 +9,7 @@ from ....training.commands import Command, Finish, Pivot
 from ....training.loop import StepReport
 from ....training.series import VALIDATION
 from ....training.validation import best_step, is_over, stalled, validate
-from ..older import is_oom
+from ..versions import is_oom
 from .keeper import KEPT, Keeper
 from .live import CHECKPOINT, FINISH, PIVOT, PREVIEW, Ask, LiveRun
 from .previews import Previewer

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from types import MappingProxyType
 
 import comfy.model_management as management
@@ -12,6 +13,7 @@ from comfy.model_patcher import ModelPatcher
 from comfy.sd import CLIP
 from torch import Tensor, nn
 
+from ....bundles.inspection import Vocabulary
 from ....training.adapters.base import Adapter
 from ....training.ports import Caption, Conditioning, Layer, Mention
 from ..denoiser.injection import TrainingInjection, give_back
@@ -199,3 +201,15 @@ def _word_ids(tokenizer: object, phrase: str) -> list[int]:
     """Token ids of a phrase without start, end and padding."""
     chunks = tokenizer.tokenize_with_weights(phrase, return_word_ids=True, disable_weights=True)
     return [int(token) for chunk in chunks for token, _, word in chunk if word != 0]
+
+
+def vocabularies(clip: CLIP) -> dict[str, Vocabulary]:
+    """Token table and spelling by encoder key; the tables stay where they are."""
+    found: dict[str, Vocabulary] = {}
+    for key, tokenizer in leaves(clip).items():
+        encoder = encoder_of(clip.cond_stage_model, key, tokenizer.embedding_size)
+        found[key] = Vocabulary(
+            table=encoder.transformer.get_input_embeddings().weight.detach(),
+            word=partial(word_of, tokenizer),
+        )
+    return found

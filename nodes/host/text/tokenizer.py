@@ -15,8 +15,6 @@ from comfy.sd import CLIP
 from comfy.sd1_clip import SDTokenizer
 from torch import Tensor
 
-from .name_pattern import name_pattern, unescaped
-
 _serial = itertools.count()
 PLAIN = "pivotal_plain"
 """Asks a tokenizer of ours to read parentheses as text. The host's own word for this is taken by
@@ -254,3 +252,42 @@ def with_only(clip: CLIP, entries: Mapping[str, NamedVectors]) -> CLIP:
     made.tokenizer = overlay_tokenizer(clip.tokenizer, entries)
     check_takes_vectors(made.tokenizer)
     return made
+
+
+EXTENSION = r"\.(?:safetensors|pt|bin)\b"
+# What would make a longer name of it; a backslash before a bracket is an escape of the prompt.
+_LONGER = rf"(?![\w/-]|\\(?![()])|\.(?=\w)(?!{EXTENSION[2:]}))"
+_EARLIER = r"(?<![\w/.:-])"
+
+
+def name_pattern(names: Iterable[str], bare: Iterable[str]) -> re.Pattern[str] | None:
+    """Groups `name`, after `embedding:`, and `bare`, a whole word; the longest is found first.
+
+    Names may hold any character. None when there are no names.
+    """
+    called, alone = _alternatives(names), _alternatives(bare, _EARLIER)
+    if not called:
+        return None
+    pattern = rf"(?i:embedding):\s*(?P<name>{called})(?:{EXTENSION})?"
+    return re.compile(rf"{pattern}|(?P<bare>{alone})" if alone else pattern)
+
+
+def unescaped(match: re.Match[str]) -> str:
+    """The name that was found, without the backslashes that a prompt puts before brackets."""
+    found = match["name"] or match["bare"]
+    return found.replace("\\(", "(").replace("\\)", ")")
+
+
+def _alternatives(names: Iterable[str], before: str = "") -> str:
+    ordered = sorted(set(names), key=len, reverse=True)
+    return "|".join(_one(name, before) for name in ordered)
+
+
+def _one(name: str, before: str) -> str:
+    escaped = re.escape(name).replace(r"\(", r"\\?\(").replace(r"\)", r"\\?\)")
+    starts, ends = _is_word(name[0]), _is_word(name[-1])
+    return (before if starts else "") + escaped + (_LONGER if ends else "")
+
+
+def _is_word(character: str) -> bool:
+    return character.isalnum() or character == "_"

@@ -25,9 +25,8 @@ from pack.training.adapters.dora import Axis, DoraConfig
 from pack.training.adapters.lora import LoraConfig
 from pack.training.adapters.targets import Targets
 from pack.training.adapters.trilora import Core, TriLoraConfig
-from pack.training.dataset.pictures.buckets import Crop
 from pack.training.loop import Parts
-from pack.training.ports import Conditioning
+from pack.training.ports import Conditioning, Crop
 
 pytestmark = pytest.mark.skipif(
     importlib.util.find_spec("peft") is None, reason="needs peft: pip install peft"

@@ -18,9 +18,8 @@ from harness.host.runner import GraphFailed
 from harness.models.embeddings import random_vectors
 from pack.bundles.bundle import Bundle, Entry
 from pack.bundles.save import Container, save_bundle
-from pack.nodes.host.text.name_settings import Clash, NameRules, NameSetting, StrengthMode
 from pack.nodes.host.text.port import HostTextEncoder
-from pack.nodes.host.text.resolve import bind_names
+from pack.nodes.host.text.resolve import Clash, NameRules, NameSetting, StrengthMode, bind_names
 from pack.nodes.host.text.tokenizer import overlaid_names
 from pack.training.words.vectors import spread_rows
 

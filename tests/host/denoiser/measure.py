@@ -18,8 +18,7 @@ from pack.nodes.host.text.port import HostTextEncoder
 from pack.training.adapters import build_adapters
 from pack.training.adapters.lora import LoraConfig
 from pack.training.adapters.targets import Targets
-from pack.training.dataset.pictures.buckets import Crop
-from pack.training.ports import Caption, Mention, Noised
+from pack.training.ports import Caption, Crop, Mention, Noised
 from pack.training.words.concepts import Concept
 from pack.training.words.vectors import Vectors, initial_vectors
 

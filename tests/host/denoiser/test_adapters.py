@@ -29,8 +29,7 @@ from pack.training.adapters.lora import LoraConfig
 from pack.training.adapters.oft import OftConfig
 from pack.training.adapters.targets import Targets
 from pack.training.adapters.trilora import TriLoraConfig
-from pack.training.dataset.pictures.buckets import Crop
-from pack.training.ports import Noised
+from pack.training.ports import Crop, Noised
 from world import checkpoints
 
 CROP = Crop(width=64, height=64, left=0, top=0, original_width=64, original_height=64)

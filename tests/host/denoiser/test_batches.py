@@ -18,8 +18,7 @@ from torch import Tensor
 import nodes
 from harness.host.runner import Loaded
 from pack.nodes.host.codec import HostLatentCodec
-from pack.training.dataset.pictures.buckets import Crop
-from pack.training.ports import Caption
+from pack.training.ports import Caption, Crop
 
 CAPTIONS: tuple[Caption, ...] = (SHORT, LONG, ("a red cat",))
 PLAIN = ("a red ball", "a small cat on a chair", "two trees and a house")

@@ -22,9 +22,8 @@ from pack.nodes.host.run.request import Request
 from pack.nodes.host.text.port import HostTextEncoder
 from pack.training.data import TrainingData, draw_batch
 from pack.training.dataset.folder.read import read_folder
-from pack.training.dataset.framing import Framing
 from pack.training.dataset.pictures.buckets import latent_mask
-from pack.training.dataset.records import Dataset
+from pack.training.dataset.records import Dataset, Framing
 from pack.training.loop import Parts, Run, TrainConfig
 from pack.training.objective import ObjectiveConfig
 from pack.training.steps import batch_errors

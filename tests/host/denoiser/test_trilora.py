@@ -16,7 +16,7 @@ from pack.nodes.host.digests import model_digest
 from pack.nodes.host.text.port import HostTextEncoder
 from pack.training.adapters import build_adapters, export_adapters
 from pack.training.adapters.trilora import Core, Sigma, TriLoraConfig
-from pack.training.dataset.pictures.buckets import Crop
+from pack.training.ports import Crop
 
 CROP = Crop(width=64, height=64, left=0, top=0, original_width=64, original_height=64)
 

@@ -22,8 +22,7 @@ from pack.nodes.host.bundle.apply import apply_bundle
 from pack.nodes.host.denoiser.port import HostDenoiser
 from pack.nodes.host.text.port import HostTextEncoder
 from pack.training.adapters.lora import LoraConfig
-from pack.training.dataset.pictures.buckets import Crop
-from pack.training.ports import Mention, Noised
+from pack.training.ports import Crop, Mention, Noised
 
 RANK, ALPHA = 4, 2.0
 PROMPT = "a photo of (embedding:{name}:1.2) on a table"

@@ -13,9 +13,8 @@ import torch
 from harness.host.graphs import Graph
 from harness.models.embeddings import random_vectors
 from pack.bundles.bundle import Bundle
-from pack.nodes.host.text.name_settings import NameRules
 from pack.nodes.host.text.output_embeddings import encode_with_outputs
-from pack.nodes.host.text.resolve import apply_names, bind_names
+from pack.nodes.host.text.resolve import NameRules, apply_names, bind_names
 from pack.nodes.host.text.tokenizer import leaves
 from world import families
 from world.encoders import load_clip

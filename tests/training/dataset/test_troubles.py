@@ -15,9 +15,9 @@ from harness.models.grain import grain
 from pack.training.dataset.checks.verdict import Health, examine, measured
 from pack.training.dataset.facts import Store
 from pack.training.dataset.folder.read import FolderOptions, read_folder
-from pack.training.dataset.framing import Framing
 from pack.training.dataset.pictures.buckets import load_pixels
 from pack.training.dataset.pictures.crops import plan_crops
+from pack.training.dataset.records import Framing
 
 SIZE = (160, 160)
 

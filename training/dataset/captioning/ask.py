@@ -14,10 +14,9 @@ from PIL import Image
 from ....bundles.files.journal import Journal
 from ..captions.refusals import problem, tidy
 from ..pictures.decode import open_small
-from ..records import Dataset, Record
+from ..records import HUMAN, Dataset, Record
 from ..writing.write import OnExisting, joined
 
-HUMAN = "human"
 RETRY_TEMPERATURE = 0.7
 
 

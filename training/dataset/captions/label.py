@@ -6,10 +6,10 @@ import re
 from dataclasses import dataclass, replace
 from enum import Enum
 
-from ..records import Dataset, Record
+from ..records import Dataset, Record, Template
 from .diff import before_after
 from .placeholders import placeholder_pattern
-from .templates import Template, first_template
+from .templates import first_template
 
 
 class Kind(str, Enum):

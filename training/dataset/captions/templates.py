@@ -3,17 +3,8 @@
 from __future__ import annotations
 
 import random
-from enum import Enum
 
-
-class Template(str, Enum):
-    """Which sentences are put around a concept."""
-
-    NONE = "none"
-    OBJECT = "object"
-    PERSON = "person"
-    STYLE = "style"
-
+from ..records import Template
 
 SENTENCES = {
     Template.OBJECT: (

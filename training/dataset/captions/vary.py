@@ -4,57 +4,12 @@ from __future__ import annotations
 
 import random
 import re
-from dataclasses import dataclass
-from enum import Enum
 
 from ...randomness import generator
+from ..records import Lines, Template, Variation
 from .placeholders import split_caption
 from .tags import join_tags, split_tags
-from .templates import Template, template_caption
-
-
-class Lines(str, Enum):
-    """What the lines of a caption are."""
-
-    ONE_TEXT = "one text"
-    CHOICES = "a choice"
-    """Each line is a caption of its own and one of them is drawn."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Variation:
-    """How the text of a picture changes from one time that it is shown to the next."""
-
-    texts: int = 8
-    """Captions drawn for each picture before the run; they are all encoded once."""
-    prefix: str = ""
-    suffix: str = ""
-    shuffle_tags: bool = False
-    keep_tags: int = 1
-    """Tags at the beginning that stay in place; all before a "|||" do where there is one."""
-    tag_dropout: float = 0.0
-    """Share of the tags that are left out; kept tags and placeholders never are."""
-    caption_dropout: float = 0.0
-    """Share of the texts that are empty."""
-    wildcards: bool = False
-    """Draw one of a|b|c in braces."""
-    lines: Lines = Lines.ONE_TEXT
-    capitals: float = 0.0
-    """Share of the texts with other capitals: all lower case, or the first letter large."""
-    template: Template = Template.NONE
-    """Sentences put around, or in place of, the caption."""
-    template_share: float = 1.0
-    """Share of the texts that use the template."""
-
-    def __post_init__(self) -> None:
-        if self.texts < 1:
-            raise ValueError(f"texts is {self.texts}: use at least 1.")
-        if self.keep_tags < 0:
-            raise ValueError(f"keep_tags is {self.keep_tags}: use 0 or more.")
-        for name in ("tag_dropout", "caption_dropout", "capitals", "template_share"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"{name} is {getattr(self, name)}: use 0 to 1.")
-
+from .templates import template_caption
 
 KEEP = "|||"
 

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from enum import Enum
 from statistics import median
 
+from ...ports import Crop
 from ..captions.placeholders import placeholder_pattern
 from ..captions.refusals import is_unfinished, opens_like_boilerplate, refuses
-from ..pictures.buckets import Crop
 from ..pictures.crops import enlargement, kept_share
 from ..records import Record
 from .measure import Measures, distance

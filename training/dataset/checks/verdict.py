@@ -10,10 +10,9 @@ from enum import Enum
 from torch import Tensor
 
 from ..facts import Store
-from ..framing import Framing
 from ..merge import describe
 from ..pictures.crops import histogram, plan_crops
-from ..records import Dataset, Record
+from ..records import Dataset, Framing, Record
 from .findings import Finding, Level, Material, find_all
 from .measure import Measures, alike, measure
 from .variety import Variety, described, distinct, feature_variety, hash_variety

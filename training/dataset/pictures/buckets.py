@@ -4,37 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import torch
 from PIL import Image
 from torch import Tensor
 
+from ...ports import Crop
 from ..records import Record
 from .decode import open_mask, open_picture
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Crop:
-    """The part of a resized picture that is trained, in pixels."""
-
-    width: int
-    """Size of the crop, which is its bucket."""
-    height: int
-    left: int
-    """Offset of the crop in the resized picture."""
-    top: int
-    original_width: int
-    """Size of the upright picture on disk."""
-    original_height: int
-
-    @property
-    def resized(self) -> tuple[int, int]:
-        """(width, height) of the smallest picture of the same shape that covers the crop."""
-        scale = max(self.width / self.original_width, self.height / self.original_height)
-        width = round(self.original_width * scale)
-        height = round(self.original_height * scale)
-        return max(width, self.width), max(height, self.height)
 
 
 def bucket_sizes(

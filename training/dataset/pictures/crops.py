@@ -8,10 +8,10 @@ from collections.abc import Iterable, Sequence
 
 from PIL import Image
 
+from ...ports import Crop
 from ...randomness import generator
-from ..framing import Anchor, Framing
-from ..records import Record
-from .buckets import Crop, bucket_sizes, cover, nearest_bucket
+from ..records import Anchor, Framing, Record
+from .buckets import bucket_sizes, cover, nearest_bucket
 from .decode import open_mask
 
 Size = tuple[int, int]

@@ -15,10 +15,10 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from ....bundles.files.safetensors import read_safetensors, replace_safetensors
-from ...ports import LatentCodec
+from ...ports import Crop, LatentCodec
 from ..facts import Store
 from ..records import Dataset, Record
-from .buckets import Crop, load_pixels
+from .buckets import load_pixels
 
 LOG = logging.getLogger(__name__)
 CURE = "make room or access there, or the pictures are encoded anew each time."

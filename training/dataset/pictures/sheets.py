@@ -7,8 +7,8 @@ from contextlib import suppress
 
 from PIL import Image, ImageDraw, ImageOps
 
+from ...ports import Crop
 from ..records import Record
-from .buckets import Crop
 from .decode import open_mask, open_small
 
 CELL, TEXT, MARGIN, MOST = 160, 26, 6, 100

@@ -10,9 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from ....bundles.files.journal import Journal
-from ..captioning.ask import HUMAN
 from ..captions.change import parse_operations
-from ..records import Dataset, Record
+from ..records import HUMAN, Dataset, Record
 
 
 class Conflict(ValueError):

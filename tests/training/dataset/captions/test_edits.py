@@ -12,10 +12,9 @@ from pack.training.dataset.captions.diff import before_after
 from pack.training.dataset.captions.label import Kind, Label, label_dataset
 from pack.training.dataset.captions.refusals import is_unfinished, loops, problem, tidy
 from pack.training.dataset.captions.statistics import caption_statistics, table
-from pack.training.dataset.captions.templates import Template
 from pack.training.dataset.captions.texts import texts_of
-from pack.training.dataset.captions.vary import Lines, Variation, expand
-from pack.training.dataset.records import Dataset, Record
+from pack.training.dataset.captions.vary import expand
+from pack.training.dataset.records import Dataset, Lines, Record, Template, Variation
 
 
 def dataset(*captions: str, **fields: object) -> Dataset:

@@ -17,8 +17,7 @@ from pack.training.dataset.checks.variety import variety
 from pack.training.dataset.checks.verdict import Gate, Health, examine, measured
 from pack.training.dataset.facts import Store
 from pack.training.dataset.folder.read import read_folder
-from pack.training.dataset.framing import Framing
-from pack.training.dataset.records import Box, Dataset
+from pack.training.dataset.records import Box, Dataset, Framing
 
 FRAMING = Framing(resolution=64)
 

@@ -9,17 +9,11 @@ import torch
 from PIL import Image
 
 from pack.training.dataset.folder.read import read_folder
-from pack.training.dataset.framing import Anchor, Framing
-from pack.training.dataset.pictures.buckets import (
-    Crop,
-    bucket_sizes,
-    latent_mask,
-    load_mask,
-    load_pixels,
-)
+from pack.training.dataset.pictures.buckets import bucket_sizes, latent_mask, load_mask, load_pixels
 from pack.training.dataset.pictures.crops import choose_buckets, histogram, kept_share, plan_crops
 from pack.training.dataset.pictures.sheets import crop_sheet, framed, trained
-from pack.training.dataset.records import Box, Record
+from pack.training.dataset.records import Anchor, Box, Framing, Record
+from pack.training.ports import Crop
 
 
 def record(width: int, height: int, **fields: object) -> Record:
