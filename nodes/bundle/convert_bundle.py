@@ -24,7 +24,7 @@ from ..bundle_parts import (
     write,
 )
 from ..host.folders import bundle_path, bundle_state
-from ..host.images import to_tensor
+from ..host.images import as_image
 from ..host.text.port import vocabularies
 
 
@@ -90,7 +90,7 @@ class InspectBundle(io.ComfyNode):
     @classmethod
     def execute(cls, bundle: Bundle, clip: Any | None = None) -> io.NodeOutput:
         found = inspect_bundle(bundle, vocabularies(clip) if clip is not None else None)
-        picture = to_tensor(draw(found, bundle))[None]
+        picture = as_image(draw(found, bundle))
         text = as_text(found)
         shown = {**ui.PreviewImage(picture, cls=cls).as_dict(), "text": (text,)}
         return io.NodeOutput(text, picture, ui=shown)

@@ -12,7 +12,7 @@ from ...bundles.load import load_bundle
 from ...bundles.trim import Keep, Trimming, spectrum_plot, spectrum_report, trim_lora
 from .. import sockets
 from ..host.folders import bundle_files, bundle_path, bundle_state
-from ..host.images import to_tensor
+from ..host.images import as_image
 
 CONNECTED = "(connected)"
 
@@ -98,7 +98,7 @@ class TrimLora(io.ComfyNode):
         trimming = Trimming(keep=Keep(keep), count=count, share=share, values=values)
         chosen = cls._chosen(file, bundle, lora)
         trimmed = trim_lora(chosen.lora, trimming)
-        picture = to_tensor(spectrum_plot(trimmed))[None]
+        picture = as_image(spectrum_plot(trimmed))
         return io.NodeOutput(
             replace(chosen, lora=trimmed.lora),
             dict(trimmed.lora),

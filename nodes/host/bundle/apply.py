@@ -22,8 +22,8 @@ from ....bundles.layers.peft_keys import magnitude_layer
 from ....bundles.load import load_bundle
 from ....bundles.lowrank import check_alphas
 from ....bundles.table_picture import data_uri
+from ....training.dataset.pictures.pixels import to_picture
 from ..denoiser.families import check_bundle
-from ..images import to_picture
 from ..text.resolve import NameRules, bind_names
 
 
@@ -238,7 +238,8 @@ def with_thumbnails(bundle: Bundle, pictures: Tensor | None) -> Bundle:
     """Small pictures for the header: the first is the file's, the others the names' in order."""
     if pictures is None:
         return bundle
-    first, *others = [data_uri(to_picture(pixels)) for pixels in pictures]
+    # The levels that Save Image writes: the same pictures always gave the same header.
+    first, *others = [data_uri(to_picture(pixels, truncate=True)) for pixels in pictures]
     of_name = dict(zip(bundle.names, others, strict=False))
     entries = [
         replace(entry, thumbnail=of_name.get(name, entry.thumbnail))

@@ -10,9 +10,11 @@ from typing import Any
 
 import comfy.model_management as management
 from PIL import Image, ImageOps
+from torch import Tensor
 
 from ....training.dataset.captioning.ask import Asking
 from ....training.dataset.captions.tags import join_tags, same_tag, split_tags
+from ....training.dataset.pictures.pixels import to_tensor
 
 GENERAL, CHARACTER = "0", "4"
 SHORTEST_WORD = 4
@@ -81,14 +83,11 @@ def written(name: str, *, spaces: bool) -> str:
     return name.replace("_", " ") if spaces and not is_face else name
 
 
-def _pixels(picture: Image.Image, side: int) -> Any:
+def _pixels(picture: Image.Image, side: int) -> Tensor:
     """(side, side, 3) floats of 0..255 in the order blue, green, red, padded with white."""
-    import torch
-
     square = ImageOps.pad(picture.convert("RGB"), (max(picture.size),) * 2, color="white")
     small = square.resize((side, side), Image.Resampling.BICUBIC)
-    values = torch.frombuffer(bytearray(small.tobytes()), dtype=torch.uint8)
-    return values.view(side, side, 3).flip(2).float()
+    return (to_tensor(small) * 255).flip(2)
 
 
 def _read_tags(path: Path) -> list[tuple[str, str]]:

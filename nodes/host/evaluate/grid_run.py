@@ -14,11 +14,12 @@ from PIL import Image
 from torch import Tensor
 
 from ....bundles.bundle import Bundle
+from ....training.dataset.pictures.pixels import to_picture
 from ....training.evaluation.grid import labelled_grid
 from ....training.evaluation.metrics import mean_difference
 from ..bundle.apply import apply_bundle
 from ..denoiser.families import check_clip, check_vae
-from ..images import to_picture, to_tensor
+from ..images import as_image
 from ..sampling import Sampling, Shot, make_pictures
 
 ANY_NAME = "{name}"
@@ -224,15 +225,16 @@ def _result(
     small = [[_picture(sheet.pictures[s], request.largest_side) for s in row] for row in cells]
     grid = labelled_grid(small, down, across, request.sampling.text())
     return Result(
-        grid=to_tensor(grid)[None],
+        grid=as_image(grid),
         pictures=torch.stack(list(sheet.pictures.values())),
         report="\n".join(report),
     )
 
 
 def _picture(pixels: Tensor, largest_side: int) -> Image.Image:
-    """(height, width, 3) in 0..1 rounded as the host's Save Image does it."""
-    made = to_picture(pixels)
+    """(height, width, 3) in 0..1 as the grid shows it."""
+    # The level that Save Image writes for the same pixels.
+    made = to_picture(pixels, truncate=True)
     if max(made.size) > largest_side:
         made.thumbnail((largest_side, largest_side), Image.Resampling.LANCZOS)
     return made

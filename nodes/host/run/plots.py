@@ -8,7 +8,7 @@ from torch import Tensor
 from ....bundles.files.journal import Journal
 from ....training.evaluation.curves import line_plot, mean_plot, stacked
 from ....training.series import LOSS, SERIES, Line, Series, points_of
-from ..images import to_tensor
+from ..images import as_image
 from .run_folder import RunFolder, run_folders
 
 
@@ -33,7 +33,7 @@ def plot_run(folder: RunFolder) -> tuple[Tensor, list[float]]:
     if not losses:
         raise ValueError(f"The run {folder.path.name} has reported no step yet.")
     pictures = [picture for series in SERIES if (picture := plot(series, lines)) is not None]
-    return to_tensor(stacked(pictures))[None], losses
+    return as_image(stacked(pictures)), losses
 
 
 def losses_of(lines: list[Line]) -> list[float]:

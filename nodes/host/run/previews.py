@@ -14,12 +14,12 @@ from comfy.sd import VAE
 from PIL import Image
 
 from ....bundles.files.atomic import replace_file
+from ....training.dataset.pictures.pixels import to_picture
 from ....training.ports import Caption, Mention
 from ....training.run import Run
 from ....training.words.concepts import Concept, mentioned, parse_caption
 from ..denoiser.port import HostDenoiser
 from ..disk import Disk
-from ..images import to_picture
 from ..sampling import Conditions, Sampling, decode, sample
 from ..text.port import HostTextEncoder
 
@@ -101,7 +101,8 @@ class Previewer:
         conditions = self._conditions(run, shot.caption), self._conditions(run, self._negative)
         with self._denoiser.sampling() as model:
             latent = sample(model, conditions, self._config.sampling, shot.seed, stop_on_cancel)
-        return to_picture(decode(self._vae, latent)[0])
+        # The levels that Save Image writes for the same sample.
+        return to_picture(decode(self._vae, latent)[0], truncate=True)
 
     def _conditions(self, run: Run, caption: Caption) -> Conditions:
         """As CLIP Text Encode gives them; kept where no vector in them moves any more."""

@@ -13,6 +13,7 @@ from torch import Tensor
 from ...ports import Crop
 from ..records import Record
 from .decode import open_mask, open_picture
+from .pixels import to_tensor
 
 
 def bucket_sizes(
@@ -80,18 +81,13 @@ def cut(picture: Image.Image, crop: Crop) -> Image.Image:
 
 def load_pixels(record: Record, crop: Crop) -> Tensor:
     """The cropped picture, (height, width, 3) in 0..1; ValueError when it cannot be decoded."""
-    return _tensor(cut(open_picture(record), crop))
+    return to_tensor(cut(open_picture(record), crop))
 
 
 def load_mask(record: Record, crop: Crop) -> Tensor | None:
     """The mask cropped alike, (height, width) in 0..1; None for a picture without one."""
     mask = open_mask(record)
-    return None if mask is None else _tensor(cut(mask, crop))[..., 0]
-
-
-def _tensor(picture: Image.Image) -> Tensor:
-    pixels = torch.frombuffer(bytearray(picture.tobytes()), dtype=torch.uint8)
-    return pixels.view(picture.height, picture.width, -1).float() / 255
+    return None if mask is None else to_tensor(cut(mask, crop))[..., 0]
 
 
 def latent_mask(
