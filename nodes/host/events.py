@@ -1,17 +1,32 @@
-"""Events that the pack sends to the editor."""
+"""What the editor is shown while a node runs: progress, texts and the pack's own events."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, TypeVar
 
+import comfy.model_management as management
+import comfy.utils
 from comfy_execution.utils import get_executing_context
 from server import PromptServer
 
+T = TypeVar("T")
 LINES = 60
 """Most lines of a text that are shown on a node; its output has them all."""
 MARKS = frozenset("\\`*_{}[]<>()#+-.!|~&=")
 """Letters that HTML or Markdown takes for its own."""
+
+
+def watched(items: Iterable[T], total: int) -> Iterator[T]:
+    """The items in their order, under a progress bar of `total` steps; Cancel raises between two.
+
+    Whatever made an item, and whatever was done with the one before, is finished by then.
+    """
+    bar = comfy.utils.ProgressBar(max(total, 1))
+    for item in items:
+        management.throw_exception_if_processing_interrupted()
+        yield item
+        bar.update(1)
 
 
 def send_event(noun: str, data: Mapping[str, Any]) -> None:

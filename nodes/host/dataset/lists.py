@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from enum import Enum
 
-import comfy.model_management as management
-import comfy.utils
 import torch
 from torch import Tensor
 
@@ -15,6 +13,7 @@ from ....training.dataset.pictures.crops import plan_crops
 from ....training.dataset.pictures.decode import open_mask, open_picture
 from ....training.dataset.records import Dataset, Framing, Record
 from ....training.ports import Crop
+from ..events import watched
 from ..images import as_image, as_mask, keep_picture
 
 Lists = tuple[list[Tensor], list[Tensor], list[str], list[str]]
@@ -31,13 +30,10 @@ def to_lists(dataset: Dataset, size: Size, resolution: int) -> Lists:
     """(1, h, w, 3) pictures, (1, h, w) masks, captions and names; without a mask it is white."""
     crops = [each[0] for each in plan_crops(dataset.records, Framing(resolution=resolution))]
     images, masks = list[Tensor](), list[Tensor]()
-    bar = comfy.utils.ProgressBar(max(len(crops), 1))
-    for record, crop in zip(dataset.records, crops, strict=True):
-        management.throw_exception_if_processing_interrupted()
+    for record, crop in watched(zip(dataset.records, crops, strict=True), len(crops)):
         image, mask = _original(record) if size is Size.ORIGINAL else _trained(record, crop)
         images.append(image)
         masks.append(torch.ones(image.shape[:3]) if mask is None else mask)
-        bar.update(1)
     captions = [record.caption for record in dataset.records]
     return images, masks, captions, [record.name for record in dataset.records]
 
@@ -64,8 +60,7 @@ def from_lists(
                 f"There are {len(values)} {kind} for {len(pictures)} pictures: give one for each."
             )
     records: list[Record] = []
-    for number, picture in enumerate(pictures):
-        management.throw_exception_if_processing_interrupted()
+    for number, picture in watched(enumerate(pictures), len(pictures)):
         caption, mask = _at(captions, number) or "", _at(flat, number)
         records.append(
             Record(

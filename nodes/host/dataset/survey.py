@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
 from dataclasses import replace
 from typing import Any, cast
 
-import comfy.model_management as management
-import comfy.utils
 import torch
 from comfy.clip_vision import ClipVisionModel
 from comfy.sd import CLIP
@@ -21,6 +20,7 @@ from ....training.dataset.records import Box, Dataset, Framing, Record
 from ....training.words.concepts import Concept
 from ..digests import model_digest
 from ..evaluate.features import encoded
+from ..events import watched
 from ..folders import file_facts
 from ..images import as_image, keep_picture
 from ..text.tokenizer import PLAIN, takes_vectors, with_names
@@ -31,17 +31,8 @@ SEEN = 448
 
 def measure_all(dataset: Dataset) -> list[Measures]:
     """Measures of every picture, with progress; Cancel keeps those that are done."""
-    store = file_facts()
-    bar = comfy.utils.ProgressBar(max(len(dataset.records), 1))
-    found: list[Measures] = []
-    try:
-        for one in measured(dataset, store):
-            management.throw_exception_if_processing_interrupted()
-            found.append(one)
-            bar.update(1)
-    finally:
-        store.close()
-    return found
+    with closing(file_facts()) as store:
+        return list(watched(measured(dataset, store), len(dataset.records)))
 
 
 def features_of(
@@ -54,15 +45,12 @@ def features_of(
     if vision is None:
         return None
     kind = f"vision {model_digest(vision.patcher)} {SEEN}"
-    bar = comfy.utils.ProgressBar(max(len(dataset.records), 1))
-    store, found = file_facts(), list[Tensor]()
-    try:
-        for record, one in zip(dataset.records, measures, strict=True):
-            found.append(torch.empty(0) if one.error else _features(record, vision, store, kind))
-            bar.update(1)
-    finally:
-        store.close()
-    return found
+    pairs = zip(dataset.records, measures, strict=True)
+    with closing(file_facts()) as store:
+        return [
+            torch.empty(0) if measure.error else _features(record, vision, store, kind)
+            for record, measure in watched(pairs, len(dataset.records))
+        ]
 
 
 def _features(record: Record, vision: ClipVisionModel, store: Store, kind: str) -> Tensor:

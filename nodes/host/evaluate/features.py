@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import comfy.model_management as management
-import comfy.utils
 import torch
 from comfy.clip_vision import ClipVisionModel
 from comfy.sd import CLIP
 from safetensors import safe_open
 from torch import Tensor, nn
 
+from ..events import watched
 from ..versions import device_context
 
 CHUNK = 8
@@ -25,12 +25,8 @@ def picture_features(vision: ClipVisionModel, pictures: Tensor) -> Tensor:
 
     Preprocessed by the host as CLIP asks for it: shorter side resized, center cropped.
     """
-    parts: list[Tensor] = []
-    bar = comfy.utils.ProgressBar(len(pictures))
-    for chunk in pictures.split(CHUNK):
-        parts.append(encoded(vision, chunk))
-        bar.update(len(chunk))
-    return torch.cat(parts)
+    chunks = pictures.split(CHUNK)
+    return torch.cat([encoded(vision, chunk) for chunk in watched(chunks, len(chunks))])
 
 
 def encoded(vision: ClipVisionModel, pictures: Tensor) -> Tensor:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from contextlib import closing, nullcontext
 from dataclasses import replace
 
-import comfy.model_management as management
 import torch
 from torch import Tensor
 
@@ -33,6 +32,7 @@ from ....training.words.vectors import initial_vectors
 from ..codec import HostLatentCodec
 from ..denoiser.port import HostDenoiser
 from ..denoiser.singular_values import kept_spectra
+from ..events import watched
 from ..folders import file_facts, user_folder
 from ..text.port import HostTextEncoder
 from .request import Request
@@ -122,8 +122,7 @@ def _latents(
     made: dict[int, Tensor] = {}
     encoded = encode_latents(dataset, crops, codec, owners=owners, cache=cache)
     with closing(cache.store), torch.no_grad():
-        for index, latent in encoded:
-            management.throw_exception_if_processing_interrupted()
+        for index, latent in watched(encoded, len(crops)):
             made[index] = latent
     return [made[index] for index in range(len(crops))]
 
