@@ -20,7 +20,7 @@ from ..host.dataset.survey import (
     with_boxes,
     with_masks,
 )
-from ..host.events import tell
+from ..host.events import show_text
 from ..host.images import as_image
 
 
@@ -121,7 +121,7 @@ class CheckDataset(io.ComfyNode):
             health.report,
             health.gate.value,
             sheet,
-            ui={**ui.PreviewImage(sheet, cls=cls).as_dict(), "text": (tell(health.report),)},
+            ui={**ui.PreviewImage(sheet, cls=cls).as_dict(), "text": (show_text(health.report),)},
         )
 
 
@@ -160,7 +160,7 @@ class CaptionStatistics(io.ComfyNode):
         text = table(statistics)
         fused = ", ".join(phrase.text for phrase in statistics.fused)
         plot = as_image(length_plot(statistics.words))
-        return io.NodeOutput(text, fused, plot, ui={"text": (tell(text),)})
+        return io.NodeOutput(text, fused, plot, ui={"text": (show_text(text),)})
 
 
 class PrepareImages(io.ComfyNode):
@@ -290,7 +290,7 @@ class PrepareImages(io.ComfyNode):
             prepared,
             text,
             sheet,
-            ui={**ui.PreviewImage(sheet, cls=cls).as_dict(), "text": (tell(text),)},
+            ui={**ui.PreviewImage(sheet, cls=cls).as_dict(), "text": (show_text(text),)},
         )
 
 

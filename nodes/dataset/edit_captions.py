@@ -13,7 +13,7 @@ from ...training.dataset.records import Lines, Template, Variation
 from ...training.dataset.writing.write import Format, OnExisting
 from .. import sockets
 from ..host.dataset.caption_files import save_captions, undo_captions
-from ..host.events import tell
+from ..host.events import show_text
 
 
 class EditCaptions(io.ComfyNode):
@@ -51,7 +51,7 @@ class EditCaptions(io.ComfyNode):
     def execute(cls, dataset: Any, operations: str) -> io.NodeOutput:
         edited = apply_operations(dataset, parse_operations(operations))
         report = before_after(dataset.records, edited.records)
-        return io.NodeOutput(edited, report, ui={"text": (tell(report),)})
+        return io.NodeOutput(edited, report, ui={"text": (show_text(report),)})
 
 
 class VaryCaptions(io.ComfyNode):
@@ -165,7 +165,7 @@ class VaryCaptions(io.ComfyNode):
             for record in varied.records[:5]
         ]
         preview = "\n".join(shown)
-        return io.NodeOutput(varied, preview, ui={"text": (tell(preview),)})
+        return io.NodeOutput(varied, preview, ui={"text": (show_text(preview),)})
 
 
 class SaveCaptions(io.ComfyNode):
@@ -227,7 +227,7 @@ class SaveCaptions(io.ComfyNode):
             report = save_captions(
                 dataset, Format(format), OnExisting(on_existing), dry_run=dry_run
             )
-        return io.NodeOutput(report, ui={"text": (tell(report),)})
+        return io.NodeOutput(report, ui={"text": (show_text(report),)})
 
 
 NODES = [EditCaptions, VaryCaptions, SaveCaptions]

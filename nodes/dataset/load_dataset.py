@@ -12,7 +12,7 @@ from ...training.dataset.folder.scan import Subfolders
 from ...training.dataset.merge import describe, merge, split
 from ...training.dataset.records import Transparency
 from .. import sockets
-from ..host.events import tell
+from ..host.events import show_text
 from ..host.folders import dataset_folder, dataset_folders
 
 MASKS = ["beside the pictures", "none"]
@@ -128,7 +128,7 @@ class LoadDataset(io.ComfyNode):
             masks=masks == MASKS[0],
         )
         dataset = read_folder(dataset_folder(folder, path), options=options)
-        return io.NodeOutput(dataset, tell(describe(dataset)))
+        return io.NodeOutput(dataset, show_text(describe(dataset)))
 
 
 class MergeDatasets(io.ComfyNode):
@@ -162,7 +162,7 @@ class MergeDatasets(io.ComfyNode):
     @classmethod
     def execute(cls, dataset_1: Any, **others: Any) -> io.NodeOutput:
         merged = merge([dataset_1, *(others[name] for name in sorted(others) if others[name])])
-        return io.NodeOutput(merged, tell(describe(merged)))
+        return io.NodeOutput(merged, show_text(describe(merged)))
 
 
 class FilterDataset(io.ComfyNode):
@@ -198,7 +198,7 @@ class FilterDataset(io.ComfyNode):
         report = f"{len(kept.records)} of {len(dataset.records)} pictures kept"
         names = [record.name for record in dropped.records]
         lines = [report, *(f"dropped: {name}" for name in names)]
-        return io.NodeOutput(kept, dropped, tell("\n".join(lines)))
+        return io.NodeOutput(kept, dropped, show_text("\n".join(lines)))
 
 
 class LabelDataset(io.ComfyNode):
@@ -253,7 +253,7 @@ class LabelDataset(io.ComfyNode):
             placeholder=placeholder.strip(), class_word=class_word.strip(), kind=Kind(kind)
         )
         labelled, report = label_dataset(dataset, label, insert=insert_placeholder)
-        return io.NodeOutput(labelled, tell(report))
+        return io.NodeOutput(labelled, show_text(report))
 
 
 NODES = [LoadDataset, MergeDatasets, FilterDataset, LabelDataset]

@@ -14,7 +14,7 @@ from .. import sockets
 from ..host.captioners.find import tagger_folder, tagger_names
 from ..host.captioners.job import Captioned, Question, run_captioner
 from ..host.captioners.tagger import Tagger, Tagging
-from ..host.events import tell
+from ..host.events import show_text
 from ..host.images import as_image
 
 WRITE = ["nothing", "beside the pictures"]
@@ -73,7 +73,7 @@ def order_of(on_existing: str, touch_human: bool, limit: int, batch_size: int) -
 def output_of(node: type[io.ComfyNode], captioned: Captioned) -> io.NodeOutput:
     """The shared outputs, with the first captions and their pictures shown on the node."""
     captions = [record.caption for record in captioned.dataset.records]
-    shown: dict[str, Any] = {"text": (tell(captioned.report),)}
+    shown: dict[str, Any] = {"text": (show_text(captioned.report),)}
     if captioned.shown:
         sheet = as_image(contact_sheet(captioned.shown))
         shown |= ui.PreviewImage(sheet, cls=node).as_dict()

@@ -14,13 +14,9 @@ SAMPLED_NUMBERS = 64
 
 
 def model_digest(model: ModelPatcher) -> str:
-    """Which weights a MODEL holds: a digest over names, shapes and some numbers of each tensor.
-
-    Some numbers, because reading all of a large model takes longer than a step; patches on the
-    model count too. The host gives the weights without the patches of whichever
-    clone it happens to have loaded.
-    """
+    """A digest of a MODEL's weights and patches: names, shapes and some numbers of each tensor."""
     digest = hashlib.sha256()
+    # Only some numbers, because reading all of a large model takes longer than a training step.
     for name, tensor in sorted(_unpatched(model).items()):
         numbers = tensor.detach().flatten()[:SAMPLED_NUMBERS].float().cpu().tolist()
         digest.update(repr((name, tuple(tensor.shape), numbers)).encode())
@@ -30,7 +26,7 @@ def model_digest(model: ModelPatcher) -> str:
 
 
 def _changes(model: ModelPatcher) -> Iterator[tuple[Any, ...]]:
-    """What was done to a model since it was loaded: other patches make it another one."""
+    """What was done to a model since it was loaded; with other patches it is another model."""
     for name, patches in sorted(model.patches.items()):
         yield name, len(patches), [patch[0] for patch in patches]
         yield from ((patch[2], patch[3], *_samples(patch[1])) for patch in patches)
@@ -47,15 +43,15 @@ def _samples(value: Any) -> list[list[float]]:
         numbers = value.detach().flatten()
         return [numbers[:: max(1, len(numbers) // SAMPLED_NUMBERS)].float().cpu().tolist()]
     if isinstance(value, torch.nn.Module):
-        return [one for buffer in value.state_dict().values() for one in _samples(buffer)]
+        return [row for buffer in value.state_dict().values() for row in _samples(buffer)]
     parts = value if isinstance(value, (tuple, list)) else getattr(value, "weights", ())
-    return [one for part in parts or () for one in _samples(part)]
+    return [row for part in parts or () for row in _samples(part)]
 
 
 def _unpatched(model: ModelPatcher) -> dict[str, Tensor]:
-    """The weights by name, without patches."""
+    """The weights by name, without the patches of whichever clone the host has loaded."""
     try:
         return {name: first[0] for name, (first, *_) in model.get_key_patches().items()}
     except AttributeError:
-        # Layers of GGUF files list a weight that they only reckon with; they keep patches apart.
+        # Layers of GGUF files list weights that they only compute; their patches are apart.
         return dict(model.model.named_parameters())

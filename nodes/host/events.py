@@ -1,4 +1,4 @@
-"""What the editor is shown while a node runs: progress, texts and the pack's own events."""
+"""What the editor shows while a node runs: progress, texts and the pack's own events."""
 
 from __future__ import annotations
 
@@ -11,45 +11,47 @@ from comfy_execution.utils import get_executing_context
 from server import PromptServer
 
 T = TypeVar("T")
-LINES = 60
-"""Most lines of a text that are shown on a node; its output has them all."""
+MOST_LINES = 60
+"""How many lines of a text a node shows; its output has all of them."""
 MARKS = frozenset("\\`*_{}[]<>()#+-.!|~&=")
-"""Letters that HTML or Markdown takes for its own."""
+"""Characters that mean something in HTML or Markdown."""
 
 
 def watched(items: Iterable[T], total: int) -> Iterator[T]:
-    """The items in their order, under a progress bar of `total` steps; Cancel raises between two.
-
-    Whatever made an item, and whatever was done with the one before, is finished by then.
-    """
+    """The items in order, under a progress bar of `total` steps; Cancel raises between two."""
     bar = comfy.utils.ProgressBar(max(total, 1))
     for item in items:
+        # After the item is made and before it is used: what is done so far is whole.
         management.throw_exception_if_processing_interrupted()
         yield item
         bar.update(1)
 
 
 def send_event(noun: str, data: Mapping[str, Any]) -> None:
-    """Send `pivotal.<noun>` to the page that queued the graph, or to all where none did."""
+    """Send `pivotal.<noun>` to the page that queued the graph, or to every page if none did."""
     server = getattr(PromptServer, "instance", None)
     if server is not None:
         server.send_sync(f"pivotal.{noun}", dict(data), server.client_id)
 
 
-def tell(text: str) -> str:
-    """Show a text on the node that runs, in the editor that queued the graph; return the text."""
+def show_text(text: str) -> str:
+    """Show a text on the running node, in the editor that queued the graph; return the text."""
     server, context = getattr(PromptServer, "instance", None), get_executing_context()
     if server is not None and context is not None:
         lines = text.splitlines()
-        rest = [f"and {len(lines) - LINES} more lines"] if len(lines) > LINES else []
-        shown = "  \n".join(map(verbatim, [*lines[:LINES], *rest]))
+        more = [f"and {len(lines) - MOST_LINES} more lines"] if len(lines) > MOST_LINES else []
+        # In Markdown, two blanks at the end of a line keep the next one apart.
+        shown = "  \n".join(map(verbatim, [*lines[:MOST_LINES], *more]))
         server.send_progress_text(shown, context.node_id, server.client_id)
     return text
 
 
 def verbatim(line: str) -> str:
-    """A line that the editor shows letter by letter: Nodes 2.0 reads the text as Markdown, the
-    classic renderer as HTML, and captions are neither. Two blanks at its end part lines in both."""
+    """A line escaped so that the editor shows it as it is.
+
+    Nodes 2.0 reads the text as Markdown and the classic renderer reads it as HTML; captions are
+    neither.
+    """
     words = line.lstrip(" ")
     indented = "&nbsp;" * (len(line) - len(words))
     return indented + "".join(f"&#{ord(c)};" if c in MARKS else c for c in words)

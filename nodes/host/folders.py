@@ -1,4 +1,4 @@
-"""Where the pack reads and writes: ComfyUI's input, output and model folders only."""
+"""The folders that the pack uses: ComfyUI's input, output, model and user folders."""
 
 from __future__ import annotations
 
@@ -21,19 +21,19 @@ BUNDLE_KINDS = ("loras", "embeddings", "bundles")
 
 
 def add_bundle_folder() -> None:
-    """Let the host list `models/bundles`, besides what its configuration calls so."""
-    own = str(Path(folder_paths.models_dir, "bundles"))
-    paths, endings = folder_paths.folder_names_and_paths.setdefault("bundles", ([], set()))
-    endings.update(SUFFIXES)
-    if own not in paths:
-        paths.append(own)
+    """Make the host list `models/bundles`, in addition to the folders of its configuration."""
+    folder = str(Path(folder_paths.models_dir, "bundles"))
+    paths, suffixes = folder_paths.folder_names_and_paths.setdefault("bundles", ([], set()))
+    suffixes.update(SUFFIXES)
+    if folder not in paths:
+        paths.append(folder)
 
 
 add_bundle_folder()
 
 
 def input_folder(name: str) -> Path:
-    """A folder inside ComfyUI's input folder; ValueError or FileNotFoundError when it is none."""
+    """A folder inside ComfyUI's input folder; ValueError outside of it, or FileNotFoundError."""
     root = folder_paths.get_input_directory()
     path = Path(root, name)
     if not is_within(root, path):
@@ -46,9 +46,9 @@ def input_folder(name: str) -> Path:
 
 
 def user_folder(name: str = "") -> Path:
-    """The pack's folder, or one in it, inside ComfyUI's user folder: caches and journals.
+    """The pack's folder in ComfyUI's user folder, or a folder inside it: caches and journals.
 
-    One that cannot be made is told of by whoever writes into it, who may do without.
+    A folder that cannot be created is reported by the code that writes to it.
     """
     path = Path(folder_paths.get_user_directory(), RUNS, name)
     with suppress(OSError):
@@ -57,14 +57,14 @@ def user_folder(name: str = "") -> Path:
 
 
 def dataset_folder(name: str, path: str) -> Path:
-    """The folder at an absolute path, or else one inside the input or datasets folders.
+    """The folder at an absolute path if one is given, else one of the input or datasets folders.
 
-    ValueError or FileNotFoundError when it is none.
+    Raises ValueError for a relative path and FileNotFoundError for a missing folder.
     """
     if path.strip():
         wanted = Path(path.strip().strip('"')).expanduser()
         if not wanted.is_absolute():
-            raise ValueError(f'The path "{path}" is not absolute: write it from the root on.')
+            raise ValueError(f'The path "{path}" is not absolute: start it at the root.')
         if not wanted.is_dir():
             raise FileNotFoundError(f"There is no folder {wanted}: correct the path.")
         return wanted
@@ -82,45 +82,44 @@ def _in_datasets(name: str) -> Path:
 
 
 def writable_roots() -> list[Path]:
-    """Folders inside which the pack may write beside pictures."""
-    found = [folder_paths.get_input_directory(), folder_paths.get_output_directory()]
+    """Folders in which the pack may write next to pictures."""
+    roots = [folder_paths.get_input_directory(), folder_paths.get_output_directory()]
     if "datasets" in folder_paths.folder_names_and_paths:
-        found += folder_paths.get_folder_paths("datasets")
-    return [Path(root) for root in found]
+        roots += folder_paths.get_folder_paths("datasets")
+    return [Path(root) for root in roots]
 
 
 def is_writable(path: Path) -> bool:
-    """Whether a file lies, links followed, in a folder that the pack may write to."""
+    """Whether a file, once links are resolved, is in a folder that the pack may write to."""
     return any(is_within(root, path) for root in writable_roots())
 
 
 def dataset_folders() -> list[str]:
-    """Folders of pictures: those of the input folder and, marked, of the datasets folders."""
-    found = input_folders()
+    """Folders of pictures in the input folder and, with a mark, in the datasets folders."""
+    names = input_folders()
     if "datasets" in folder_paths.folder_names_and_paths:
         for root in folder_paths.get_folder_paths("datasets"):
-            found += [DATASETS + path.relative_to(root).as_posix() for path in _below(Path(root))]
-    return found
+            names += [DATASETS + path.relative_to(root).as_posix() for path in _below(Path(root))]
+    return names
 
 
 def _below(root: Path) -> list[Path]:
-    """All folders in a folder but hidden ones; no file is looked at."""
-    found = list[Path]()
-    for place, names, _ in os.walk(root):
+    """All folders below a folder, except hidden ones."""
+    folders = list[Path]()
+    for parent, names, _ in os.walk(root):
         names[:] = [name for name in names if not name.startswith(".")]
-        found += [Path(place, name) for name in names]
-    return sorted(found)
+        folders += [Path(parent, name) for name in names]
+    return sorted(folders)
 
 
 def input_folders() -> list[str]:
-    """Names of the folders inside ComfyUI's input folder."""
     return sorted(folder_paths.get_input_subfolders())
 
 
 def checked_run_name(name: str) -> str:
-    """A run's name as one path part; ValueError when it could lead anywhere else."""
+    """A run's name as a single path part; ValueError if it could lead anywhere else."""
     stripped = name.strip()
-    # Windows drops dots at the end, and keeps some names for devices, whatever their ending.
+    # Windows drops trailing dots and reserves some names for devices, with any extension.
     reserved = stripped.split(".")[0].strip().upper() in DEVICES
     if not stripped.rstrip(".") or reserved or re.search(r'[\\/:*?"<>|\x00-\x1f]|\.$', stripped):
         raise ValueError(
@@ -130,12 +129,12 @@ def checked_run_name(name: str) -> str:
 
 
 def new_bundle_path(prefix: str, *, own_folder: bool = False) -> Path:
-    """The next free `<prefix>_00001.safetensors` in the output folder; ValueError outside of it.
+    """The next free `<prefix>_00001.safetensors` in the output folder; ValueError outside it.
 
     With `own_folder` it is `<prefix>_00001/<name>.safetensors`, for files that belong together.
     """
     root = Path(folder_paths.get_output_directory())
-    # Workflows from Windows hold backslashes.
+    # Workflows made on Windows contain backslashes.
     wanted = Path(prefix.replace("\\", "/"))
     stays = is_within(root, root / wanted) and ".." not in wanted.parts and not wanted.is_absolute()
     if not stays or not wanted.name:
@@ -158,7 +157,7 @@ def in_output(path: Path) -> dict[str, str]:
 
 
 def bundle_files(*kinds: str) -> list[str]:
-    """Files that may hold a bundle or a part of one, as `<kind>/<name>`; of all kinds if none."""
+    """Files that may hold a bundle or a part of one, as `<kind>/<name>`; all kinds by default."""
     return [
         f"{kind}/{name}"
         for kind in kinds or BUNDLE_KINDS
@@ -168,22 +167,22 @@ def bundle_files(*kinds: str) -> list[str]:
 
 
 def bundle_path(file: str) -> Path:
-    """The path of a file that `bundle_files` lists; FileNotFoundError when it is gone."""
+    """The path of a file that `bundle_files` lists; FileNotFoundError if it is gone."""
     kind, _, name = file.partition("/")
-    found = folder_paths.get_full_path(kind, name) if kind in BUNDLE_KINDS else None
-    if found is None:
+    path = folder_paths.get_full_path(kind, name) if kind in BUNDLE_KINDS else None
+    if path is None:
         raise FileNotFoundError(
             f'There is no bundle "{file}": choose another file or refresh the list.'
         )
-    return Path(found)
+    return Path(path)
 
 
 def bundle_state(file: str) -> str:
-    """What changes when a file changes, or one of those that are read together with it."""
+    """A text that changes with the file, or with any file that is read together with it."""
     stats = [(path.name, path.stat()) for path in files_of(bundle_path(file))]
     return " ".join(f"{name} {stat.st_mtime_ns} {stat.st_size}" for name, stat in stats)
 
 
 def file_facts() -> Store:
-    """Facts about files: digests and measurements."""
+    """Stored facts about files: digests and measurements."""
     return Store(user_folder() / "facts.sqlite")

@@ -1,4 +1,4 @@
-"""Pillow's pictures as the host's IMAGE and MASK tensors, and pixels kept as files."""
+"""Pillow's pictures as the host's IMAGE and MASK tensors, and pixels saved as files."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def as_mask(mask: Image.Image) -> Tensor:
 
 
 def keep_picture(pixels: Tensor) -> Path:
-    """A PNG of the pixels in the user's folder, named by its content and written once."""
+    """Save pixels in the user's folder as a PNG that is named by its content and written once."""
     picture = to_picture(pixels)
     name = hashlib.sha256(repr((picture.size, picture.mode)).encode() + picture.tobytes())
     path = user_folder("pictures") / f"{name.hexdigest()[:32]}.png"

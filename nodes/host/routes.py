@@ -1,4 +1,4 @@
-"""HTTP routes: ids and never paths, no change on GET, changes for the editor's own page alone."""
+"""HTTP routes: ids and no paths, changes by POST only, and only for ComfyUI's own page."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ HEADERS = {
 
 
 class Refused(Exception):
-    """A call that gets a 4xx answer with a sentence."""
+    """Answer a call with a 4xx status and a sentence."""
 
     def __init__(self, status: int, sentence: str):
         super().__init__(sentence)
@@ -35,43 +35,43 @@ class Refused(Exception):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Call:
-    """What a handler gets to see of a request: checked ids, the query, and a POST's JSON object."""
+    """What a handler sees of a request: checked ids, the query, and the JSON object of a POST."""
 
     ids: Mapping[str, str]
     query: Mapping[str, str] = field(default_factory=dict)
     body: Mapping[str, Any] = field(default_factory=dict)
 
     def number(self, name: str, default: int) -> int:
-        """A whole number of 0 or more from the query; ValueError when it is something else."""
+        """A whole number of 0 or more from the query; ValueError for anything else."""
         text = self.query.get(name, str(default))
         if not re.fullmatch(r"[0-9]{1,12}", text):
-            raise ValueError(f"{name} has to be a whole number.")
+            raise ValueError(f"{name} must be a whole number.")
         return int(text)
 
 
 Handler = Callable[[Call], Any]
-"""Runs in a thread of its own; returns what becomes JSON, or the path of a picture to send.
+"""Runs in its own thread and returns a JSON value or the path of a picture to send.
 
-FileNotFoundError becomes 404 and ValueError 400, both with their sentence.
+FileNotFoundError is answered with 404 and ValueError with 400, both with their message.
 """
 
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """One address under /pivotal; only a POST may change anything."""
+    """One address under /pivotal."""
 
     method: str
     path: str
     handler: Handler
     limit: int = BODY_LIMIT
-    """Bytes of a POST's body"""
+    """Most bytes of a POST's body."""
 
     def __post_init__(self) -> None:
         assert self.method in ("GET", "POST") and self.path.startswith("/pivotal/")
 
 
 def register(routes: Sequence[Route]) -> None:
-    """Add routes to the host's server, which also serves each under /api; before it starts."""
+    """Add routes to the host's server before it starts; it serves each under /api as well."""
     server = getattr(PromptServer, "instance", None)
     if server is not None:
         for route in routes:
@@ -79,7 +79,7 @@ def register(routes: Sequence[Route]) -> None:
 
 
 def answering(route: Route) -> Callable[[web.Request], Any]:
-    """The aiohttp handler of a route: every refusal is a 4xx with one sentence, never a trace."""
+    """The aiohttp handler of a route; errors are answered with one sentence, never with a trace."""
 
     async def answer(request: web.Request) -> web.StreamResponse:
         try:
@@ -103,14 +103,14 @@ def answering(route: Route) -> Callable[[web.Request], Any]:
 
 
 def checked_id(text: str) -> str:
-    """An id that can be one part of a path; Refused for everything else."""
+    """An id that is safe as one part of a path; Refused for anything else."""
     if not ID.fullmatch(text) or text.strip(". ") == "":
         raise Refused(400, "This is not an id.")
     return text
 
 
 async def read_body(request: web.Request, limit: int) -> Mapping[str, Any]:
-    """The JSON object of a POST from the editor's own page; Refused for everything else."""
+    """The JSON object of a POST from ComfyUI's own page; Refused for anything else."""
     if not from_own_page(request.headers):
         raise Refused(403, "Only ComfyUI's own page may ask for this.")
     if request.content_type != "application/json":
@@ -121,7 +121,7 @@ async def read_body(request: web.Request, limit: int) -> Mapping[str, Any]:
         if len(body) > limit:
             raise Refused(413, f"This is longer than the {limit} bytes allowed.")
     try:
-        # RecursionError: what thousands of brackets within each other end in.
+        # Thousands of nested brackets end in a RecursionError.
         data = json.loads(body or b"{}")
     except (ValueError, RecursionError):
         raise Refused(400, "This is not JSON.") from None
@@ -131,11 +131,9 @@ async def read_body(request: web.Request, limit: int) -> Mapping[str, Any]:
 
 
 def from_own_page(headers: Mapping[str, str]) -> bool:
-    """Whether a request comes from the page that this server served, or from no page at all.
-
-    A browser says by itself how page and server relate, and a page cannot change that; the
-    names are compared only for browsers too old to say so, since proxies may rename the host.
-    """
+    """Whether a request comes from the page that this server served, or from no page at all."""
+    # Browsers send Sec-Fetch-Site by themselves and pages cannot forge it. Names are compared
+    # only for browsers too old to send it, since a proxy may rename the host.
     site = headers.get("Sec-Fetch-Site")
     if site is not None:
         return site in ("same-origin", "none")
@@ -144,7 +142,7 @@ def from_own_page(headers: Mapping[str, str]) -> bool:
 
 
 def respond(result: Any) -> web.StreamResponse:
-    """JSON, or the file of a picture."""
+    """An answer with JSON, or with the picture at a path."""
     if isinstance(result, Path):
         if result.suffix not in PICTURES:
             raise Refused(404, "This is not a picture.")

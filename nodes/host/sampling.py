@@ -1,4 +1,4 @@
-"""Pictures from prompts, as the host's own encoder, sampler and decoder make them."""
+"""Pictures from prompts, made by the host's own encoder, sampler and decoder."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from torch import Tensor
 
 from .versions import intermediate_dtype
 
-Conditions = list[Any]
+HostConditioning = list[Any]
 """The host's CONDITIONING."""
 Callback = Callable[[int, Tensor, Tensor, int], None]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Sampling:
-    """What KSampler and Empty Latent Image are set to; sizes in pixels."""
+    """Settings of KSampler and Empty Latent Image; sizes in pixels."""
 
     steps: int
     cfg: float
@@ -35,7 +35,6 @@ class Sampling:
     height: int
 
     def text(self) -> str:
-        """As one line."""
         return (
             f"{self.width} x {self.height}, {self.steps} steps, cfg {self.cfg:g}, "
             f"{self.sampler_name}, {self.scheduler}"
@@ -54,23 +53,19 @@ class Shot:
 
 
 def sampler_names() -> list[str]:
-    """The samplers that KSampler offers."""
     return comfy.samplers.KSampler.SAMPLERS
 
 
 def scheduler_names() -> list[str]:
-    """The schedulers that KSampler offers."""
     return comfy.samplers.KSampler.SCHEDULERS
 
 
 def make_pictures(shots: Sequence[Shot], vae: VAE, sampling: Sampling) -> Tensor:
-    """(shots, height, width, 3) in 0..1: each what CLIPTextEncode, KSampler and VAEDecode make.
-
-    All texts come first, then all sampling, then all decoding, so that on a small GPU each model
-    is loaded once and not once a picture.
-    """
+    """(shots, height, width, 3) in 0..1, each as CLIPTextEncode, KSampler and VAEDecode make it."""
+    # All texts first, then all samples, then all decoding: on a small GPU each model is loaded
+    # once and not once for each picture.
     conditions = _encode(shots)
-    progress = _Progress(shots[0].model, len(shots), sampling.steps)
+    progress = _PicturesBar(shots[0].model, len(shots), sampling.steps)
     latents = [
         sample(shot.model, pair, sampling, shot.seed, progress.of(index))
         for index, (shot, pair) in enumerate(zip(shots, conditions, strict=True))
@@ -78,28 +73,28 @@ def make_pictures(shots: Sequence[Shot], vae: VAE, sampling: Sampling) -> Tensor
     return torch.cat([decode(vae, latent) for latent in latents])
 
 
-def _encode(shots: Sequence[Shot]) -> list[tuple[Conditions, Conditions]]:
-    """Positive and negative conditioning of each shot; no text twice through the same CLIP."""
-    known: dict[tuple[int, str], Conditions] = {}
+def _encode(shots: Sequence[Shot]) -> list[tuple[HostConditioning, HostConditioning]]:
+    """Positive and negative conditioning of each shot; a CLIP encodes equal texts once."""
+    cache: dict[tuple[int, str], HostConditioning] = {}
 
-    def encoded(clip: CLIP, text: str) -> Conditions:
+    def encoded(clip: CLIP, text: str) -> HostConditioning:
         key = (id(clip), text)
-        if key not in known:
+        if key not in cache:
             management.throw_exception_if_processing_interrupted()
-            known[key] = clip.encode_from_tokens_scheduled(clip.tokenize(text))
-        return known[key]
+            cache[key] = clip.encode_from_tokens_scheduled(clip.tokenize(text))
+        return cache[key]
 
     return [(encoded(shot.clip, shot.prompt), encoded(shot.clip, shot.negative)) for shot in shots]
 
 
 def sample(
     model: ModelPatcher,
-    conditions: tuple[Conditions, Conditions],
+    conditions: tuple[HostConditioning, HostConditioning],
     sampling: Sampling,
     seed: int,
     callback: Callback,
 ) -> Tensor:
-    """One latent from positive and negative conditions, as KSampler makes it."""
+    """One latent from positive and negative conditioning, as KSampler makes it."""
     latent = _empty_latent(model, sampling.width, sampling.height)
     return comfy.sample.sample(
         model,
@@ -117,7 +112,7 @@ def sample(
 
 
 def _empty_latent(model: ModelPatcher, width: int, height: int) -> Tensor:
-    """Zeros as Empty Latent Image makes them, in the shape that the model takes."""
+    """The zeros of Empty Latent Image, in the shape that the model takes."""
     latent = torch.zeros(
         [1, 4, height // 8, width // 8],
         device=management.intermediate_device(),
@@ -130,12 +125,12 @@ def decode(vae: VAE, latent: Tensor) -> Tensor:
     """(1, height, width, 3) in 0..1 from a latent."""
     management.throw_exception_if_processing_interrupted()
     pictures = vae.decode(latent)
-    # Models of video make frames of it, (batch, frames, height, width, 3): the first is kept.
+    # Video models make frames, (batch, frames, height, width, 3): keep the first.
     return pictures[:, 0] if pictures.ndim == 5 else pictures
 
 
-class _Progress:
-    """One bar over all pictures, with the host's preview of the one that is being made."""
+class _PicturesBar:
+    """One progress bar for all pictures, with the host's preview of the current one."""
 
     def __init__(self, model: ModelPatcher, pictures: int, steps: int):
         self._steps = steps
@@ -143,7 +138,7 @@ class _Progress:
         self._previewer = latent_preview.get_previewer(model.load_device, model.model.latent_format)
 
     def of(self, index: int) -> Callback:
-        """The sampler's callback for a picture; it raises when the user cancels."""
+        """The sampler's callback for one picture; it raises when the user cancels."""
 
         def callback(step: int, denoised: Tensor, _: Tensor, total: int) -> None:
             management.throw_exception_if_processing_interrupted()

@@ -13,17 +13,17 @@ import comfyui_version
 import torch
 
 OLDEST = (0, 16, 3)
-"""`dev.py hosts` runs the pack on this one; pyproject.toml and README.md state the same."""
+"""`dev.py hosts` tests the pack on this version; pyproject.toml and README.md state it too."""
 
 
 NEEDED = ("diffusers", "prodigyopt")
-"""The lines of requirements.txt."""
+"""The same packages as in requirements.txt."""
 
 
 def check_version(version: str = comfyui_version.__version__) -> None:
     """Raise RuntimeError on a host that is too old; an unreadable version passes."""
-    found = re.match(r"(\d+)\.(\d+)\.(\d+)", version)
-    if found and tuple(map(int, found.groups())) < OLDEST:
+    numbers = re.match(r"(\d+)\.(\d+)\.(\d+)", version)
+    if numbers and tuple(map(int, numbers.groups())) < OLDEST:
         oldest = ".".join(map(str, OLDEST))
         raise RuntimeError(
             f"Pivotal needs ComfyUI {oldest} or newer and this is {version}: update ComfyUI."
@@ -42,29 +42,29 @@ def report_missing() -> None:
 
 
 def is_within(folder: Path | str, path: Path | str) -> bool:
-    """Whether a path lies in a folder, links followed; the host can say so from 0.27 on."""
+    """Whether a path, once links are resolved, is inside a folder; hosts before 0.27 lack this."""
     try:
         return Path(path).resolve().is_relative_to(Path(folder).resolve())
     except ValueError:
-        # A null byte is in no path.
+        # A path cannot contain a null byte.
         return False
 
 
 def intermediate_dtype() -> torch.dtype:
-    """What the host keeps latents and pictures in; fp32 before 0.18."""
-    found = getattr(management, "intermediate_dtype", None)
-    return found() if found else torch.float32
+    """The dtype in which the host keeps latents and pictures; fp32 before 0.18."""
+    host_dtype = getattr(management, "intermediate_dtype", None)
+    return host_dtype() if host_dtype else torch.float32
 
 
 def device_context(device: torch.device) -> AbstractContextManager[None]:
-    """Make a CUDA device the current one, which the host does itself from 0.24 on."""
-    found = getattr(management, "cuda_device_context", None)
-    if found:
-        return found(device)
+    """Make a CUDA device the current one; the host does this itself since 0.24."""
+    host_context = getattr(management, "cuda_device_context", None)
+    if host_context:
+        return host_context(device)
     return torch.cuda.device(device) if device.type == "cuda" else nullcontext()
 
 
 def is_oom(error: Exception) -> bool:
-    """Whether an error says that memory ran out; hosts before 0.18 know one class of it."""
-    found = getattr(management, "is_oom", None)
-    return found(error) if found else isinstance(error, torch.OutOfMemoryError)
+    """Whether memory ran out; hosts before 0.18 cannot be asked, so torch's class decides there."""
+    host_check = getattr(management, "is_oom", None)
+    return host_check(error) if host_check else isinstance(error, torch.OutOfMemoryError)

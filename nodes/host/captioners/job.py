@@ -24,7 +24,7 @@ from ....training.dataset.pictures.decode import open_small
 from ....training.dataset.records import Dataset, Record
 from ....training.dataset.writing.write import Format, plan_changes
 from ..dataset.caption_files import check_writable, history, tidy
-from ..events import tell
+from ..events import show_text
 from ..folders import file_facts, user_folder
 from .clip import ClipCaptioner
 
@@ -151,7 +151,7 @@ class _Run:
             preview = ("JPEG", open_small(progress.fresh[-1][0], PREVIEW), PREVIEW)
         self._bar.update_absolute(self._bar.current + progress.done - self._count, preview=preview)
         self._count = progress.done
-        tell(self.report(""))
+        show_text(self.report(""))
 
     def report(self, concept: str) -> str:
         """Counts, the speed, and a line for every picture that failed."""

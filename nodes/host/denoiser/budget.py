@@ -1,4 +1,4 @@
-"""The memory of a step, measured on one sample before the run, and the plan made from it."""
+"""The memory of a step, measured on one sample before the run, and a plan that fits it."""
 
 from __future__ import annotations
 
@@ -22,18 +22,18 @@ from .recompute import IN_PLACE_BLOCKS
 
 
 def plan_run(parts: Parts, denoiser: HostDenoiser, batch: int, path: Path, disk: Disk) -> Plan:
-    """The plan of a run that leaves the choice to us; one that goes on keeps what it began with.
+    """The plan of a run that leaves the choice to us; a resumed run keeps its first plan.
 
-    Batches of another size have other last bits, so what is free at the moment must not decide
-    in the middle of a run.
+    A batch of another size changes the last bits of the result, so the memory that happens to be
+    free must not decide in the middle of a run.
     """
-    cost = measure(parts, denoiser)
+    cost = measure_cost(parts, denoiser)
     if path.exists():
-        kept = json.loads(path.read_text(encoding="utf-8"))
+        first = json.loads(path.read_text(encoding="utf-8"))
         plan = Plan(
-            kept=frozenset(kept["kept"]) & cost.blocks.keys(),
-            split=kept["split"],
-            reason=f"{kept['reason']}, as when the run began",
+            kept=frozenset(first["kept"]) & cost.blocks.keys(),
+            split=first["split"],
+            reason=f"{first['reason']}, as when the run began",
         )
     else:
         plan = choose(cost, batch, free_memory(denoiser))
@@ -45,25 +45,23 @@ def plan_run(parts: Parts, denoiser: HostDenoiser, batch: int, path: Path, disk:
 
 
 def free_memory(denoiser: HostDenoiser) -> int:
-    """What the host reports as free on the model's device, less what it keeps for itself.
-
-    The model has been loaded by the measurement, so its own bytes are gone from this already.
-    """
+    """Bytes free on the model's device, without those that the host reserves for itself."""
+    # The measurement has loaded the model, so its weights are already subtracted.
     device = denoiser.patcher.load_device
     return int(management.get_free_memory(device) - management.extra_reserved_memory())
 
 
-def measure(parts: Parts, denoiser: HostDenoiser) -> Cost:
-    """One sample of the largest size, forward and backward with every block recomputed."""
+def measure_cost(parts: Parts, denoiser: HostDenoiser) -> Cost:
+    """Measure one sample of the largest size, forward and backward, with all blocks recomputed."""
     largest = max(range(len(parts.data.latents)), key=lambda i: parts.data.latents[i].numel())
     sample = draw_batch(only(parts.data, largest), 0, 0, dropout=0.0)
     with ExitStack() as stack:
         counts = stack.enter_context(denoiser.counting())
         stack.enter_context(parts.text.attach(parts.vectors, parts.text_adapters))
         stack.enter_context(denoiser.attach(parts.adapters))
-        conditions = [one.detach() for one in parts.text.encode(sample.captions)]
+        conditions = [each.detach() for each in parts.text.encode(sample.captions)]
         noised = denoiser.noised(sample.latents, sample.noise, sample.positions)
-        with _kept() as rest:
+        with _kept_storages() as rest:
             output = denoiser.predict(noised, conditions, sample.crops)
         if output.requires_grad:
             output.square().mean().backward()
@@ -80,7 +78,7 @@ def measure(parts: Parts, denoiser: HostDenoiser) -> Cost:
 
 
 def only(data: TrainingData, item: int) -> TrainingData:
-    """The data of one latent alone."""
+    """The data of a single latent."""
     return TrainingData(
         latents=[data.latents[item]],
         captions=[data.captions[min(item, len(data.captions) - 1)]],
@@ -90,7 +88,7 @@ def only(data: TrainingData, item: int) -> TrainingData:
 
 
 def fixed_bytes(parts: Parts, denoiser: HostDenoiser) -> int:
-    """Factors with their gradients and moments, and the largest weight as it is computed with."""
+    """Bytes of the factors, their gradients and moments, and of the largest weight when cast."""
     factors = sum(parameter.numel() for parameter in parts.parameters().values())
     network: nn.Module = denoiser.patcher.model.diffusion_model
     largest = max((weight.numel() for weight in network.parameters()), default=0)
@@ -98,8 +96,8 @@ def fixed_bytes(parts: Parts, denoiser: HostDenoiser) -> int:
 
 
 @contextmanager
-def _kept() -> Iterator[dict[int, int]]:
-    """Bytes by storage of what autograd keeps, without trainable parameters."""
+def _kept_storages() -> Iterator[dict[int, int]]:
+    """Bytes of the tensors that autograd saves, by storage, without trainable parameters."""
     kept: dict[int, int] = {}
     alive: list[Tensor] = []
 
@@ -107,7 +105,7 @@ def _kept() -> Iterator[dict[int, int]]:
         if not isinstance(tensor, nn.Parameter):
             storage = tensor.untyped_storage()
             kept[storage.data_ptr()] = storage.nbytes()
-            alive.append(tensor)  # an address is taken anew once its tensor is gone
+            alive.append(tensor)  # its address would be used again once it is freed
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):

@@ -1,4 +1,4 @@
-"""Which model family a MODEL is of, and whether a CLIP, a VAE and a bundle go with it."""
+"""The family of a MODEL, and whether a CLIP, a VAE and a bundle fit it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ FAMILIES = {
     "sd2": "SD20",
     "sdxl": "SDXL",
     "sd3": "SD3",
-    # Before flux and lumina2, whose classes theirs derive from.
+    # Derived classes first: Flux2 is a Flux, and ZImage is a Lumina2.
     "flux2": "Flux2",
     "flux": "Flux",
     "chroma": "Chroma",
@@ -24,13 +24,13 @@ FAMILIES = {
     "lumina2": "Lumina2",
     "qwenimage": "QwenImage",
 }
-"""Families that bundles name, with the host's class that all their kinds derive from."""
+"""Families that bundles name, each with the host's class from which all its variants derive."""
 
 DISTILLED = frozenset({"FluxSchnell"})
-"""The host's classes of models that are made to be sampled without guidance."""
+"""The host's classes of models that are sampled without guidance."""
 
 CONTEXT_WIDTHS = ("context_dim", "context_in_dim", "cap_feat_dim", "joint_attention_dim")
-"""Where the families' networks say how wide the text is that they read."""
+"""Settings of networks that state the width of their text conditioning."""
 
 UNTRAINABLE = {
     "CosmosPredict2": "its attention uses an operator of ComfyUI that has no gradient",
@@ -40,21 +40,21 @@ UNTRAINABLE = {
     "RT_DETR_v4": "it finds objects and draws no pictures",
     "DepthAnything3": "it measures depth and draws no pictures",
 }
-"""The host's classes of models that cannot be trained, with the reason as part of a sentence."""
+"""The host's classes of models that cannot be trained, with the reason."""
 
 
 def family_of(model: ModelPatcher) -> str:
-    """A short name such as sd15 or sdxl; the host's own class name for families without one."""
+    """A short name such as sd15 or sdxl, or the host's class name for a family without one."""
     config = model.model.model_config
     if isinstance(model.model, comfy.model_base.SDXL):
         return "sdxl"
     kinds = {kind.__name__ for kind in type(config).__mro__}
-    named = (name for name, kind in FAMILIES.items() if kind in kinds)
-    return next(named, type(config).__name__.lower())
+    names = (name for name, kind in FAMILIES.items() if kind in kinds)
+    return next(names, type(config).__name__.lower())
 
 
 def check_trainable(model: ModelPatcher) -> None:
-    """Raise ValueError for a MODEL that cannot be trained on pictures at all."""
+    """Raise ValueError for a MODEL that cannot be trained on pictures."""
     kinds = [
         kind.__name__
         for kind in (*type(model.model).__mro__, *type(model.model.model_config).__mro__)
@@ -71,7 +71,7 @@ def check_trainable(model: ModelPatcher) -> None:
 def check_guidance(
     model: ModelPatcher, objective: ObjectiveConfig, concepts: Iterable[Concept]
 ) -> None:
-    """Raise ValueError for a guidance that the MODEL cannot be told, or has built in already."""
+    """Raise ValueError for guidance that the MODEL cannot take or has built in already."""
     numbers, family = model.model.model_config.unet_config, family_of(model)
     if objective.guidance and not numbers.get("guidance_embed"):
         raise ValueError(
@@ -88,37 +88,35 @@ def check_guidance(
 
 
 def check_bundle(model: ModelPatcher, family: str) -> None:
-    """Raise ValueError when a bundle was made for another family than the MODEL's.
-
-    Nothing else would tell: SD1.5 and SDXL share layer names and the width of an encoder.
-    """
-    found = family_of(model)
-    if found in FAMILIES and family in FAMILIES and found != family:
+    """Raise ValueError if a bundle was made for another family than the MODEL's."""
+    # Nothing else would notice: SD1.5 and SDXL share layer names and the width of an encoder.
+    own = family_of(model)
+    if own in FAMILIES and family in FAMILIES and own != family:
         raise ValueError(
-            f"The bundle was made for {family} and the MODEL is {found}: connect a MODEL and a "
+            f"The bundle was made for {family} and the MODEL is {own}: connect a MODEL and a "
             f"CLIP of {family}, or choose another bundle."
         )
 
 
 def check_clip(model: ModelPatcher, clip: CLIP) -> None:
-    """Raise ValueError when the CLIP's conditioning is not as wide as the MODEL wants it."""
+    """Raise ValueError if the CLIP's conditioning does not have the MODEL's width."""
     numbers = model.model.model_config.unet_config
-    wanted = next((numbers[name] for name in CONTEXT_WIDTHS if name in numbers), None)
+    needed = next((numbers[name] for name in CONTEXT_WIDTHS if name in numbers), None)
     if "context_embedder_config" in numbers:
-        wanted = numbers["context_embedder_config"]["params"]["in_features"]
-    made = clip.encode_from_tokens(clip.tokenize(""), return_pooled=True)[0].shape[-1]
-    if isinstance(wanted, int) and made != wanted:
+        needed = numbers["context_embedder_config"]["params"]["in_features"]
+    width = clip.encode_from_tokens(clip.tokenize(""), return_pooled=True)[0].shape[-1]
+    if isinstance(needed, int) and width != needed:
         raise ValueError(
-            f"This CLIP makes conditioning {made} wide and the MODEL ({family_of(model)}) takes "
-            f"{wanted}: connect the CLIP that belongs to the MODEL."
+            f"This CLIP makes conditioning {width} wide and the MODEL ({family_of(model)}) takes "
+            f"{needed}: connect the CLIP that belongs to the MODEL."
         )
 
 
 def check_vae(model: ModelPatcher, vae: VAE) -> None:
-    """Raise ValueError when the VAE's latents do not have the MODEL's channels."""
-    wanted = model.model.latent_format.latent_channels
-    if vae.latent_channels != wanted:
+    """Raise ValueError if the VAE's latents do not have the MODEL's channels."""
+    channels = model.model.latent_format.latent_channels
+    if vae.latent_channels != channels:
         raise ValueError(
             f"This VAE makes latents of {vae.latent_channels} channels and the MODEL takes "
-            f"{wanted}: connect the VAE that belongs to the MODEL."
+            f"{channels}: connect the VAE that belongs to the MODEL."
         )

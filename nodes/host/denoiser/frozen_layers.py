@@ -1,4 +1,8 @@
-"""Frozen layers that save no weight for backward: it is fetched again by the host's cast."""
+"""Frozen layers that save no weight for backward but fetch it again through the host's cast.
+
+The weights of a large model would not fit next to its activations, and the host may have moved or
+quantized them; what backward saves here is at most the input.
+"""
 
 from __future__ import annotations
 
@@ -29,12 +33,12 @@ def lend_weight(module: nn.Module, like: Tensor) -> Iterator[tuple[Tensor, Tenso
 
 
 def _own_cast(module: nn.Module) -> Callable[..., Any] | None:
-    """The layer's own way to a plain weight, which other packs' quantized layers have (GGUF)."""
+    """The cast that quantized layers of other packs (GGUF) bring along."""
     return getattr(module, "cast_bias_weight", None)
 
 
 def _cast(module: nn.Module, like: Tensor) -> tuple[Tensor, Tensor | None, Any]:
-    """Weight, bias and what gives them back, by the layer's own cast or else by the host's."""
+    """Weight, bias and the handle that returns them, by the layer's own cast or else the host's."""
     own = _own_cast(module)
     if own is None:
         return comfy.ops.cast_bias_weight(module, like, offloadable=True)
@@ -44,16 +48,14 @@ def _cast(module: nn.Module, like: Tensor) -> tuple[Tensor, Tensor | None, Any]:
 
 
 def tamed(module: nn.Module, forward: Forward) -> Forward:
-    """The forward of a layer without what recording cannot bear.
-
-    The host's matrices in fp8 clamp their input in place. Under the mode that watches recomputed
-    blocks torch makes no plain tensor of layers with their own cast.
-    """
+    """A layer's forward, changed where autograd could not record it."""
     if isinstance(module, comfy.ops.fp8_ops.Linear):
+        # The host's fp8 layers clamp their input in place.
         return lambda x: forward(x.clone())
     if _own_cast(module) is None:
         return forward
 
+    # In the mode that allows changing saved tensors, such casts return no plain tensors.
     def run(*args: Any, **kwargs: Any) -> Tensor:
         with _disable_current_modes():
             return forward(*args, **kwargs)
@@ -62,13 +64,13 @@ def tamed(module: nn.Module, forward: Forward) -> Forward:
 
 
 def weight_of(module: nn.Module) -> Tensor:
-    """A copy of the module's weight in fp32 on the CPU, dequantized."""
+    """A copy of the module's dequantized weight, in fp32 on the CPU."""
     with lend_weight(module, torch.empty(0)) as (weight, _):
         return weight.clone()
 
 
 class _Projection(Function):
-    """A Linear or convolution: backward needs the weight and the input's shape, nothing else."""
+    """A Linear or convolution; backward needs its weight and the input's shape, nothing else."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, module: nn.Module, forward: Forward) -> Tensor:
@@ -92,12 +94,11 @@ def _convolution_input_grad(grad: Tensor, shape: torch.Size, weight: Tensor, mod
     )[0]
 
 
-class _LowRank(Function):
-    """A frozen Linear with a low-rank path beside it, y = W x + b + up (down x), in one record.
+class _LowRankLinear(Function):
+    """A frozen Linear and its low-rank path as one function, y = W x + b + up (down x).
 
-    Both paths add into one output and one input gradient, so nothing of the layer's size is
-    made twice; backward keeps x and the narrow inner product, and where x asks for no gradient,
-    as with constant text, the weight is not fetched again.
+    Both paths add into the same output and the same input gradient, so nothing as large as the
+    layer's output exists twice. Backward keeps x and the narrow product down x.
     """
 
     @staticmethod
@@ -117,6 +118,7 @@ class _LowRank(Function):
         grad = grads[0].reshape(-1, grads[0].shape[-1])
         narrow = grad @ up
         to_input = None
+        # Constant text needs no gradient, and then the weight is not fetched again.
         if ctx.needs_input_grad[0]:
             with lend_weight(ctx.module, grad) as (weight, _):
                 to_input = (grad @ weight).addmm_(narrow, down).view(x.shape)
@@ -126,20 +128,20 @@ class _LowRank(Function):
 def low_rank_forward(
     module: nn.Module, forward: Forward, factors: Callable[[], tuple[Tensor, Tensor]]
 ) -> Forward:
-    """The forward of a frozen Linear plus up @ down @ x; `factors` gives (down, up).
+    """The forward of a frozen Linear plus up @ down @ x, in the dtype of x.
 
-    `forward` is the module's own; the factors are used in the dtype of x.
+    `forward` is the module's own, and `factors` returns (down, up).
     """
 
     def adapted(x: Tensor) -> Tensor:
         down, up = (factor.to(x.dtype) for factor in factors())
-        return _LowRank.apply(x, down, up, module, forward)
+        return _LowRankLinear.apply(x, down, up, module, forward)
 
     return adapted
 
 
 class _LayerNorm(Function):
-    """A layer norm that keeps its input and two statistics a row."""
+    """A layer norm that keeps its input and two numbers for each row."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, module: nn.LayerNorm) -> Tensor:
@@ -163,10 +165,10 @@ class _LayerNorm(Function):
 
 
 class _LayerNormAhead(Function):
-    """A layer norm whose input may change afterwards: it keeps the normalized values instead.
+    """A layer norm that keeps normalized values, so that its input may be changed afterwards.
 
-    With z = (x - mean) / deviation the gradient is that of a norm of z divided by the deviation
-    (Ba et al. 2016, arXiv 1607.06450), so a residual stream may be added to in place.
+    With z = (x - mean) / deviation, the gradient is that of a norm of z, divided by the deviation
+    (Ba et al. 2016, arXiv 1607.06450).
     """
 
     @staticmethod
@@ -191,7 +193,7 @@ class _LayerNormAhead(Function):
 
 
 class _GroupNorm(Function):
-    """A group norm that keeps its input and two statistics a group."""
+    """A group norm that keeps its input and two numbers for each group."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, module: nn.GroupNorm) -> Tensor:
@@ -215,7 +217,7 @@ class _GroupNorm(Function):
 
 
 class _RMSNorm(Function):
-    """An RMS norm (Zhang and Sennrich 2019, arXiv 1910.07467) that keeps its input alone."""
+    """An RMS norm (Zhang and Sennrich 2019, arXiv 1910.07467) that keeps only its input."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, module: nn.RMSNorm, forward: Forward) -> Tensor:
@@ -244,10 +246,10 @@ def _group_sizes(x: Tensor, module: nn.GroupNorm) -> tuple[int, int, int, int]:
 def frozen_forward(
     module: nn.Module, forward: Forward, *, input_changes: bool = False
 ) -> Forward | None:
-    """A forward that records the module without its weight, or None for a module that needs none.
+    """A forward that keeps no weight for backward; None for a module that keeps none anyway.
 
-    `forward` is the module's own, which casts, dequantizes and offloads as the host wants it.
-    `input_changes` says that what goes into a norm is added to in place later.
+    `forward` is the module's own, which casts, dequantizes and offloads as the host does. With
+    `input_changes`, the input of a norm is changed in place later.
     """
     if not isinstance(module, comfy.ops.CastWeightBiasOp):
         return None

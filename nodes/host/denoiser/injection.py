@@ -1,4 +1,4 @@
-"""Adapters, frozen layers and checkpointed blocks put into a host model and taken out again."""
+"""Adapters, frozen layers and recomputed blocks, put into a host model and taken out again."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from ....training.adapters.base import Adapter
 from .frozen_layers import frozen_forward, low_rank_forward, tamed
-from .recompute import ADDING_BLOCKS, checkpointed_forward, counted_forward, gathered_forward
+from .recompute import ADDING_BLOCKS, counted_forward, gathered_forward, recomputed_forward
 from .user_patches import recordable
 
 KEY = "pivotal_training"
@@ -23,61 +23,60 @@ KEY = "pivotal_training"
 
 @dataclass(kw_only=True)
 class TrainingInjection:
-    """What is put into one borrowed model; `root` is the module that `adapters` are named from."""
+    """Everything put into one borrowed model; `adapters` are named relative to `root`."""
 
     root: nn.Module
     adapters: Mapping[str, Adapter] = field(default_factory=dict)
     blocks: frozenset[str] = frozenset()
-    """Class names of the blocks that have to be recomputed in backward."""
+    """Class names of the blocks that must be recomputed in backward."""
     large: frozenset[str] = frozenset()
-    """Class names of the blocks that are recomputed unless they are in `kept`."""
+    """Class names of the blocks that are recomputed unless `kept` names them."""
     kept: frozenset[str] | None = None
-    """Names of the large blocks that keep what backward needs; None for all."""
+    """Names of the large blocks that keep their activations; None for all of them."""
     counts: dict[str, int] | None = None
-    """Filled with the bytes that each large block keeps, when they are to be counted."""
+    """If given, collects the bytes that each large block keeps."""
     adapted: bool = True
-    """Whether the adapters act at present."""
+    """Whether the adapters act."""
     _undo: list[Callable[[], None]] = field(default_factory=list)
     _bare: dict[nn.Module, Callable[..., Tensor]] = field(default_factory=dict)
-    """The host's own forward of each frozen layer."""
+    """The host's forward of each frozen layer."""
     _theirs: dict[str, list[PatcherInjection]] = field(default_factory=dict)
     _frozen: int = 0
-    """How many of the replacements are frozen layers."""
+    """How many entries of `_undo` belong to frozen layers."""
 
     def install(self, patcher: ModelPatcher) -> None:
-        """Let the host inject this into the clone `patcher` whenever it loads it.
-
-        The host ejects in the order of injection, which would leave the forward of a user's
-        own injection behind; so all of them become one that ejects in reverse. Frozen layers
-        lie below the user's injections, which then get their gradient, and all else above.
-        """
-        earlier = [one for group in patcher.injections.values() for one in group]
+        """Make the host inject this into the clone `patcher` whenever it loads the clone."""
+        earlier = [injection for group in patcher.injections.values() for injection in group]
 
         def inject(owner: ModelPatcher) -> None:
+            # Frozen layers go below the user's injections, which so get a gradient; adapters and
+            # recomputation go above them.
             self._freeze()
             below = self._forwards()
-            for one in earlier:
-                one.inject(owner)
+            for injection in earlier:
+                injection.inject(owner)
             self._adapt(below)
 
         def eject(owner: ModelPatcher) -> None:
             self._undo_until(self._frozen)
-            for one in reversed(earlier):
-                one.eject(owner)
+            for injection in reversed(earlier):
+                injection.eject(owner)
             self._undo_until(0)
 
-        # A clone of a model in use is marked as injected, though it has put nothing in itself.
+        # The host ejects in the order of injection, which would put the forward of a user's
+        # injection back last. So all of them become a single one, which ejects in reverse order.
+        # The clone of a model in use is marked as injected, although nothing is in it yet.
         patcher.is_injected = False
         self._theirs, patcher.injections = patcher.injections, {}
         patcher.set_injections(KEY, [PatcherInjection(inject=inject, eject=eject)])
 
     def uninstall(self, patcher: ModelPatcher) -> None:
-        """Give the clone back with the injections that were its user's, fit for another use."""
+        """Eject this and give the clone its user's injections back."""
         give_back(patcher)
         patcher.injections = self._theirs
 
     def _forwards(self) -> dict[nn.Module, Any]:
-        """What stands in the place of each module's own forward."""
+        """What replaces the forward of each module, None if nothing does."""
         return {module: module.__dict__.get("forward") for module in self.root.modules()}
 
     def _freeze(self) -> None:
@@ -96,11 +95,9 @@ class TrainingInjection:
         self._frozen = len(self._undo)
 
     def _make_recordable(self, module: nn.Module) -> None:
-        """Put plain copies in the place of a norm's own small weights from inference mode.
-
-        A backward pass keeps them, which torch refuses for tensors of inference mode. Layers
-        of the host's operators are no part of this: theirs are fetched again.
-        """
+        """Replace weights that were made in inference mode by ordinary copies."""
+        # Autograd saves the small weights of a norm and refuses tensors of inference mode.
+        # Layers with the host's cast are not concerned: their weights are fetched again.
         for tensors in (module._parameters, module._buffers):
             for name, tensor in tensors.items():
                 if tensor is None or not tensor.is_inference() or not tensor.is_floating_point():
@@ -133,7 +130,7 @@ class TrainingInjection:
             self._replace(module, gathered_forward(module.forward))
             return
         inside = any(key.startswith(f"{name}.") for key in self.adapters)
-        self._replace(module, checkpointed_forward(module.forward, adapted=inside))
+        self._replace(module, recomputed_forward(module.forward, adapted=inside))
 
     def _counter(self, name: str) -> Callable[[int], None]:
         counts = self.counts
@@ -148,17 +145,17 @@ class TrainingInjection:
     def _with_adapter(
         self, module: nn.Module, adapter: Adapter, bare: Callable[..., Tensor] | None
     ) -> Callable[..., Tensor]:
-        """The module's forward with an adapter; `bare` is the host's, when nothing is between."""
+        """The module's forward with an adapter; `bare` is the host's, if nothing is in between."""
         forward = module.forward
         factors = adapter.factors if isinstance(module, nn.Linear) and bare is not None else None
         if factors is not None and factors() is not None:
-            whole = low_rank_forward(module, bare, factors)
-            return lambda x: whole(x) if self.adapted else forward(x)
+            fused = low_rank_forward(module, bare, factors)
+            return lambda x: fused(x) if self.adapted else forward(x)
 
-        def adapted(x: Tensor, *rest: Any) -> Tensor:
+        def adapted(x: Tensor, *args: Any) -> Tensor:
             if not self.adapted:
-                return forward(x, *rest)
-            return adapter.around(lambda y: forward(y, *rest), x)
+                return forward(x, *args)
+            return adapter.around(lambda y: forward(y, *args), x)
 
         return adapted
 
@@ -180,7 +177,7 @@ class TrainingInjection:
 
 
 def give_back(patcher: ModelPatcher) -> None:
-    """Eject what a training clone injected and restore what it swapped; weights stay put."""
+    """Eject what a training clone injected and restore what it replaced; weights stay loaded."""
     patcher.cleanup()
     patcher.eject_model()
     patcher.unpatch_model(unpatch_weights=False)

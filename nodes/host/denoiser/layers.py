@@ -1,4 +1,4 @@
-"""The layers of a host model that an adapter may sit on."""
+"""The layers of a host model that an adapter may change."""
 
 from __future__ import annotations
 
@@ -12,15 +12,14 @@ from torch import Tensor, nn
 from ....training.ports import Convolution, Layer
 from .frozen_layers import PROJECTIONS, lend_weight, weight_of
 
-# Of the files of SD1.x the host leaves this one as raw memory, and no sampling uses it.
+# Files of SD1.x lack this weight, so the host leaves it uninitialized; sampling never uses it.
 _NOT_LOADED = "text_projection"
 
 
 def adaptable_layers(root: nn.Module, ready: Callable[[], None]) -> list[Layer]:
     """Every Linear and convolution under `root` by its dotted name.
 
-    `ready` is called before a weight is read, so that it is this model's own and not as another
-    clone of it left it patched.
+    `ready` is called before a weight is read: another clone may have left its patches on it.
     """
     return [
         Layer(

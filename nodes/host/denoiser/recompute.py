@@ -1,4 +1,4 @@
-"""Gradient checkpointing that is exact on the host's blocks, which add to their input in place."""
+"""Recomputing blocks in backward, exact on the host's blocks that change their input in place."""
 
 from __future__ import annotations
 
@@ -11,29 +11,28 @@ from torch import Tensor, nn
 from torch.autograd import Function
 
 IN_PLACE_BLOCKS = frozenset({"T5Block", "DoubleStreamBlock", "SingleStreamBlock"})
-"""Blocks that plain autograd cannot record at all."""
+"""Classes of blocks that plain autograd cannot record at all."""
 
 ADDING_BLOCKS = frozenset({"CLIPLayer"})
-"""Blocks that change their input in place, but only after norms that can do without it."""
+"""Classes of blocks that change their input in place, after norms that need not keep it."""
 
 UNET_BLOCKS = frozenset({"ResBlock", "BasicTransformerBlock"})
-"""Blocks of UNets that are worth recomputing to save their activations."""
+"""Classes of blocks in UNets whose activations are worth a second computation."""
 
-Output = Tensor | tuple[Any, ...]
+BlockOutput = Tensor | tuple[Any, ...]
+BlockForward = Callable[..., BlockOutput]
 
 
 def large_blocks(network: nn.Module) -> frozenset[str]:
-    """Class names of the blocks worth recomputing: a UNet's, or what a transformer stacks.
-
-    Transformers of every family keep their blocks in lists right under the network.
-    """
+    """Class names of the blocks worth recomputing: a UNet's, or those that a transformer stacks."""
+    # Transformers of every family keep their blocks in lists directly under the network.
     lists = [child for child in network.children() if isinstance(child, nn.ModuleList)]
     stacked = [block for blocks in lists for block in blocks if _holds_layers(block)]
     return UNET_BLOCKS | {type(block).__name__ for block in stacked}
 
 
 def _holds_layers(block: nn.Module) -> bool:
-    """Whether a list's entry is a block of layers, and not one layer or a level of a UNet."""
+    """Whether an entry of a list is a block of layers, not a single layer or a level of a UNet."""
     inside = list(block.modules())
     layers = [module for module in inside if isinstance(module, nn.Linear)]
     nested = any(type(module).__name__ in UNET_BLOCKS for module in inside[1:])
@@ -41,15 +40,16 @@ def _holds_layers(block: nn.Module) -> bool:
 
 
 class _Recomputed(Function):
-    """Runs a block without a graph and again with one in backward.
+    """Runs a block without a graph, and again with one in backward."""
 
-    torch's own checkpoint gives wrong gradients, without an error, on blocks that change their
-    inputs in place when such mutation is allowed; here the block sees copies of them both
-    times, and the allowance is opened for the recomputation alone.
-    """
+    # torch.utils.checkpoint gives wrong gradients without any error on blocks that change their
+    # inputs in place: the second run would see what the first one left. Here the block gets
+    # copies both times, and changing saved tensors is allowed during the recomputation only.
 
     @staticmethod
-    def forward(ctx: Any, call: Callable[..., Output], marker: Tensor, *tensors: Tensor) -> Output:
+    def forward(
+        ctx: Any, call: Callable[..., BlockOutput], marker: Tensor, *tensors: Tensor
+    ) -> BlockOutput:
         ctx.call = call
         ctx.save_for_backward(*tensors)
         return call(*_copied(tensors))
@@ -64,25 +64,25 @@ class _Recomputed(Function):
             output = ctx.call(*_copied(inputs))
             outputs = output if isinstance(output, tuple) else (output,)
             reached = [
-                (one, grad)
-                for one, grad in zip(outputs, grads, strict=True)
-                if grad is not None and isinstance(one, Tensor) and one.requires_grad
+                (tensor, grad)
+                for tensor, grad in zip(outputs, grads, strict=True)
+                if grad is not None and isinstance(tensor, Tensor) and tensor.requires_grad
             ]
-            # Also adds to the gradients of the adapters inside the block.
+            # This also accumulates the gradients of adapters inside the block.
             torch.autograd.backward(*zip(*reached, strict=True))
         return (None, None, *(tensor.grad for tensor in inputs))
 
 
 def _copied(tensors: Sequence[Tensor]) -> list[Tensor]:
-    """Copies of what a block may change in place: its first input, and any stream of tokens."""
+    """Copies of what a block may change in place: its first input and any sequence of tokens."""
     return [
-        one.clone() if not place or (one.ndim == 3 and one.is_floating_point()) else one
-        for place, one in enumerate(tensors)
+        x.clone() if not index or (x.ndim == 3 and x.is_floating_point()) else x
+        for index, x in enumerate(tensors)
     ]
 
 
-class _Gate(Function):
-    """The identity, where all gradients of one block's input are summed before others join."""
+class _SumOfGradients(Function):
+    """The identity; backward sums the gradients of one block's input before others are added."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:
@@ -94,29 +94,28 @@ class _Gate(Function):
 
 
 def gathered_forward(forward: Callable[..., Any]) -> Callable[..., Any]:
-    """A forward of a block that is not recomputed, with the sums of one that is.
+    """The forward of a block that keeps its activations, with the gradient of one that does not.
 
-    A recomputed block hands on the sum of its gradients for an input that others read too;
-    summed in the same order without recomputation, the result is the same bit for bit.
+    A recomputed block returns one sum of gradients for an input that other blocks also read.
+    Summed in the same order here, the result is the same bit for bit, whatever is recomputed.
     """
 
-    def gate(value: Any) -> Any:
-        return _Gate.apply(value) if isinstance(value, Tensor) and value.requires_grad else value
+    def summed(value: Any) -> Any:
+        wanted = isinstance(value, Tensor) and value.requires_grad
+        return _SumOfGradients.apply(value) if wanted else value
 
     return lambda *args, **kwargs: forward(
-        *(gate(value) for value in args), **{name: gate(value) for name, value in kwargs.items()}
+        *map(summed, args), **{name: summed(value) for name, value in kwargs.items()}
     )
 
 
 def counted_forward(forward: Callable[..., Any], note: Callable[[int], None]) -> Callable[..., Any]:
-    """A forward that tells `note` the bytes of every tensor that autograd keeps in it.
-
-    Copies are kept, so that a block may change what it has kept, as under recomputation.
-    """
+    """A forward that calls `note` with the bytes of every tensor that autograd keeps in it."""
 
     def pack(tensor: Tensor) -> Tensor:
         if not isinstance(tensor, nn.Parameter):
             note(tensor.untyped_storage().nbytes())
+        # A copy, so that the block may change the tensor in place, as it may when recomputed.
         return tensor.clone()
 
     def counted(*args: Any, **kwargs: Any) -> Any:
@@ -128,31 +127,33 @@ def counted_forward(forward: Callable[..., Any], note: Callable[[int], None]) ->
     return counted
 
 
-def checkpointed_forward(forward: Callable[..., Output], *, adapted: bool) -> Callable[..., Output]:
-    """A forward of a block that keeps only the tensors among its arguments for backward.
+def recomputed_forward(
+    forward: Callable[..., BlockOutput], *, adapted: bool
+) -> Callable[..., BlockOutput]:
+    """A forward of a block that keeps nothing but its arguments for backward.
 
-    `adapted` says that trainable parameters sit inside, so the block is recorded even when
-    nothing that goes in asks for a gradient.
+    With `adapted`, trainable parameters are inside the block, so it is recorded even if none of
+    its arguments requires a gradient.
     """
 
-    def run(*args: Any, **kwargs: Any) -> Output:
-        # Dicts are copied, because the host writes the place of the next block into them
-        # before this one is recomputed.
+    def run(*args: Any, **kwargs: Any) -> BlockOutput:
+        # Copy dicts: the host writes the index of the next block into them before this block is
+        # recomputed.
         values = [dict(v) if isinstance(v, dict) else v for v in (*args, *kwargs.values())]
         tensors: list[Tensor] = []
-        rest = _without_tensors(values, tensors)
+        structure = _without_tensors(values, tensors)
         wanted = adapted or any(tensor.requires_grad for tensor in tensors)
         if not (torch.is_grad_enabled() and wanted and tensors):
             return forward(*args, **kwargs)
 
-        def call(*given: Tensor) -> Output:
-            full = _with_tensors(rest, iter(given))
+        def call(*given: Tensor) -> BlockOutput:
+            full = _with_tensors(structure, iter(given))
             copies = [dict(v) if isinstance(v, dict) else v for v in full]
             return forward(
                 *copies[: len(args)], **dict(zip(kwargs, copies[len(args) :], strict=True))
             )
 
-        # The marker makes autograd record the block when only adapters inside it train.
+        # Makes autograd record the block even if only the adapters inside it are trained.
         marker = torch.empty(0, requires_grad=True)
         return _Recomputed.apply(call, marker, *tensors)
 
@@ -160,11 +161,11 @@ def checkpointed_forward(forward: Callable[..., Output], *, adapted: bool) -> Ca
 
 
 _PLACE = object()
-"""Stands where a tensor was taken out."""
+"""Marks where a tensor was taken out."""
 
 
 def _without_tensors(value: Any, taken: list[Tensor]) -> Any:
-    """The value with its tensors moved to `taken`, also out of tuples, lists and dataclasses."""
+    """The value with all tensors moved to `taken`, also those in tuples, lists and dataclasses."""
     if isinstance(value, Tensor):
         taken.append(value)
         return _PLACE

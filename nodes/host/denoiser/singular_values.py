@@ -1,4 +1,4 @@
-"""Singular values of frozen weights, kept in a file of the user's folder from run to run."""
+"""Singular values of frozen weights, cached in the user's folder from run to run."""
 
 from __future__ import annotations
 
@@ -16,23 +16,23 @@ from ....bundles.files.safetensors import read_safetensors, replace_safetensors
 LOG = logging.getLogger(__name__)
 
 
-def spectra_file() -> Path:
-    """Where they are kept: a few hundred bytes a layer, found again by the weight's digest."""
+def cache_file() -> Path:
+    """The cache: a few hundred bytes per layer, under the digest of the layer's weight."""
     return Path(folder_paths.get_user_directory(), "pivotal", "singular_values.safetensors")
 
 
 @contextmanager
-def kept_spectra() -> Iterator[dict[str, Tensor]]:
-    """What earlier runs computed, by the weight's digest; what is added is kept for later ones.
+def cached_singular_values() -> Iterator[dict[str, Tensor]]:
+    """Values that earlier runs computed, by the weight's digest; values added here are saved.
 
-    A file that cannot be read is written anew, and one that cannot be written is a log line:
-    the values can always be computed again.
+    A file that cannot be read is replaced, and one that cannot be written is logged: the values
+    can always be computed again.
     """
-    path = spectra_file()
+    path = cache_file()
     try:
         kept = read_safetensors(path)[0] if path.exists() else {}
     except (ValueError, OSError) as error:
-        LOG.warning("The singular values kept in %s are computed anew: %s", path, error)
+        LOG.warning("The singular values in %s are unreadable and computed again: %s", path, error)
         kept = {}
     before = len(kept)
     yield kept
@@ -42,4 +42,4 @@ def kept_spectra() -> Iterator[dict[str, Tensor]]:
         path.parent.mkdir(parents=True, exist_ok=True)
         replace_safetensors(path, kept, {})
     except (OSError, SafetensorError) as error:
-        LOG.warning("The singular values could not be kept in %s: %s", path, error)
+        LOG.warning("The singular values could not be saved in %s: %s", path, error)

@@ -1,4 +1,4 @@
-"""What the user's own nodes put on a model, made fit for training."""
+"""The user's own patches on a model, made fit for training."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_map
 
 SHORTCUTS = ("torch.compile", "easycache", "lazycache")
-"""The host's keys for what its nodes put on a MODEL to make sampling faster."""
+"""The host's keys of wrappers that make sampling faster."""
 
 POSITIVE = {"cond_or_uncond": [0], "uuids": [uuid.uuid4()]}
-"""What the host's sampler tells patches of a batch that is of one positive prompt."""
+"""What the host's sampler passes to patches for a batch of one positive prompt."""
 
 
 class _NormalTensors(TorchFunctionMode):
-    """Copies tensors that were made under inference mode, which autograd refuses to keep."""
+    """Copies tensors that were made in inference mode, which autograd refuses to save."""
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: Any = None
     ) -> Any:
         kwargs = kwargs or {}
-        # Frozen layers run their own operators without a graph, so no base weight is copied.
+        # Frozen layers run their operators without a graph, so no base weight is copied.
         if torch.is_grad_enabled():
             args, kwargs = tree_map(_normal, (args, kwargs))
         return func(*args, **kwargs)
@@ -39,7 +39,7 @@ def _normal(value: Any) -> Any:
 
 
 def recordable(forward: Callable[..., Tensor]) -> Callable[..., Tensor]:
-    """The same forward, also where its own weights were loaded under inference mode."""
+    """The same forward, which autograd can record even if its weights are from inference mode."""
 
     def run(*args: Any, **kwargs: Any) -> Tensor:
         if not torch.is_grad_enabled():
@@ -51,9 +51,9 @@ def recordable(forward: Callable[..., Tensor]) -> Callable[..., Tensor]:
 
 
 def transformer_options(patcher: ModelPatcher, sigma: Tensor) -> dict[str, Any]:
-    """The user's options, patches and wrappers, told what the sampler tells them.
+    """The user's options, patches and wrappers with what the sampler would add.
 
-    The attention is one that has a gradient.
+    Attention is replaced by one that has a gradient.
     """
     options = {**patcher.model_options.get("transformer_options", {})}
     wrappers = merge_nested_dicts(options.get("wrappers", {}), patcher.wrappers)
@@ -67,18 +67,16 @@ def transformer_options(patcher: ModelPatcher, sigma: Tensor) -> dict[str, Any]:
 
 
 def differentiable_attention(_: Any, *args: Any, **kwargs: Any) -> Tensor:
-    """torch's own attention: some that the host can be started with have no gradient."""
+    """torch's own attention; some of those that the host offers have no gradient."""
     return attention_pytorch(*args, **kwargs)
 
 
-def without_shortcuts(clone: ModelPatcher) -> None:
-    """Take compilers and caches off a clone that is to train; the MODEL it comes from keeps them.
-
-    A compiled graph has the weights kept for backward, which torch refuses for what the host
-    has loaded under inference mode. Nodes compile the whole model by a wrapper of the host's,
-    or single blocks by patching a compiled module over each. A cache gives what the model said
-    a step of the sampler before, and training has no such step.
-    """
+def remove_shortcuts(clone: ModelPatcher) -> None:
+    """Remove compilers and caches from a clone before training; the user's MODEL keeps them."""
+    # A compiled graph saves weights for backward, which torch refuses if the host loaded them in
+    # inference mode. A cache returns the output of the sampler's step before, and training has
+    # no such step. Nodes compile the whole model by a wrapper of the host, or single blocks by
+    # patching a compiled module over each.
     for wrappers in clone.wrappers.values():
         for key in SHORTCUTS:
             wrappers.pop(key, None)

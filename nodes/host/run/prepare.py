@@ -31,7 +31,7 @@ from ....training.words.concepts import parse_caption, with_negatives
 from ....training.words.vectors import initial_vectors
 from ..codec import HostLatentCodec
 from ..denoiser.port import HostDenoiser
-from ..denoiser.singular_values import kept_spectra
+from ..denoiser.singular_values import cached_singular_values
 from ..events import watched
 from ..folders import file_facts, user_folder
 from ..text.port import HostTextEncoder
@@ -71,7 +71,7 @@ def make_adapters(
     if config is None:
         return {MODEL: {}, TEXT: {}}
     text_layers = text.layers() if config.text_encoder else []
-    with kept_spectra() if isinstance(config, TriLoraConfig) else nullcontext() as kept:
+    with cached_singular_values() if isinstance(config, TriLoraConfig) else nullcontext() as kept:
         chosen = choose_layers(
             config,
             [replace(layer, kept=kept) for layer in denoiser.layers()],

@@ -20,7 +20,7 @@ from ....training.run import Run
 from ....training.words.concepts import Concept, mentioned, parse_caption
 from ..denoiser.port import HostDenoiser
 from ..disk import Disk
-from ..sampling import Conditions, Sampling, decode, sample
+from ..sampling import HostConditioning, Sampling, decode, sample
 from ..text.port import HostTextEncoder
 
 
@@ -73,7 +73,7 @@ class Previewer:
         self._denoiser, self._text, self._vae = models
         self._shots = list(shots(config, concepts))
         self._negative = parse_caption(config.negative, concepts)
-        self._kept: dict[Caption, Conditions] = {}
+        self._kept: dict[Caption, HostConditioning] = {}
         self._started, self._spent, self._cost = time.monotonic(), 0.0, 0.0
 
     def is_due(self, step: int) -> bool:
@@ -104,7 +104,7 @@ class Previewer:
         # The levels that Save Image writes for the same sample.
         return to_picture(decode(self._vae, latent)[0], truncate=True)
 
-    def _conditions(self, run: Run, caption: Caption) -> Conditions:
+    def _conditions(self, run: Run, caption: Caption) -> HostConditioning:
         """As CLIP Text Encode gives them; kept where no vector in them moves any more."""
         if caption not in self._kept:
             tensors = dict(self._text.encode([caption], weights=True)[0].tensors)

@@ -17,7 +17,7 @@ from pack.bundles.load import load_bundle
 from pack.bundles.save import Container, save_bundle
 from pack.nodes.host.bundle.apply import apply_bundle
 from pack.nodes.host.denoiser.port import HostDenoiser
-from pack.nodes.host.denoiser.singular_values import spectra_file
+from pack.nodes.host.denoiser.singular_values import cache_file
 from pack.nodes.host.run.prepare import make_adapters
 from pack.nodes.host.sampling import Sampling, sample
 from pack.nodes.host.text.port import HostTextEncoder
@@ -187,15 +187,15 @@ def test_convolutions_and_encoders_are_adapted(sd15: Loaded):
 
 
 def test_singular_values_are_kept_in_the_users_folder(sd15: Loaded):
-    spectra_file().unlink(missing_ok=True)
+    cache_file().unlink(missing_ok=True)
     with torch.inference_mode(False):
         first = moved(TriLoraConfig(rank=4), sd15)
-        stamp = spectra_file().stat().st_mtime_ns
+        stamp = cache_file().stat().st_mtime_ns
         second = moved(TriLoraConfig(rank=4), sd15)
-    assert spectra_file().stat().st_mtime_ns == stamp, "nothing new to keep"
+    assert cache_file().stat().st_mtime_ns == stamp, "nothing new to keep"
     for name, adapter in first[MODEL].items():
         assert torch.equal(adapter.c, second[MODEL][name].c)
-    spectra_file().write_bytes(b"damaged")
+    cache_file().write_bytes(b"damaged")
     with torch.inference_mode(False):
         third = moved(TriLoraConfig(rank=4), sd15)
     assert torch.equal(third[MODEL][name].c, adapter.c)

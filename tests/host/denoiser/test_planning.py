@@ -7,7 +7,7 @@ from host.denoiser.measure import SHORT, borrowed, kept_for_backward, make_batch
 
 from harness.host.runner import Loaded
 from pack.nodes.host.denoiser import budget as measuring
-from pack.nodes.host.denoiser.budget import measure, plan_run
+from pack.nodes.host.denoiser.budget import measure_cost, plan_run
 from pack.nodes.host.denoiser.port import HostDenoiser
 from pack.nodes.host.disk import Disk
 from pack.nodes.host.run.drive import gradients
@@ -55,7 +55,7 @@ def test_what_is_measured_is_what_backward_keeps(sd15: Loaded):
     """Blocks that keep everything keep, by the measurement, what autograd saves then."""
     with gradients():
         parts, denoiser = parts_of(sd15)
-        cost = measure(parts, denoiser)
+        cost = measure_cost(parts, denoiser)
     batch = make_batch([SHORT])
     with borrowed(sd15, rank=4) as ports, kept_for_backward() as kept:
         conditions = [one.detach() for one in ports.text.encode([("a hill",)])]
