@@ -8,6 +8,10 @@ from dataclasses import dataclass, field, replace
 
 from torch import Tensor
 
+Vectors = Mapping[str, Tensor]
+"""Rows (n, d) by text encoder"""
+Embeddings = Mapping[str, Vectors]
+"""By name"""
 PREFIX = "bundle_emb"
 # Control characters, lone surrogates, line and paragraph separators.
 _UNPRINTABLE = frozenset({"Cc", "Cs", "Zl", "Zp"})
@@ -33,14 +37,12 @@ class Bundle:
     family: str
     # Without repr: the host puts the text of every input into its error messages.
     lora: Mapping[str, Tensor] = field(repr=False)
-    embeddings: Mapping[str, Mapping[str, Tensor]] = field(repr=False)
+    embeddings: Embeddings = field(repr=False)
     entries: tuple[Entry, ...] = ()
     recipe: Mapping[str, object] = field(default_factory=dict[str, object], repr=False)
     workflow: str = field(default="", repr=False)
     notes: tuple[str, ...] = ()
-    outputs: Mapping[str, Mapping[str, Tensor]] = field(
-        default_factory=dict[str, Mapping[str, Tensor]], repr=False
-    )
+    outputs: Embeddings = field(default_factory=dict[str, Vectors], repr=False)
     """OneTrainer's output embeddings: rows that replace what the text encoder returns."""
     header: Mapping[str, str] = field(default_factory=dict[str, str], repr=False)
     """Texts of the file's header that other programs wrote and that are kept."""
@@ -78,7 +80,7 @@ class Bundle:
         return {name: known.get(name, Entry(name=name)) for name in self.names}
 
 
-def _check_widths(embeddings: Mapping[str, Mapping[str, Tensor]]) -> None:
+def _check_widths(embeddings: Embeddings) -> None:
     widths: dict[str, tuple[str, int]] = {}
     for name, vectors in embeddings.items():
         for encoder, rows in vectors.items():

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from .bundle import Embeddings
+
 CLIP_BY_WIDTH = {768: "clip_l", 1280: "clip_g", 1024: "clip_h"}
 # Keys that name no encoder, written for models that have one; OneTrainer misspells one of them.
 ANONYMOUS = frozenset({"string_to_param.*", "emb_params", "emp_params", "*"})
@@ -23,8 +25,6 @@ OUTPUT = "_out"
 _OTHER_WIDTHS = frozenset({768, 1280})
 
 _COUNT = re.compile(r"(?:.+\.)?(?:step|string_to_token\..+)")
-
-Vectors = Mapping[str, Tensor]
 
 
 def is_count(key: str, tensor: Tensor) -> bool:
@@ -60,7 +60,7 @@ class Sorted:
     notes: tuple[str, ...]
 
 
-def sort_vectors(found: Mapping[str, Vectors], *, finite: bool = True) -> Sorted:
+def sort_vectors(found: Embeddings, *, finite: bool = True) -> Sorted:
     """Vectors under the host's encoder keys; ValueError for what is none.
 
     NaN is refused unless `finite` is off, for a look at a damaged file.
@@ -113,7 +113,7 @@ def check_finite(name: str, rows: Tensor) -> None:
         raise ValueError(f"the embedding '{name}' holds NaN or infinite values: train it again.")
 
 
-def _refuse_mixed(embeddings: Mapping[str, Vectors]) -> None:
+def _refuse_mixed(embeddings: Embeddings) -> None:
     """SD2's encoder never stands beside those of the other families."""
     of_encoder = {encoder: name for name, vectors in embeddings.items() for encoder in vectors}
     other = of_encoder.get("clip_l") or of_encoder.get("clip_g")

@@ -17,6 +17,8 @@ from .layers.generic import DIFFUSERS_STYLE, SGM_STYLE
 
 INDEX = "pivotal.index"
 VERSION = 1
+BUNDLE, LORA, EMBEDDING = "bundle", "lora", "embedding"
+"""What the index of a file calls it: everything in one, a LoRA with files next to it, or a name."""
 _ARCHITECTURES = {
     "sd15": "stable-diffusion-v1",
     "sd2": "stable-diffusion-v2-512",
@@ -49,8 +51,8 @@ class Index:
 def build_metadata(
     bundle: Bundle, *, title: str, lora: Mapping[str, Tensor], names: tuple[str, ...], kind: str
 ) -> dict[str, str]:
-    """All fields of a file that announces `names`; kind is bundle, lora or embedding."""
-    metadata = dict(bundle.header) if lora or kind == "bundle" else {}
+    """All fields of a file that announces `names`."""
+    metadata = dict(bundle.header) if lora or kind == BUNDLE else {}
     metadata |= _model_spec(bundle.family, title, names, kind)
     if lora:
         metadata |= _kohya_fields(bundle.family, title, lora)
@@ -117,7 +119,7 @@ def read_index(metadata: Mapping[str, str]) -> Index:
 
 
 def _model_spec(family: str, title: str, names: tuple[str, ...], kind: str) -> dict[str, str]:
-    adapter = "textual-inversion" if kind == "embedding" else "lora"
+    adapter = "textual-inversion" if kind == EMBEDDING else "lora"
     fields = {
         "sai_model_spec": "1.0.1",
         "architecture": f"{_ARCHITECTURES.get(family, family or 'unknown')}/{adapter}",
@@ -127,7 +129,7 @@ def _model_spec(family: str, title: str, names: tuple[str, ...], kind: str) -> d
     }
     if names:
         # A name in a file of its own is called by the file.
-        called = names if kind == "bundle" else tuple(safe_stem(name) for name in names)
+        called = names if kind == BUNDLE else tuple(safe_stem(name) for name in names)
         fields["trigger_phrase"] = ", ".join(called)
         fields["usage_hint"] = "ComfyUI: " + ", ".join(f"embedding:{name}" for name in called)
     return {f"modelspec.{name}": value for name, value in fields.items()}

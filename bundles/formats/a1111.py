@@ -1,4 +1,4 @@
-"""AUTOMATIC1111's form (pull request 13568): `bundle_emb.<name>.<key>` beside the LoRA.
+"""AUTOMATIC1111's form (pull request 13568): `bundle_emb.<name>.<key>` next to the LoRA's keys.
 
 OneTrainer writes it, and LyCORIS' tools pack a LoRA and embedding files into it.
 """
@@ -6,33 +6,34 @@ OneTrainer writes it, and LyCORIS' tools pack a LoRA and embedding files into it
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from dataclasses import replace
 
 from torch import Tensor
 
+from ..bundle import Bundle
 from ..encoders import NAMED, TOKEN, is_count
-from . import Dialect, Parts, Source, read_rest
+from ..files.safetensors import tensor_file
+from ..metadata import BUNDLE
+from . import Content, Files, Format, SaveJob, Source, Writer, read_remainder
 
 PREFIX = "bundle_emb."
+_FORGE_LIMIT = 12
+"""Forge counts the keys that fit no layer, and gives up on the whole LoRA above this."""
 _TEXTUAL_INVERSION = ".string_to_param.*"
-# diffusers' embedding packed by its key, in which dots may be.
+# An embedding of diffusers, packed by its key, in which there may be dots.
 _TOKEN_LAST = re.compile(rf"(.+)\.({TOKEN.pattern})")
 
 
-def embedding_key(name: str, encoder: str) -> str:
-    """The tensor key of one encoder's vectors."""
-    return f"{PREFIX}{name}.{encoder}"
-
-
 def split_key(key: str) -> tuple[str, str]:
-    """Name and encoder of a `bundle_emb` key, cut from the right as a name may hold dots."""
-    rest = key.removeprefix(PREFIX)
-    if rest.endswith(_TEXTUAL_INVERSION):
-        name, encoder = rest.removesuffix(_TEXTUAL_INVERSION), _TEXTUAL_INVERSION[1:]
-    elif found := _TOKEN_LAST.fullmatch(rest):
-        name, encoder = found.groups()
+    """Name and encoder of a `bundle_emb` key, split from the right since a name may hold dots."""
+    tail = key.removeprefix(PREFIX)
+    if tail.endswith(_TEXTUAL_INVERSION):
+        name, encoder = tail.removesuffix(_TEXTUAL_INVERSION), _TEXTUAL_INVERSION[1:]
+    elif match := _TOKEN_LAST.fullmatch(tail):
+        name, encoder = match.groups()
     else:
-        name, _, encoder = rest.rpartition(".")
+        name, _, encoder = tail.rpartition(".")
     if not name or not encoder:
         raise ValueError(f"the key {key!r} is not of the form bundle_emb.<name>.<encoder>.")
     return name, encoder
@@ -42,19 +43,19 @@ def _recognizes(source: Source) -> bool:
     return any(map(_is_embedding, source.tensors))
 
 
-def _read(source: Source) -> Parts:
+def _read(source: Source) -> Content:
     embeddings: dict[str, dict[str, Tensor]] = {}
     for key, tensor in source.tensors.items():
         if _is_embedding(key) and not is_count(key, tensor):
             name, encoder = split_key(key)
-            embeddings.setdefault(name, {})[_own(name, encoder)] = tensor
+            embeddings.setdefault(name, {})[_own_key(name, encoder)] = tensor
     others = {key: t for key, t in source.tensors.items() if not _is_embedding(key)}
-    rest = read_rest(replace(source, tensors=others))
-    return replace(rest, embeddings={**rest.embeddings, **embeddings})
+    remainder = read_remainder(replace(source, tensors=others))
+    return replace(remainder, embeddings={**remainder.embeddings, **embeddings})
 
 
-def _own(name: str, encoder: str) -> str:
-    """The one key of diffusers' embedding is its token, which may be any word."""
+def _own_key(name: str, encoder: str) -> str:
+    """diffusers' embedding has its token as its only key, which may be any word."""
     return "emb_params" if encoder == name and encoder not in NAMED else encoder
 
 
@@ -62,4 +63,37 @@ def _is_embedding(key: str) -> bool:
     return key.startswith(PREFIX)
 
 
-DIALECT = Dialect(title="a bundle (bundle_emb)", recognizes=_recognizes, read=_read)
+def files_with(job: SaveJob, encoder_key: Callable[[str], str]) -> Files:
+    """The one file, with encoders named by `encoder_key`."""
+    tensors = dict(job.lora)
+    for name, encoder, rows in job.vectors():
+        tensors[f"{PREFIX}{name}.{encoder_key(encoder)}"] = rows
+    return {job.path: tensor_file(tensors, job.metadata(BUNDLE), hashed=True)}
+
+
+def _files(job: SaveJob) -> Files:
+    return files_with(job, lambda encoder: encoder)
+
+
+def notes(bundle: Bundle) -> list[str]:
+    """Which programs refuse the file."""
+    kinds = (bundle.embeddings, bundle.outputs)
+    count = sum(len(vectors) for kind in kinds for vectors in kind.values())
+    refusals: list[str] = []
+    if count > _FORGE_LIMIT:
+        refusals.append(
+            f"Forge refuses a LoRA with more than {_FORGE_LIMIT} embedding tensors, and this "
+            f"bundle has {count}: save it in the 'loose' or 'header' form for Forge."
+        )
+    if count:
+        refusals.append(
+            "diffusers refuses a LoRA file that holds embeddings: "
+            "save it in the 'loose' or 'diffusers' form for diffusers."
+        )
+    if bundle.outputs:
+        refusals.append("A1111 cannot load output embeddings and refuses the file.")
+    return refusals
+
+
+FORMAT = Format(title="a bundle (bundle_emb)", recognizes=_recognizes, read=_read)
+WRITER = Writer(files=_files, notes=notes)

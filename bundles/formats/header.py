@@ -12,25 +12,28 @@ from typing import cast
 import torch
 from torch import Tensor
 
-from . import Dialect, Parts, Source, read_rest
+from ..bundle import Bundle
+from ..files.safetensors import tensor_file
+from ..metadata import BUNDLE
+from . import Content, Files, Format, SaveJob, Source, Writer, read_remainder
 
 FIELD = "pivotal.embeddings"
-DTYPES = {"F32": torch.float32, "F16": torch.float16}
+_DTYPES = {"F32": torch.float32, "F16": torch.float16}
 _SIZES = {"F32": 4, "F16": 2}
 
 
-def pack(embeddings: Mapping[str, Mapping[str, Tensor]]) -> str:
+def _pack(embeddings: Mapping[str, Mapping[str, Tensor]]) -> str:
     """Vectors (n, d) by name and key as text; half precision wherever that loses no bit."""
     return json.dumps(
         {
-            name: {key: _packed(rows.to(torch.float32)) for key, rows in vectors.items()}
+            name: {key: _packed(rows) for key, rows in vectors.items()}
             for name, vectors in embeddings.items()
         }
     )
 
 
-def unpack(text: str) -> dict[str, dict[str, Tensor]]:
-    """What `pack` made of vectors; ValueError for any other text."""
+def _unpack(text: str) -> dict[str, dict[str, Tensor]]:
+    """The vectors in a text of `_pack`; ValueError for any other text."""
     try:
         names = cast("dict[str, dict[str, object]]", json.loads(text))
         return {
@@ -44,8 +47,8 @@ def unpack(text: str) -> dict[str, dict[str, Tensor]]:
 def _packed(rows: Tensor) -> dict[str, object]:
     half = rows.to(torch.float16)
     exact = torch.equal(half.to(torch.float32), rows)
-    kept = (half if exact else rows).contiguous()
-    data = kept.view(torch.uint8).flatten().numpy().tobytes()
+    numbers = (half if exact else rows).contiguous()
+    data = numbers.view(torch.uint8).flatten().numpy().tobytes()
     return {
         "dtype": "F16" if exact else "F32",
         "shape": list(rows.shape),
@@ -58,22 +61,37 @@ def _unpacked(value: object) -> Tensor:
     dtype, shape = str(fields["dtype"]), cast("list[int]", fields["shape"])
     data = base64.b85decode(str(fields["data"]))
     if len(shape) != 2 or any(type(size) is not int or size < 1 for size in shape):
-        raise ValueError("no shape of vectors")
+        raise ValueError("not a shape of vectors")
     if math.prod(shape) * _SIZES[dtype] != len(data):
-        raise ValueError("another size than the shape says")
-    return torch.frombuffer(bytearray(data), dtype=DTYPES[dtype]).reshape(shape)
+        raise ValueError("the shape asks for another number of bytes")
+    return torch.frombuffer(bytearray(data), dtype=_DTYPES[dtype]).reshape(shape)
 
 
 def _recognizes(source: Source) -> bool:
     return FIELD in source.metadata
 
 
-def _read(source: Source) -> Parts:
+def _read(source: Source) -> Content:
     others = {key: text for key, text in source.metadata.items() if key != FIELD}
-    rest = read_rest(replace(source, metadata=others))
-    return replace(rest, embeddings={**rest.embeddings, **unpack(source.metadata[FIELD])})
+    remainder = read_remainder(replace(source, metadata=others))
+    embeddings = {**remainder.embeddings, **_unpack(source.metadata[FIELD])}
+    return replace(remainder, embeddings=embeddings)
 
 
-DIALECT = Dialect(
+def _files(job: SaveJob) -> Files:
+    vectors: dict[str, dict[str, Tensor]] = {}
+    for name, key, rows in job.vectors():
+        vectors.setdefault(name, {})[key] = rows
+    metadata = job.metadata(BUNDLE) | {FIELD: _pack(vectors)}
+    return {job.path: tensor_file(job.lora, metadata, hashed=bool(job.lora))}
+
+
+def _notes(bundle: Bundle) -> list[str]:
+    only = "Only Load Bundle finds the embeddings in the header of this file."
+    return [only] if bundle.names else []
+
+
+FORMAT = Format(
     title="a LoRA with embeddings in its header", recognizes=_recognizes, read=_read, certain=True
 )
+WRITER = Writer(files=_files, notes=_notes)

@@ -1,23 +1,30 @@
-"""OneTrainer's unbundled files: the LoRA, and a folder `<lora>_embeddings` with a file per name.
+"""OneTrainer: a LoRA and a folder `<lora>_embeddings` with a file per name, or all in one file.
 
-Its bundles are A1111's form. Each embedding's file is called after its placeholder.
+In one file they have A1111's form, with OneTrainer's names of the encoders. The files in the folder
+are named after the placeholders.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from . import FolderDialect, Together
+from ..encoders import trainer_key
+from . import Files, FileSet, FolderFormat, SaveJob, Writer, a1111
 
-FOLDER_END = "_embeddings"
+_FOLDER_END = "_embeddings"
 
 
-def _find(path: Path) -> Together | None:
+def _find(path: Path) -> FileSet | None:
     if path.is_dir() or path.suffix != ".safetensors":
         return None
-    folder = path.with_name(path.stem + FOLDER_END)
+    folder = path.with_name(path.stem + _FOLDER_END)
     files = sorted(folder.glob("*.safetensors")) if folder.is_dir() else []
-    return Together(loras=[path], embeddings=files) if files else None
+    return FileSet(loras=[path], embeddings=files) if files else None
 
 
-FOLDER = FolderDialect(title="OneTrainer's files", find=_find)
+def _files(job: SaveJob) -> Files:
+    return a1111.files_with(job, trainer_key)
+
+
+FOLDER = FolderFormat(title="OneTrainer's files", find=_find)
+WRITER = Writer(files=_files, notes=a1111.notes)

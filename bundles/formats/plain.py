@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import re
 
+from ..files.safetensors import tensor_file
 from ..layers.diffusers_keys import with_alphas
-from . import Dialect, Parts, Source, Tensors
+from ..metadata import LORA
+from . import Content, Files, Format, SaveJob, Source, Tensors
 
-# What the host's loaders know a layer by: LoRA in its spellings, LoHa, LoKr, OFT, GLoRA, norms,
-# full deltas.
+# By these keys the host's loaders know a layer: LoRA in its spellings, LoHa, LoKr, OFT, GLoRA,
+# norms, full deltas.
 _ADAPTER_KEY = re.compile(
     r"lora_(?:up|down)\.weight$|lora_[AB](?:\.\w+)?(?:\.weight)?$|[._]lora\.(?:up|down)\.weight$"
     r"|lora_linear_layer\.(?:up|down)\.weight$|\.hada_w[12]_[ab]$|\.lokr_w[12](?:_[ab])?$"
@@ -17,7 +19,7 @@ _ADAPTER_KEY = re.compile(
 
 
 def is_adapter(tensors: Tensors) -> bool:
-    """Whether any tensor belongs to a low-rank layer."""
+    """Whether any tensor belongs to an adapted layer."""
     return any(_ADAPTER_KEY.search(key) for key in tensors)
 
 
@@ -25,8 +27,15 @@ def _recognizes(source: Source) -> bool:
     return is_adapter(source.tensors)
 
 
-def _read(source: Source) -> Parts:
-    return Parts(lora=with_alphas(source.tensors, source.metadata), embeddings={})
+def _read(source: Source) -> Content:
+    return Content(lora=with_alphas(source.tensors, source.metadata), embeddings={})
 
 
-DIALECT = Dialect(title="a LoRA", recognizes=_recognizes, read=_read, fallback=True)
+def lora_file(job: SaveJob) -> Files:
+    """The LoRA of a bundle in a file of its own, if the bundle has one."""
+    if not job.lora:
+        return {}
+    return {job.path: tensor_file(job.lora, job.metadata(LORA), hashed=True)}
+
+
+FORMAT = Format(title="a LoRA", recognizes=_recognizes, read=_read, fallback=True)

@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import cast
 
 import torch
 from torch import Tensor
 
-from . import Dialect, Metadata, Parts, Source
+from . import Content, Format, Source
 
 FLAG = "<embed>"
 _LAYER = re.compile(r"(unet|text_encoder):(\d+):(up|down)")
@@ -33,7 +33,7 @@ def _recognizes(source: Source) -> bool:
     return bool(keys) and all(_LAYER.fullmatch(key) or key in tokens for key in keys)
 
 
-def _read(source: Source) -> Parts:
+def _read(source: Source) -> Content:
     _check_targets(source.metadata)
     layers: dict[str, Pair] = {}
     for part, prefix in (("unet", "lora_unet_"), ("text_encoder", "lora_te_")):
@@ -43,7 +43,7 @@ def _read(source: Source) -> Parts:
             layers |= {prefix + name: pair for name, pair in zip(names, pairs, strict=True)}
     tokens = [key for key, value in source.metadata.items() if value == FLAG]
     vectors = {t: {"emb_params": source.tensors[t]} for t in tokens if t in source.tensors}
-    return Parts(lora=dict(_tensors(layers)), embeddings=vectors)
+    return Content(lora=dict(_tensors(layers)), embeddings=vectors)
 
 
 def _tensors(layers: dict[str, Pair]) -> Iterator[tuple[str, Tensor]]:
@@ -69,7 +69,7 @@ def _pairs(source: Source, part: str) -> list[Pair]:
     return pairs
 
 
-def _check_targets(metadata: Metadata) -> None:
+def _check_targets(metadata: Mapping[str, str]) -> None:
     """Other targets than the default ones would be counted otherwise."""
     for part, classes in zip(("unet", "text_encoder"), _UNET_CLASSES, strict=True):
         text = metadata.get(part, "")
@@ -126,4 +126,4 @@ def _text_names(pairs: Sequence[Pair]) -> list[str]:
     return [f"text_model_encoder_layers_{n}_self_attn_{name}" for n in layers for name in _TEXT]
 
 
-DIALECT = Dialect(title="a safelora of cloneofsimo", recognizes=_recognizes, read=_read)
+FORMAT = Format(title="a safelora of cloneofsimo", recognizes=_recognizes, read=_read)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from . import Dialect, Parts, Source
+from . import Content, Format, Source
 
 _BLOCK = re.compile(r"(?:IN|OUT)\d\d|MID")
 
@@ -13,11 +13,11 @@ def _recognizes(source: Source) -> bool:
     return bool(source.tensors) and all(_BLOCK.fullmatch(key) for key in source.tensors)
 
 
-def _read(source: Source) -> Parts:
+def _read(source: Source) -> Content:
     raise ValueError(
-        "it is an extended textual inversion (XTI), with other vectors for each block of the UNet, "
-        "which no CLIP can take: train an ordinary embedding."
+        "it is an extended textual inversion (XTI), with different vectors for each block of the "
+        "UNet, which no CLIP can take: train an ordinary embedding."
     )
 
 
-DIALECT = Dialect(title="an extended textual inversion (XTI)", recognizes=_recognizes, read=_read)
+FORMAT = Format(title="an extended textual inversion (XTI)", recognizes=_recognizes, read=_read)

@@ -9,8 +9,7 @@ from torch import Tensor
 
 from .family import guess_family
 from .generic import KOHYA_FAMILIES, UNET, UNET_KOHYA, generic_key, unet_module
-from .peft_alphas import Config, configs, layer_alpha
-from .peft_keys import MAGNITUDE
+from .peft_keys import MAGNITUDE, Config, configs, layer_alpha
 
 _PART = re.compile(r"(unet|text_encoder(?:_[12])?)\.")
 _PROCESSOR = re.compile(r"\.processor\.")

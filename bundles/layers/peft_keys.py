@@ -1,18 +1,29 @@
-"""LoRA and DoRA layers as peft and diffusers name them: `unet.<module>.lora_A.weight`."""
+"""PEFT's LoRA and DoRA: the names of layers (`unet.<module>.lora_A.weight`) and their alphas."""
 
 from __future__ import annotations
 
+import json
+import math
 import re
 from collections.abc import Mapping
+from typing import cast
 
+import torch
 from torch import Tensor
 
 from .generic import KOHYA_FAMILIES, diffusers_module
+
+Config = Mapping[str, object]
+"""A LoraConfig as PEFT writes it to JSON"""
 
 UNET = "unet."
 MAGNITUDE = "lora_magnitude_vector"
 """The lengths of a DoRA, which divide W + s B A; those under `dora_scale` divide W by itself."""
 FACTORS = ("lora_A.weight", "lora_B.weight", MAGNITUDE)
+CONFIGS = "lora_adapter_metadata"
+"""The header field in which diffusers keeps the configuration of each part of a pipeline"""
+_MAX_CONFIG = 2**20
+_WORDS = re.compile(r"\^?[\w.]+")
 _MAGNITUDE = re.compile(rf"\.{MAGNITUDE}(?:\.\w+){{0,2}}$")
 
 
@@ -38,3 +49,62 @@ def to_peft(layers: Mapping[str, Mapping[str, Tensor]], family: str) -> dict[str
         for suffix in FACTORS
         if suffix in factors
     }
+
+
+def configs(metadata: Mapping[str, str]) -> dict[str, dict[str, object]]:
+    """What diffusers keep in a header, by the part of the pipeline: `unet.lora_alpha` and so on."""
+    text = metadata.get(CONFIGS, "")
+    try:
+        parsed: object = json.loads(text) if len(text) < _MAX_CONFIG else None
+    except (ValueError, RecursionError):
+        return {}
+    found: dict[str, dict[str, object]] = {}
+    for key, value in cast("dict[str, object]", parsed if isinstance(parsed, dict) else {}).items():
+        part, _, name = key.partition(".")
+        found.setdefault(part, {})[name] = value
+    return found
+
+
+def layer_alpha(config: Config, module: str, rank: int) -> Tensor | None:
+    """PEFT scales by alpha / rank, rank-stabilized LoRA by alpha / sqrt(rank).
+
+    `module` is the dotted name within its part, which `alpha_pattern` may single out; the rank is
+    the tensors' own, so `rank_pattern` tells nothing more. ValueError where alpha is no number.
+    """
+    alpha = _patterns(config).get(_fitting(config, module), config.get("lora_alpha"))
+    if alpha is None:
+        return None
+    if isinstance(alpha, bool) or not isinstance(alpha, int | float) or not _is_finite(alpha):
+        raise ValueError(
+            f"the alpha of its layer {module[:100]} is not a number: write the file anew with one."
+        )
+    return torch.tensor(float(alpha) * (rank**0.5 if config.get("use_rslora") else 1.0))
+
+
+def _is_finite(alpha: float) -> bool:
+    try:
+        return math.isfinite(float(alpha))
+    except OverflowError:
+        return False
+
+
+def _fitting(config: Config, module: str) -> str:
+    """The first pattern for a module: the end of its name, or all of it behind `^`."""
+    for pattern in _patterns(config):
+        words = pattern.removeprefix("^")
+        if module == words or (pattern == words and module.endswith(f".{words}")):
+            return pattern
+    return ""
+
+
+def _patterns(config: Config) -> dict[str, object]:
+    """`alpha_pattern`, whose keys PEFT runs as expressions; one of a stranger may never end."""
+    found = config.get("alpha_pattern")
+    patterns = cast("dict[str, object]", found if isinstance(found, dict) else {})
+    for pattern in patterns:
+        if not _WORDS.fullmatch(pattern):
+            raise ValueError(
+                f"its alpha_pattern names layers by the expression {pattern[:100]!r}, and only "
+                "plain names are read: write the file anew with the layers' names."
+            )
+    return patterns

@@ -10,7 +10,7 @@ from ...training.dataset.captions.change import apply_operations, parse_operatio
 from ...training.dataset.captions.diff import before_after
 from ...training.dataset.captions.texts import texts_of
 from ...training.dataset.records import Lines, Template, Variation
-from ...training.dataset.writing.write import Format, OnExisting
+from ...training.dataset.writing.write import CaptionFile, OnExisting
 from .. import sockets
 from ..host.dataset.caption_files import save_captions, undo_captions
 from ..host.events import show_text
@@ -185,8 +185,8 @@ class SaveCaptions(io.ComfyNode):
                 sockets.Dataset.Input("dataset", tooltip="Captions to write."),
                 io.Combo.Input(
                     "format",
-                    options=Format,
-                    default=Format.TXT,
+                    options=CaptionFile,
+                    default=CaptionFile.TXT,
                     tooltip="One text file per image, or one file per folder.",
                 ),
                 io.Combo.Input(
@@ -225,7 +225,7 @@ class SaveCaptions(io.ComfyNode):
             report = undo_captions(undo_revision)
         else:
             report = save_captions(
-                dataset, Format(format), OnExisting(on_existing), dry_run=dry_run
+                dataset, CaptionFile(format), OnExisting(on_existing), dry_run=dry_run
             )
         return io.NodeOutput(report, ui={"text": (show_text(report),)})
 

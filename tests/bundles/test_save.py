@@ -16,6 +16,7 @@ from torch import Tensor
 from pack.bundles.bundle import Bundle, Entry
 from pack.bundles.edit import NameClash, merge_bundles
 from pack.bundles.files.safetensors import read_safetensors
+from pack.bundles.formats import writers
 from pack.bundles.formats.header import FIELD
 from pack.bundles.inspection import inspect_bundle
 from pack.bundles.layers.generic import to_generic
@@ -78,6 +79,25 @@ def same_embeddings(left: Bundle, right: Bundle) -> bool:
     return left.embeddings.keys() == right.embeddings.keys() and all(
         same(dict(left.embeddings[name]), dict(right.embeddings[name])) for name in left.embeddings
     )
+
+
+def test_every_container_is_the_name_of_a_format_that_writes() -> None:
+    assert {container.value for container in Container} == writers().keys()
+
+
+@pytest.mark.parametrize("container", Container)
+def test_a_bundle_that_a_container_cannot_hold_leaves_no_file(
+    tmp_path: Path, container: Container
+) -> None:
+    rows = {"llama": torch.ones(1, 4096)}
+    bundle = Bundle(family="hidream", lora={}, embeddings={}, outputs={"cat": rows})
+    path = tmp_path / "new" / "b.safetensors"
+    if container.is_folder:
+        with pytest.raises(ValueError, match="choose"):
+            save_bundle(bundle, path, container, None)
+        assert list(tmp_path.iterdir()) == []
+    else:
+        assert save_bundle(bundle, path, container, None) == [path]
 
 
 @pytest.mark.parametrize("family", list(ENCODERS))

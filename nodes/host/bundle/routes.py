@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from ....bundles.peek import peek
+from ....bundles.load import peek
 from ..folders import bundle_files, bundle_path
 from ..routes import Call, Route
 

@@ -22,7 +22,7 @@ from ....training.dataset.captioning.ask import (
 from ....training.dataset.captioning.questions import Preset, preset_prompt
 from ....training.dataset.pictures.decode import open_small
 from ....training.dataset.records import Dataset, Record
-from ....training.dataset.writing.write import Format, plan_changes
+from ....training.dataset.writing.write import CaptionFile, plan_changes
 from ..dataset.caption_files import check_writable, history, tidy
 from ..events import show_text
 from ..folders import file_facts, user_folder
@@ -145,7 +145,7 @@ class _Run:
         if self._history:
             described = [replace(record, caption=text) for record, text in progress.fresh]
             mode = self._order.on_existing
-            self._history.write(plan_changes(described, Format.TXT, mode), self._revision)
+            self._history.write(plan_changes(described, CaptionFile.TXT, mode), self._revision)
         preview = None
         if progress.fresh and progress.done > progress.reused:
             preview = ("JPEG", open_small(progress.fresh[-1][0], PREVIEW), PREVIEW)

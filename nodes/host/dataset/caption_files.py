@@ -4,7 +4,13 @@ from __future__ import annotations
 
 from ....bundles.files.atomic import remove_drafts
 from ....training.dataset.records import Dataset
-from ....training.dataset.writing.write import Change, Format, History, OnExisting, plan_changes
+from ....training.dataset.writing.write import (
+    CaptionFile,
+    Change,
+    History,
+    OnExisting,
+    plan_changes,
+)
 from ..folders import is_writable, user_folder, writable_roots
 
 SHOWN = 20
@@ -15,7 +21,7 @@ def history() -> History:
     return History(user_folder() / "history.jsonl")
 
 
-def save_captions(dataset: Dataset, kind: Format, mode: OnExisting, *, dry_run: bool) -> str:
+def save_captions(dataset: Dataset, kind: CaptionFile, mode: OnExisting, *, dry_run: bool) -> str:
     """Write, or say what would be written; ValueError for pictures outside of ComfyUI's folders."""
     check_writable(dataset)
     if not dry_run:

@@ -12,7 +12,7 @@ from torch import Tensor
 from pack.bundles import formats as package
 from pack.bundles.bundle import Bundle
 from pack.bundles.encoders import encoder_of
-from pack.bundles.formats import Dialect, Parts, Source, dialects, find_dialect
+from pack.bundles.formats import Content, Format, Source, find_format, formats
 from pack.bundles.formats.a1111 import split_key
 from pack.bundles.load import load_bundle
 
@@ -149,16 +149,16 @@ def test_an_unknown_file_is_not_guessed_at(tmp_path: Path, tensors: dict[str, Te
         load(tmp_path, tensors)
 
 
-def test_a_file_that_two_dialects_know_is_not_guessed_at(monkeypatch: pytest.MonkeyPatch) -> None:
-    twin = Dialect(
+def test_a_file_that_two_formats_know_is_not_guessed_at(monkeypatch: pytest.MonkeyPatch) -> None:
+    twin = Format(
         title="a twin",
         recognizes=lambda source: True,
-        read=lambda source: Parts(lora={}, embeddings={}),
+        read=lambda source: Content(lora={}, embeddings={}),
     )
-    monkeypatch.setattr("pack.bundles.formats.dialects", lambda: (*dialects(), twin))
-    assert find_dialect(source(lora())).title == "a twin"
-    with pytest.raises(ValueError, match=r"a bundle \(bundle_emb\) and a twin alike"):
-        find_dialect(source({"bundle_emb.x.clip_l": rows(768)}))
+    monkeypatch.setattr("pack.bundles.formats.formats", lambda: (*formats(), twin))
+    assert find_format(source(lora())).title == "a twin"
+    with pytest.raises(ValueError, match=r"could be a bundle \(bundle_emb\) or a twin"):
+        find_format(source({"bundle_emb.x.clip_l": rows(768)}))
 
 
 @pytest.mark.parametrize("key", ["emb_params", "emp_params", "string_to_param.*", "clip_l"])
@@ -263,23 +263,23 @@ def test_the_family_is_told_by_the_tensors_or_not_at_all(
 
 
 NEW = """
-from . import Dialect, Parts, Source
+from . import Content, Format, Source
 
 def recognizes(source: Source) -> bool:
     return all(key.startswith("vector.") for key in source.tensors)
 
-def read(source: Source) -> Parts:
+def read(source: Source) -> Content:
     found = {key[7:]: {"clip_l": tensor} for key, tensor in source.tensors.items()}
-    return Parts(lora={}, embeddings=found)
+    return Content(lora={}, embeddings=found)
 
-DIALECT = Dialect(title="vectors", recognizes=recognizes, read=read)
+FORMAT = Format(title="vectors", recognizes=recognizes, read=read)
 """
 
 
-def test_a_new_file_in_the_folder_is_all_that_a_dialect_needs(
+def test_a_new_file_in_the_folder_is_all_that_a_format_needs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (tmp_path / "new_dialect.py").write_text(NEW)
+    (tmp_path / "new_format.py").write_text(NEW)
     monkeypatch.setattr(package, "__path__", [*package.__path__, str(tmp_path)])
-    monkeypatch.setattr(package, "dialects", dialects.__wrapped__)
+    monkeypatch.setattr(package, "formats", formats.__wrapped__)
     assert list(load(tmp_path, {"vector.cat": rows(768)}).embeddings) == ["cat"]

@@ -382,8 +382,8 @@ def test_cog_sdxl_is_written_and_read_again(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "sentence"),
     [
-        ({f"{GENERIC}.alpha": torch.tensor(1.0)}, "cog-sdxl knows no alpha"),
-        ({"diffusion_model.out.2.lora_up.weight": torch.ones(1, 1)}, "attention layers alone"),
+        ({f"{GENERIC}.alpha": torch.tensor(1.0)}, "cog-sdxl has no alpha"),
+        ({"diffusion_model.out.2.lora_up.weight": torch.ones(1, 1)}, "attention layers only"),
     ],
 )
 def test_what_cog_cannot_hold_is_refused(tmp_path: Path, change: dict, sentence: str) -> None:

@@ -25,7 +25,7 @@ from pack.training.dataset.captioning.ask import (
 )
 from pack.training.dataset.facts import content_digest
 from pack.training.dataset.folder.read import read_folder
-from pack.training.dataset.writing.write import Format, History, OnExisting, plan_changes
+from pack.training.dataset.writing.write import CaptionFile, History, OnExisting, plan_changes
 
 PICTURES = 24
 SECONDS_A_BATCH = 0.004
@@ -71,7 +71,7 @@ def run(folder: Path, user: Path) -> None:
     remove_drafts([folder])
     for progress in caption_dataset(read_folder(folder), Steady(), asking, order, memory):
         described = [replace(record, caption=text) for record, text in progress.fresh]
-        history.write(plan_changes(described, Format.TXT, order.on_existing), revision)
+        history.write(plan_changes(described, CaptionFile.TXT, order.on_existing), revision)
 
 
 @dataclass(frozen=True, slots=True)

@@ -87,7 +87,7 @@ def test_a_bundle_with_diffusers_names_keeps_every_layer(
 def test_a_bundle_of_a_text_encoder_alone_is_read_back(
     sd15: Loaded, tmp_path: Path, container: Container
 ):
-    """In diffusers' names, which two dialects know when they are in a header's bundle."""
+    """In diffusers' names, which two formats know when they are in a header's bundle."""
     names = {
         f"clip_l.transformer.text_model.encoder.layers.{n}.self_attn.{m}_proj.weight":
         f"text_encoder.text_model.encoder.layers.{n}.self_attn.{m}_proj"

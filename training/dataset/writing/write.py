@@ -26,7 +26,7 @@ class OnExisting(str, Enum):
     REPLACE = "replace"
 
 
-class Format(str, Enum):
+class CaptionFile(str, Enum):
     """The files that captions are written to."""
 
     TXT = ".txt"
@@ -37,9 +37,9 @@ class Format(str, Enum):
 
 
 TABLE_FILES = {
-    Format.JSONL: "metadata.jsonl",
-    Format.CSV: "metadata.csv",
-    Format.KOHYA: "meta.json",
+    CaptionFile.JSONL: "metadata.jsonl",
+    CaptionFile.CSV: "metadata.csv",
+    CaptionFile.KOHYA: "meta.json",
 }
 
 
@@ -65,7 +65,9 @@ def joined(old: str, new: str, mode: OnExisting) -> str:
     return old if old.startswith(new) else f"{new}, {old}"
 
 
-def plan_changes(records: Sequence[Record], kind: Format, mode: OnExisting) -> Iterator[Change]:
+def plan_changes(
+    records: Sequence[Record], kind: CaptionFile, mode: OnExisting
+) -> Iterator[Change]:
     """The files that would change; pictures without a caption never do."""
     described = [record for record in records if record.caption.strip()]
     if kind in TABLE_FILES:
@@ -79,7 +81,9 @@ def plan_changes(records: Sequence[Record], kind: Format, mode: OnExisting) -> I
             yield Change(path, text_now(path), f"{after}\n")
 
 
-def _plan_tables(records: Sequence[Record], kind: Format, mode: OnExisting) -> Iterator[Change]:
+def _plan_tables(
+    records: Sequence[Record], kind: CaptionFile, mode: OnExisting
+) -> Iterator[Change]:
     folders: dict[Path, list[Record]] = defaultdict(list)
     for record in records:
         folders[record.path.parent].append(record)
@@ -91,7 +95,7 @@ def _plan_tables(records: Sequence[Record], kind: Format, mode: OnExisting) -> I
             yield Change(path, before, after)
 
 
-def _rewritten(before: str, records: Sequence[Record], kind: Format, mode: OnExisting) -> str:
+def _rewritten(before: str, records: Sequence[Record], kind: CaptionFile, mode: OnExisting) -> str:
     """The table with the captions; the very same text where none changes."""
     table, changed = TABLES[kind](before), False
     for record in records:
@@ -103,10 +107,10 @@ def _rewritten(before: str, records: Sequence[Record], kind: Format, mode: OnExi
     return table.text() if changed else before
 
 
-TABLES: dict[Format, Callable[[str], Table]] = {
-    Format.JSONL: JsonLines,
-    Format.CSV: Csv,
-    Format.KOHYA: Kohya,
+TABLES: dict[CaptionFile, Callable[[str], Table]] = {
+    CaptionFile.JSONL: JsonLines,
+    CaptionFile.CSV: Csv,
+    CaptionFile.KOHYA: Kohya,
 }
 
 

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from pack.training.dataset.folder.read import read_folder
-from pack.training.dataset.writing.write import Format, History, OnExisting, plan_changes
+from pack.training.dataset.writing.write import CaptionFile, History, OnExisting, plan_changes
 
 OLD = b"\xef\xbb\xbfold caf\xe9\r\n"
 
@@ -30,7 +30,7 @@ def captioned(folder: Path, **captions: str):
     return [replace(r, caption=captions.get(r.path.stem, "")) for r in records]
 
 
-def write(folder: Path, history: History, mode: OnExisting, kind=Format.TXT, **captions: str):
+def write(folder: Path, history: History, mode: OnExisting, kind=CaptionFile.TXT, **captions: str):
     return history.write(plan_changes(captioned(folder, **captions), kind, mode))
 
 
@@ -75,15 +75,15 @@ def test_an_undo_leaves_what_was_changed_since(folder: Path):
 
 
 def test_a_file_that_changed_after_the_plan_is_not_overwritten(folder: Path):
-    changes = list(plan_changes(captioned(folder, a="new"), Format.TXT, OnExisting.REPLACE))
+    changes = list(plan_changes(captioned(folder, a="new"), CaptionFile.TXT, OnExisting.REPLACE))
     (folder / "a.txt").write_text("by hand")
     with pytest.raises(FileExistsError, match="a.txt was changed meanwhile"):
         History(folder.parent / "history.jsonl").write(changes)
     assert texts(folder) == {"a.txt": "by hand"}
 
 
-@pytest.mark.parametrize("kind", list(Format), ids=lambda kind: kind.value)
-def test_every_format_is_read_back_as_it_was_written(folder: Path, kind: Format):
+@pytest.mark.parametrize("kind", list(CaptionFile), ids=lambda kind: kind.value)
+def test_every_format_is_read_back_as_it_was_written(folder: Path, kind: CaptionFile):
     (folder / "a.txt").unlink()
     wanted = {"a": 'x, "y"\nzwei', "b": "ünï 猫"}
     write(folder, History(folder.parent / "h.jsonl"), OnExisting.SKIP, kind, **wanted)
@@ -98,7 +98,9 @@ def test_other_columns_of_a_table_stay(folder: Path):
     (folder / "a.txt").unlink()
     row = {"file_name": "a.png", "text": "old", "width": 8}
     (folder / "metadata.jsonl").write_text(json.dumps(row) + "\n")
-    write(folder, History(folder.parent / "h"), OnExisting.REPLACE, Format.JSONL, a="new", b="b")
+    write(
+        folder, History(folder.parent / "h"), OnExisting.REPLACE, CaptionFile.JSONL, a="new", b="b"
+    )
     lines = (folder / "metadata.jsonl").read_text().splitlines()
     assert json.loads(lines[0]) == row | {"text": "new"}
     assert json.loads(lines[1]) == {"file_name": "b.png", "text": "b"}
