@@ -123,6 +123,9 @@ def restore_optimizers(state: RunState, optimizers: Optimizers) -> None:
                 stays = name == "step" and not optimizer.param_groups[0].get("fused")
                 device = torch.device("cpu") if stays else parameter.device
                 optimizer.state[parameter][name] = tensor.to(device, copy=True)
+        # A state captured after the loop has ended by itself holds Schedule-Free's average; one
+        # captured between steps, by a checkpoint or on Cancel, the point at which gradients are
+        # taken. `train_mode` (restored above) says which, and this moves the first to the second.
         to_training(optimizer)
 
 

@@ -38,7 +38,7 @@ def _changes(model: ModelPatcher) -> Iterator[tuple[Any, ...]]:
 
 
 def _samples(value: Any) -> list[list[float]]:
-    """Some numbers of each tensor in a patch, in an adapter or of a noise schedule."""
+    """Some numbers of each tensor in a patch, an adapter or a noise schedule."""
     if isinstance(value, Tensor):
         numbers = value.detach().flatten()
         return [numbers[:: max(1, len(numbers) // SAMPLED_NUMBERS)].float().cpu().tolist()]

@@ -1,4 +1,4 @@
-"""The checkpoint that a run starts from when it continues another one."""
+"""The checkpoint of another run that a run starts from."""
 
 from __future__ import annotations
 
@@ -16,23 +16,23 @@ NONE = "(no checkpoint yet)"
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Origin:
-    """A checkpoint, and what is different from there on."""
+    """A checkpoint, and the settings that change from there on."""
 
     run: str
     step: int
     more_steps: int = 0
-    """Steps to train from the checkpoint; 0 leaves the total as it is set"""
+    """Steps to train from the checkpoint; 0 keeps the total of Train Concepts"""
     learning_rate: float = 0.0
-    """Of the adapter; 0 leaves it as it is set"""
+    """Of the adapter; 0 keeps that of Train Concepts"""
     embedding_learning_rate: float = 0.0
 
     @property
     def folder(self) -> RunFolder:
-        """Where the checkpoint is."""
+        """The folder of the run that the checkpoint belongs to."""
         return RunFolder(runs_root() / self.run, "")
 
     def applied_to(self, config: TrainConfig) -> TrainConfig:
-        """The settings of the run that continues; ValueError when nothing is left to train."""
+        """The settings of the new run; ValueError when nothing is left to train."""
         steps = self.step + self.more_steps if self.more_steps else config.steps
         if steps <= self.step:
             raise ValueError(
@@ -56,28 +56,27 @@ class Origin:
         return load_state(path)
 
     def changes(self, recipe: Mapping[str, Any], usual: Mapping[str, Any]) -> dict[str, Any]:
-        """What differs from the run that is continued: {setting: [before, now]}.
+        """The settings that differ from the run that is continued: {setting: [before, now]}.
 
-        `usual` is how settings are that the version of then did not know.
+        `usual` has the value of settings that the version which made the checkpoint did not know.
         """
-        found = changes(self.folder.recipe(), recipe, usual)
-        return {
-            n: pair for n, pair in found.items() if n not in ("continues.run", "continues.step")
-        }
+        changed = changes(self.folder.recipe(), recipe, usual)
+        own = ("continues.run", "continues.step")
+        return {name: pair for name, pair in changed.items() if name not in own}
 
 
 def checkpoint_names() -> list[str]:
     """Every checkpoint as `<run>/step_<number>`, for a list to choose from."""
-    found = [
+    names = [
         f"{folder.path.name}/step_{step:08}"
         for folder in sorted(run_folders(), key=lambda folder: folder.path.name)
-        for step in reversed(folder.steps_kept())
+        for step in reversed(folder.saved_steps())
     ]
-    return found or [NONE]
+    return names or [NONE]
 
 
 def parse_checkpoint(name: str) -> tuple[str, int]:
-    """Run and step of a name from the list; ValueError when it is none."""
+    """The run and the step of a name from that list; ValueError for any other text."""
     run, _, file = name.rpartition("/")
     match = STEP_FILE.fullmatch(f"{file}.safetensors")
     if match is None or not any(folder.path.name == run for folder in run_folders()):

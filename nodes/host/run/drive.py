@@ -1,4 +1,4 @@
-"""A training run in the host: borrow, train, tell and keep what happens, give back."""
+"""A training run in the host: models are borrowed, trained with and given back."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ from .previews import Previewer
 from .reporter import Reporter
 from .request import Checkpointing, Request
 from .run_folder import RunFolder, find_run_folder
-from .watch import Watch
+from .watch import Watch, Watcher
 
 LOG = logging.getLogger(__name__)
 Steps = Generator[StepReport, Sequence[Command] | None, None]
@@ -49,7 +49,7 @@ Steps = Generator[StepReport, Sequence[Command] | None, None]
 
 @dataclass(frozen=True, kw_only=True)
 class RunResult:
-    """What a run gives back."""
+    """What a run hands back to the graph."""
 
     bundle: Bundle
     losses: list[float]
@@ -59,15 +59,15 @@ class RunResult:
 
 @contextmanager
 def gradients() -> Iterator[None]:
-    """Leave the executor's inference mode once, for everything that is recorded."""
+    """Leave the executor's inference mode, so that autograd records what a run computes."""
     with torch.inference_mode(False), torch.enable_grad():
         yield
 
 
 def run_training(model: ModelPatcher, clip: CLIP, vae: VAE, request: Request) -> RunResult:
-    """Check the request, train it and return its bundle; the models come back as they were.
+    """Check the request, train and return the bundle; the models come back as they were.
 
-    A run that was stopped goes on from its checkpoint; one that is finished is read again.
+    A run that was stopped resumes from its checkpoint; a finished one is read from its folder.
     """
     request = request.checked()
     check_trainable(model)
@@ -75,8 +75,8 @@ def run_training(model: ModelPatcher, clip: CLIP, vae: VAE, request: Request) ->
     check_clip(model, clip)
     check_vae(model, vae)
     with gradients():
-        wanted, usual = identity(request, model, clip, vae), {"recipe": request.usual()}
-        folder = find_run_folder(request.run_name, wanted, usual)
+        same_run, usual = identity(request, model, clip, vae), {"recipe": request.usual()}
+        folder = find_run_folder(request.run_name, same_run, usual)
         if is_finished(folder, request.config.steps):
             return _read(folder)
         names = tuple(concept.final_name for concept in request.concepts)
@@ -86,9 +86,9 @@ def run_training(model: ModelPatcher, clip: CLIP, vae: VAE, request: Request) ->
 
 
 def identity(request: Request, model: ModelPatcher, clip: CLIP, vae: VAE) -> dict[str, Any]:
-    """What makes a run the same run: the recipe and the weights it is trained on.
+    """What makes two runs the same run: the recipe and the weights that it is trained on.
 
-    Without the number of steps, so that a run can be given more of them.
+    The number of steps is left out, so that a run can be given more of them.
     """
     patchers = {"model": model, "clip": clip.patcher, "vae": vae.patcher}
     digests = {name: model_digest(patcher) for name, patcher in patchers.items()}
@@ -98,7 +98,7 @@ def identity(request: Request, model: ModelPatcher, clip: CLIP, vae: VAE) -> dic
 
 
 def is_finished(folder: RunFolder, steps: int) -> bool:
-    """Whether the run has all these steps, or was told to finish when so many were asked for."""
+    """Whether the run has all these steps, or was finished early when so many were requested."""
     progress = folder.progress()
     finished = progress.get("finished")
     if finished is None or not folder.bundle.exists():
@@ -107,7 +107,7 @@ def is_finished(folder: RunFolder, steps: int) -> bool:
 
 
 def _read(folder: RunFolder) -> RunResult:
-    """A finished run as it left its folder."""
+    """The result of a finished run, from its folder."""
     state = folder.load()
     losses = list(state.losses) if state else []
     report = f"This run was finished before.\n{folder.report.read_text(encoding='utf-8').strip()}"
@@ -119,7 +119,7 @@ def _read(folder: RunFolder) -> RunResult:
 def _train(
     model: ModelPatcher, clip: CLIP, vae: VAE, request: Request, folder: RunFolder, live: LiveRun
 ) -> RunResult:
-    """Train from the folder's checkpoint, if any, to the end, and leave the result there."""
+    """Train from the folder's checkpoint, if any, to the end, and save the result there."""
     text = HostTextEncoder(clip)
     denoiser = HostDenoiser(
         model,
@@ -137,92 +137,112 @@ def _train(
             plan = plan_run(parts, denoiser, request.config.batch_size, folder.plan, folder.disk)
         except RuntimeError as error:
             raise_with_cure(error)
-    folder.note_progress({"steps": request.config.steps, "finished": None})
+    folder.save_progress({"steps": request.config.steps, "finished": None})
     keeper = Keeper(folder, request, parts, (family_of(model), model_digest(model)), start)
     reporter = Reporter(folder, live, keeper.numbers, parts, text)
     models = (denoiser, text, vae)
-    drawn = request.previews
-    previewer = Previewer(drawn, request.concepts, models) if drawn else None
+    config = request.previews
+    previewer = Previewer(config, request.concepts, models) if config else None
     watch = Watch(request, live, keeper, reporter, previewer)
     began = time.monotonic()
     if start is not None and was_ended(start, request.config.steps):
         end(parts, request.config, start)
     else:
-        _drive(train(parts, request.config, start), request, watch)
+        drive(train(parts, request.config, start), Shown(watch, request.config.steps))
     begun = start.step if start else 0
-    result, losses = keeper.result(), keeper.numbers.losses
+    (result, peft), losses = keeper.result(), keeper.numbers.losses
     report = _report(request, parts, losses, time.monotonic() - began, begun, folder, plan)
     progress = {"steps": request.config.steps, "finished": len(losses)}
     if losses:
-        report += folder.leave_peft(keeper.peft)
+        report += folder.save_peft(peft)
         folder.finish(result, report, loss_plot(losses), progress)
     return RunResult(bundle=result, losses=losses, report=report, folder=folder.path)
 
 
 def _start(folder: RunFolder, request: Request) -> RunState | None:
-    """The state to go on from, with a note of what is different from here on."""
+    """The state to resume from, with an event for whatever is different from here on."""
     state, steps = folder.load(), request.config.steps
     if state is not None:
         before = folder.progress().get("steps", steps)
         if before == steps:
             return state
-        change = {"step": state.step, "what": "continued", "changed": {"steps": [before, steps]}}
-        return replace(state, events=(*state.events, change))
+        event = {"step": state.step, "what": "continued", "changed": {"steps": [before, steps]}}
+        return replace(state, events=(*state.events, event))
     if request.origin is None:
         return None
     state = without_verdicts(request.origin.state())
     changed = request.origin.changes(identity_recipe(request), request.usual())
-    note = {"step": state.step, "what": "continued", "from": request.origin.run, "changed": changed}
-    return replace(state, events=(*state.events, note))
+    event = {"step": state.step, "what": "continued", "from": request.origin.run}
+    return replace(state, events=(*state.events, event | {"changed": changed}))
 
 
 def identity_recipe(request: Request) -> dict[str, Any]:
-    """The recipe as a run's folder keeps it."""
+    """The recipe as it is saved in a run's folder: after JSON, and without the steps."""
     recipe = json.loads(json.dumps(request.recipe()))
     del recipe["train"]["steps"]
     return recipe
 
 
 def was_ended(state: RunState, steps: int) -> bool:
-    """Whether a run was told to finish at this step, and stopped before its result was written."""
+    """Whether a run was finished at this step, but stopped before its result was written."""
     if state.step >= steps:
         return True
     ends = [event for event in state.events if event["what"] == "finish"]
     return any(event["step"] == state.step and event["steps"] == steps for event in ends)
 
 
-def _drive(steps: Steps, request: Request, watch: Watch) -> None:
-    """Take the loop from step to step; however it ends, the last whole step is kept.
+class Shown:
+    """A watcher whose steps are counted by a bar in the terminal and by ComfyUI's."""
 
-    An interruption leaves through the loop, which gives the models back.
-    """
-    total, begun = request.config.steps, watch.begun
-    bar = comfy.utils.ProgressBar(total)
-    with (
-        tqdm(total=total, initial=begun, desc=watch.name, unit="step") as terminal,
-        watch,
-        closing(steps),
-    ):
+    def __init__(self, watch: Watch, steps: int):
+        self._watch, self._steps = watch, steps
+        self._bar = comfy.utils.ProgressBar(steps)
+
+    def __enter__(self) -> Shown:
+        name, begun = self._watch.name, self._watch.begun
+        self._terminal = tqdm(total=self._steps, initial=begun, desc=name, unit="step")
+        self._watch.__enter__()
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        with self._terminal:
+            self._watch.__exit__(*error)
+
+    def see(self, report: StepReport) -> Sequence[Command]:
+        commands = self._watch.see(report)
+        self._terminal.update()
+        # ComfyUI's bar raises when Cancel has been pressed, so nothing may be left to do for
+        # this step: what it decides and saves has to be the same as without Cancel.
+        self._bar.update_absolute(report.step + 1)
+        return commands
+
+
+def drive(steps: Steps, watch: Watcher) -> None:
+    """Take the loop from step to step until it ends, fails or is cancelled."""
+    # This order makes Cancel right. What is entered last is left first: `closing` ends the loop,
+    # whose `finally` gives MODEL and CLIP back whatever happens to the files afterwards; then the
+    # watch reads and reports the numbers that are still on their way; then its keeper saves the
+    # last whole step, which needs those numbers. The parameters that it saves belong to the run
+    # and not to the models, so they outlive the loop.
+    with watch, closing(steps):
         commands: Sequence[Command] | None = None
         while (report := next_report(steps, commands)) is not None:
             commands = watch.see(report)
-            terminal.update()
-            bar.update_absolute(report.step + 1)
             management.throw_exception_if_processing_interrupted()
 
 
 def next_report(steps: Steps, commands: Sequence[Command] | None) -> StepReport | None:
-    """The next step's report, None after the last; out of memory says what could fit."""
+    """The next step's report, None after the last."""
     try:
         return steps.send(commands)
     except StopIteration:
         return None
     except RuntimeError as error:
-        raise_with_cure(error, "The last whole step is kept: set")
+        raise_with_cure(error, "The last whole step is saved: set")
 
 
 def raise_with_cure(error: RuntimeError, cure: str = "Set") -> NoReturn:
-    """Raise what happened; out of memory in a step says what could fit."""
+    """Raise the error; when memory ran out, say what would fit."""
     if not is_oom(error):
         raise error
     raise torch.cuda.OutOfMemoryError(

@@ -1,4 +1,4 @@
-"""Recipes held against each other: what differs, and whether they are of one run."""
+"""Which settings differ between two recipes, and so whether they belong to the same run."""
 
 from __future__ import annotations
 
@@ -6,19 +6,20 @@ from collections.abc import Mapping
 from typing import Any
 
 
-def changes(kept: Any, wanted: Any, usual: Any) -> dict[str, list[Any]]:
-    """What is wanted other than an earlier version may have kept it: {setting: [before, now]}.
+def changes(saved: Any, requested: Any, usual: Any) -> dict[str, list[Any]]:
+    """The settings that differ from a saved recipe: {setting: [before, now]}.
 
-    A setting that it did not know yet, it had as it is by default: as it is in `usual`.
+    A recipe may be saved by an earlier version of the pack. A setting which that version did not
+    know had its default, the value in `usual`.
     """
-    now, defaults = dict(_flat(wanted)), dict(_flat(usual))
-    before = {name: defaults[name] for name in now.keys() & defaults.keys()} | dict(_flat(kept))
+    now, defaults = dict(_flat(requested)), dict(_flat(usual))
+    before = {name: defaults[name] for name in now.keys() & defaults.keys()} | dict(_flat(saved))
     names = sorted(now.keys() | before.keys())
     return {n: [before.get(n), now.get(n)] for n in names if before.get(n) != now.get(n)}
 
 
 def _flat(nested: Any, prefix: str = "") -> list[tuple[str, Any]]:
-    """The leaves of nested objects and lists by their dotted names."""
+    """The leaves of nested objects and lists, with their dotted names."""
     if isinstance(nested, Mapping):
         pairs = [(str(key), value) for key, value in nested.items()]
     elif isinstance(nested, list | tuple):

@@ -1,4 +1,4 @@
-"""Keeps a run: its state every so many steps and however it ends, its bundles, its best."""
+"""Saves a run: its state at intervals and however it ends, its bundles and its best step."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ from ....training.commands import Command, to_freeze
 from ....training.loop import Parts, StepReport
 from ....training.run import Run
 from ....training.state import RunState, averages
-from .live import FINISH
+from .live import CHECKPOINT, FINISH
 from .numbers import RunNumbers
 from .request import Request
 from .result import make_bundle, make_peft
 from .run_folder import RunFolder
 
 BEST = "best."
-KEPT = "checkpoint"
-"""The event of a checkpoint that was asked for, and so is not deleted for newer ones"""
+Result = tuple[Bundle, Mapping[str, Tensor]]
+"""The bundle, and what of it diffusers needs in a file of its own: often nothing"""
 
 
 class Keeper:
-    """On the way out of its context it keeps the last whole step."""
+    """On the way out of its context it saves the last whole step, unless that is saved already."""
 
     def __init__(
         self,
@@ -46,8 +46,6 @@ class Keeper:
         self._last: StepReport | None = None
         self._commands: Sequence[Command] = ()
         self._saved = False
-        self.peft: Mapping[str, Tensor] = {}
-        """What the bundle that was made last is for diffusers, where that is another file."""
 
     def __enter__(self) -> Keeper:
         return self
@@ -56,48 +54,55 @@ class Keeper:
         if self._last is not None and not self._saved:
             self.save()
 
-    def take(self, report: StepReport) -> None:
-        """A step is done."""
+    def step_done(self, report: StepReport) -> None:
+        """This is the step to save from now on; a report is no copy, so the one before is gone."""
         self.numbers.take(report)
         self._last, self._commands, self._saved = report, (), False
 
     def record(self, what: str, step: int, **more: Any) -> None:
-        """Remember what was asked of the run or decided for it."""
+        """Record an event: what a person requested of the run, or what was decided for it."""
         self.events.append({"step": step, "what": what, **more})
 
     def sent(self, commands: Sequence[Command]) -> None:
-        """The loop will get these before its next step, so a state kept now has them done."""
+        """The loop carries these out before its next step; a state saved now says they are done."""
         self._commands = commands
 
-    def keep_best(self, run: Run) -> None:
-        """The run as it is now is the best so far."""
+    def record_best(self, run: Run) -> None:
+        """Record the current parameters as the best so far."""
         with run.averaged():
             now = self._parts.parameters().items()
             self._best = {f"{BEST}{n}": p.detach().to("cpu", copy=True) for n, p in now}
 
     def save(self) -> bool:
-        """Keep the last step; whether it could be written."""
+        """Save the last step; returns whether it could be written."""
         assert self._last is not None
+        # A state holds the losses of all its steps, so here the CPU waits for the last one.
         self.numbers.read(wait=True)
+        # When the loop has ended by itself, Schedule-Free's parameters hold their average by now;
+        # when it was closed by Cancel, and for every checkpoint on the way, the point at which
+        # gradients are taken. Both are good: the state says which (`train_mode` in state.py).
         state, run = self._last.state(), self._last.run
-        now = dict.fromkeys(to_freeze(self._commands, run.live), state.step)
+        frozen_now = dict.fromkeys(to_freeze(self._commands, run.live), state.step)
         state = replace(
             state,
             tensors={**state.tensors, **self._best},
-            pivots={**state.pivots, **now},
+            pivots={**state.pivots, **frozen_now},
             losses=tuple(self.numbers.losses),
             validations=tuple(self.validations),
             events=tuple(self.events),
         )
+        # The bundle is for people, so it holds what the run would give as its result now.
         with run.averaged():
-            kept = self.folder.save(state, self.bundle())
-        pinned = {event["step"] for event in self.events if event["what"] == KEPT}
+            bundle, _ = self.bundle()
+            saved = self.folder.save(state, bundle)
+        # After the write and never before it: a full disk must not cost the older checkpoints.
+        pinned = {event["step"] for event in self.events if event["what"] == CHECKPOINT}
         self.folder.retain(self._request.keep_checkpoints, pinned)
-        self._saved = kept
-        return kept
+        self._saved = saved
+        return saved
 
     def stop(self, run: Run, *, exploded: bool) -> None:
-        """The run has gone wrong: keep its last step only if that is still good."""
+        """The run has gone wrong: save its last step only if that is still good."""
         values = run.parts.parameters().values()
         if exploded or not all(bool(value.isfinite().all()) for value in values):
             self._last = None
@@ -105,21 +110,24 @@ class Keeper:
             self.save()
 
     def whereabouts(self) -> str:
-        """One sentence about what is kept."""
-        steps = self.folder.steps_kept()
+        """One sentence about what is saved."""
+        steps = self.folder.saved_steps()
         if not steps:
-            return "No step was kept: the next start is from the beginning."
-        return f"The run is kept as of step {steps[-1]} in {self.folder.path}."
+            return "No step was saved: the next start is from the beginning."
+        return f"The run is saved as of step {steps[-1]} in {self.folder.path}."
 
-    def bundle(self) -> Bundle:
-        """The parameters as they are, with what was asked of the run on its way."""
-        made = make_bundle(self._request, self._parts, *self._base)
-        self.peft = make_peft(self._parts, self._base[0])
-        told = [event for event in self.events if event["what"] != KEPT]
-        return replace(made, recipe={**made.recipe, "events": told}) if told else made
+    def bundle(self) -> Result:
+        """The parameters as they are, with the events of the run."""
+        bundle = make_bundle(self._request, self._parts, *self._base)
+        peft = make_peft(self._parts, self._base[0])
+        # A checkpoint changes nothing that is learned.
+        events = [event for event in self.events if event["what"] != CHECKPOINT]
+        if events:
+            bundle = replace(bundle, recipe={**bundle.recipe, "events": events})
+        return bundle, peft
 
-    def result(self) -> Bundle:
-        """What the run gives: its best, its average or its last step, as it was told."""
+    def result(self) -> Result:
+        """What the run gives: its best step, its average or its last step, as was requested."""
         if self._best:
             put(self._parts.parameters(), {n.removeprefix(BEST): t for n, t in self._best.items()})
         elif self._last is not None:
@@ -131,9 +139,10 @@ class Keeper:
 
 
 def without_verdicts(state: RunState) -> RunState:
-    """A state for another run to begin from: what the old one was judged by is not its own.
+    """A state for another run to start from, without what the old run was judged by.
 
-    Its best step would be given in place of what the new one learns, and its end would end it.
+    The old run's best step would be given in place of what the new one learns, and the event
+    that finished the old run would finish the new one.
     """
     return replace(
         state,
@@ -144,7 +153,7 @@ def without_verdicts(state: RunState) -> RunState:
 
 
 def put(parameters: Mapping[str, Tensor], values: Mapping[str, Tensor]) -> None:
-    """Write kept values into parameters."""
+    """Write saved values into parameters."""
     with torch.no_grad():
         for name, parameter in parameters.items():
             parameter.copy_(values[name])

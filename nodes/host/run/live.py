@@ -1,4 +1,4 @@
-"""The run that is training now, as routes see it: where it stands and what it is asked."""
+"""The run that is training now, as routes see it: its progress, and what is requested of it."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ FINISH, CHECKPOINT, PREVIEW, PIVOT = "finish", "checkpoint", "preview", "pivot"
 
 
 @dataclass(frozen=True, slots=True)
-class Ask:
-    """What a person asked of a run that trains."""
+class LiveRequest:
+    """What a person requests of a run while it trains."""
 
     what: str
     concept: str = ""
-    """Of a pivot"""
+    """Which one a pivot is for"""
 
 
 @dataclass(slots=True)
@@ -34,12 +34,13 @@ class LiveRun:
     concepts: tuple[str, ...] = ()
     latest: Mapping[str, Any] = field(default_factory=dict)
     """The last report, replaced whole so that another thread may read it"""
-    asked: deque[Ask] = field(default_factory=deque[Ask])
+    requests: deque[LiveRequest] = field(default_factory=deque[LiveRequest])
     """Filled by routes, emptied by the run after each step; a deque is safe between threads"""
 
-    def take(self) -> list[Ask]:
-        """All that was asked since the last call."""
-        return [self.asked.popleft() for _ in range(len(self.asked))]
+    def take_requests(self) -> list[LiveRequest]:
+        """What has been requested since the last call."""
+        # One that is added meanwhile stays for the next call.
+        return [self.requests.popleft() for _ in range(len(self.requests))]
 
 
 _LOCK = threading.Lock()

@@ -41,7 +41,7 @@ from .request import Request
 def make_parts(
     request: Request, denoiser: HostDenoiser, text: HostTextEncoder, codec: HostLatentCodec
 ) -> Parts:
-    """Everything the loop needs; settings that do not fit the model fail before any encoding."""
+    """Everything that the loop needs; settings that do not fit the model fail before encoding."""
     config, prior = request.config, request.class_dataset
     seed, batch = config.seed, config.batch_size
     adapters = make_adapters(request.adapter, denoiser, text, seed)
@@ -67,7 +67,7 @@ def make_parts(
 def make_adapters(
     config: AdapterConfig | None, denoiser: HostDenoiser, text: HostTextEncoder, seed: int
 ) -> dict[str, dict[str, Adapter]]:
-    """The adapters of the diffusion model and of the text encoders by their layers."""
+    """The adapters of the diffusion model and of the text encoders, by their layers."""
     if config is None:
         return {MODEL: {}, TEXT: {}}
     text_layers = text.layers() if config.text_encoder else []
@@ -85,7 +85,7 @@ def make_adapters(
 def make_data(
     request: Request, dataset: Dataset, codec: HostLatentCodec, seed: int, batch_size: int
 ) -> TrainingData:
-    """Everything a run draws from; only what no earlier run has encoded is decoded."""
+    """What a run draws batches from; only pictures that no earlier run has encoded are read."""
     default = Framing(resolution=request.resolution)
     plans = plan_crops(dataset.records, default)
     owners = [item for item, crops in enumerate(plans) for _ in crops]
@@ -119,25 +119,25 @@ def _latents(
     dataset: Dataset, codec: HostLatentCodec, crops: list, owners: list[int]
 ) -> list[Tensor]:
     cache = LatentCache(user_folder("latents"), codec.digest(), file_facts())
-    made: dict[int, Tensor] = {}
+    latents: dict[int, Tensor] = {}
     encoded = encode_latents(dataset, crops, codec, owners=owners, cache=cache)
     with closing(cache.store), torch.no_grad():
         for index, latent in watched(encoded, len(crops)):
-            made[index] = latent
-    return [made[index] for index in range(len(crops))]
+            latents[index] = latent
+    return [latents[index] for index in range(len(crops))]
 
 
 def _captions(
     request: Request, dataset: Dataset, seed: int
 ) -> tuple[list[Caption], list[tuple[int, ...]]]:
-    """Every text of the run, and which of them belong to each picture; () when one each."""
-    spelled = [texts_of(record, seed) for record in dataset.records]
-    captions = [parse_caption(text, request.concepts) for row in spelled for text in row]
-    return captions, _spread(spelled) if len(captions) > len(spelled) else []
+    """Every caption, and which of them belong to each picture; [] when each has one."""
+    texts = [texts_of(record, seed) for record in dataset.records]
+    captions = [parse_caption(text, request.concepts) for row in texts for text in row]
+    return captions, _spread(texts) if len(captions) > len(texts) else []
 
 
 def _spread(rows: list) -> list[tuple[int, ...]]:
-    """Indices of each row's entries in the flat list of all."""
+    """The indices of each row's entries in the flat list of all entries."""
     ends, start = [], 0
     for row in rows:
         ends.append(tuple(range(start, start + len(row))))

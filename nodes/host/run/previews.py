@@ -1,4 +1,4 @@
-"""Pictures of a run on its way, drawn with the training clone itself by the host's sampler."""
+"""Previews of a run while it trains, sampled by the host with the training clone itself."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class PreviewConfig:
     without: bool
     """Whether each prompt is also drawn with each concept's own words in its place"""
     time_share: float
-    """Of the run's time; previews that would take more are left out"""
+    """The share of the run's time that previews may take; those that would take more are skipped"""
 
     def __post_init__(self) -> None:
         if not self.prompts:
@@ -52,16 +52,16 @@ class PreviewShot:
     """One picture to draw."""
 
     label: str
-    """File name without step and ending"""
+    """The file name, without step and suffix"""
     prompt: str
     caption: Caption
     seed: int
     without: str
-    """The concept that is left out, if any"""
+    """The concept that is left out; "" for none"""
 
 
 class Previewer:
-    """Draws the same pictures from the same seeds again and again."""
+    """Draws the same prompts from the same seeds each time."""
 
     def __init__(
         self,
@@ -73,31 +73,31 @@ class Previewer:
         self._denoiser, self._text, self._vae = models
         self._shots = list(shots(config, concepts))
         self._negative = parse_caption(config.negative, concepts)
-        self._kept: dict[Caption, HostConditioning] = {}
+        self._constant: dict[Caption, HostConditioning] = {}
         self._started, self._spent, self._cost = time.monotonic(), 0.0, 0.0
 
     def is_due(self, step: int) -> bool:
-        """Whether previews belong after this step, and their share of the time allows them."""
+        """Whether previews are due after this step and fit into their share of the time."""
         if step % self._config.every:
             return False
         allowed = self._config.time_share * (time.monotonic() - self._started)
         return self._spent + self._cost <= allowed
 
-    def draw(self, run: Run, step: int, folder: Path, disk: Disk) -> list[dict[str, Any]]:
-        """Draw and keep one picture a shot; what each shows, with its file's name."""
-        began, told = time.monotonic(), list[dict[str, Any]]()
+    def render(self, run: Run, step: int, folder: Path, disk: Disk) -> list[dict[str, Any]]:
+        """Draw and save a picture for each shot; returns what each shows, with its file's name."""
+        began, rendered = time.monotonic(), list[dict[str, Any]]()
         with torch.no_grad(), run.averaged():
             for shot in self._shots:
-                picture = self._draw(run, shot)
+                picture = self._render(run, shot)
                 path = folder / f"step_{step:08}_{shot.label}.jpg"
                 if disk.attempt("A preview", path, lambda p=path, i=picture: _save(p, i)):
                     about = {"prompt": shot.prompt, "seed": shot.seed, "without": shot.without}
-                    told.append({"file": path.name, "row": shot.label, **about})
+                    rendered.append({"file": path.name, "row": shot.label, **about})
         self._cost = time.monotonic() - began
         self._spent += self._cost
-        return told
+        return rendered
 
-    def _draw(self, run: Run, shot: PreviewShot) -> Image.Image:
+    def _render(self, run: Run, shot: PreviewShot) -> Image.Image:
         conditions = self._conditions(run, shot.caption), self._conditions(run, self._negative)
         with self._denoiser.sampling() as model:
             latent = sample(model, conditions, self._config.sampling, shot.seed, stop_on_cancel)
@@ -105,18 +105,18 @@ class Previewer:
         return to_picture(decode(self._vae, latent)[0], truncate=True)
 
     def _conditions(self, run: Run, caption: Caption) -> HostConditioning:
-        """As CLIP Text Encode gives them; kept where no vector in them moves any more."""
-        if caption not in self._kept:
+        """As CLIP Text Encode gives them; cached once none of the caption's vectors trains."""
+        if caption not in self._constant:
             tensors = dict(self._text.encode([caption], weights=True)[0].tensors)
-            made = [[tensors.pop("cond"), tensors]]
+            conditions = [[tensors.pop("cond"), tensors]]
             if mentioned(caption) & run.live.keys():
-                return made
-            self._kept[caption] = made
-        return self._kept[caption]
+                return conditions
+            self._constant[caption] = conditions
+        return self._constant[caption]
 
 
 def shots(config: PreviewConfig, concepts: Sequence[Concept]) -> Iterator[PreviewShot]:
-    """Each prompt and seed with all its concepts and, where wanted, without each in turn."""
+    """Each prompt and seed with all its concepts and, if set so, without each in turn."""
     words = {c.final_name: c.class_word or c.initial for c in concepts}
     for number, prompt in enumerate(config.prompts, start=1):
         spelled = prompt
@@ -139,5 +139,5 @@ def _save(path: Path, picture: Image.Image) -> None:
 
 
 def stop_on_cancel(*_: Any) -> None:
-    """The sampler's callback: Cancel ends a preview within a step."""
+    """The sampler's callback, by which Cancel ends a preview within one step."""
     management.throw_exception_if_processing_interrupted()

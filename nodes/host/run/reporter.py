@@ -1,4 +1,4 @@
-"""What a run tells while it trains: lines in its journal, and the same as events."""
+"""What a run reports while it trains: lines in its journal, and the same as events."""
 
 from __future__ import annotations
 
@@ -24,6 +24,7 @@ from .run_folder import RunFolder
 SECONDS_BETWEEN_REPORTS = 0.5
 SECONDS_BETWEEN_LOOKS_AT_VECTORS = 10.0
 WORDS = 3
+"""Nearest words that are reported for each vector"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +36,7 @@ class _VectorTensors:
 
 
 class Reporter:
-    """Writes a line now and then; a disk that refuses gets it later."""
+    """Reports now and then; a line that the disk refuses is written with the next one."""
 
     def __init__(
         self,
@@ -57,7 +58,7 @@ class Reporter:
             for name, encoders in parts.vectors.items()
         }
 
-    def tell(self, report: StepReport) -> None:
+    def report_step(self, report: StepReport) -> None:
         """Report the steps since the last report, unless that was just now."""
         now, done = time.monotonic(), report.step + 1
         first_or_last = done in (self._begun + 1, self._live.steps)
@@ -67,19 +68,19 @@ class Reporter:
         if now - self._looked >= SECONDS_BETWEEN_LOOKS_AT_VECTORS:
             self._looked = now
             self._look_at_vectors(report)
-        self._report(report, self._numbers.new())
+        self._report_numbers(report, self._numbers.new())
 
     def close(self, report: StepReport | None) -> None:
-        """Report what is left."""
+        """Report the steps that have not been reported; waits for their numbers."""
         self._numbers.read(wait=True)
         if report is not None:
-            self._report(report, self._numbers.new())
+            self._report_numbers(report, self._numbers.new())
 
-    def note(self, step: int, **what: Any) -> None:
-        """Write a line about something else than a step's numbers."""
+    def report(self, step: int, **what: Any) -> None:
+        """Report something other than a step's own numbers."""
         self._write({"step": step, **what})
 
-    def _report(self, report: StepReport, steps: list[StepNumbers]) -> None:
+    def _report_numbers(self, report: StepReport, steps: list[StepNumbers]) -> None:
         if not steps:
             return
         seconds, last = time.monotonic() - self._started, steps[-1]
@@ -100,6 +101,7 @@ class Reporter:
         self._unwritten.append(line)
         while self._unwritten and self._append(self._unwritten[0]):
             self._unwritten.popleft()
+        # By its index the page knows whether it has missed one and has to read the journal.
         where = {"run": self._live.name, "node": self._live.node, "index": self._written}
         send_event("report", {**where, "report": line})
         self._written += 1
@@ -151,12 +153,12 @@ class Reporter:
 
 
 def finite(value: Any) -> Any:
-    """The same with None for what is not a finite number, which browsers do not read in JSON."""
+    """The same value with None for NaN and infinity, which browsers do not accept in JSON."""
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if isinstance(value, dict):
-        return {name: finite(one) for name, one in value.items()}
-    return [finite(one) for one in value] if isinstance(value, list) else value
+        return {name: finite(inner) for name, inner in value.items()}
+    return [finite(inner) for inner in value] if isinstance(value, list) else value
 
 
 def by_concept(steps: Sequence[StepNumbers]) -> dict[str, float]:
@@ -171,7 +173,7 @@ def by_concept(steps: Sequence[StepNumbers]) -> dict[str, float]:
 
 def rates(report: StepReport) -> dict[str, Any]:
     """Learning rate of each part, and Prodigy's estimate of the step size where it is used."""
-    groups = {part: made.param_groups[0] for part, made in report.run.optimizers.items()}
+    groups = {part: one.param_groups[0] for part, one in report.run.optimizers.items()}
     return {
         RATES.key: {part: float(group["lr"]) for part, group in groups.items()},
         PRODIGY_D.key: {part: float(group["d"]) for part, group in groups.items() if "d" in group},

@@ -1,4 +1,4 @@
-"""Routes of the runs: which there are, what each has reported, and what one is asked."""
+"""Routes of runs: their list, their reports and previews, and requests to one that trains."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 from ....bundles.files.journal import Journal
 from ....training.series import SERIES
 from ..routes import Call, Refused, Route
-from .live import CHECKPOINT, FINISH, PIVOT, PREVIEW, Ask, live_run
+from .live import CHECKPOINT, FINISH, PIVOT, PREVIEW, LiveRequest, live_run
 from .run_folder import RunFolder, run_folders
 
 LINES_AT_ONCE = 2000
@@ -26,7 +26,7 @@ def run_list(call: Call) -> dict[str, Any]:
 
 
 def run_reports(call: Call) -> dict[str, Any]:
-    """A run's reports after the first `after` of them, and where it stands."""
+    """A run's reports after the first `after` of them, and its progress."""
     folder, after = find(call.ids["run"]), call.number("after", 0)
     lines = list(Journal(folder.journal).entries())
     part = lines[after : after + LINES_AT_ONCE]
@@ -39,7 +39,7 @@ def run_preview(call: Call) -> Path:
 
 
 def ask_run(call: Call) -> dict[str, Any]:
-    """Ask the run that trains to finish, keep a checkpoint, draw previews or freeze a concept."""
+    """Request that a run finish, save a checkpoint, draw previews or freeze a concept."""
     name, what = call.ids["run"], call.body.get("ask")
     concept = call.body.get("concept", "")
     live = live_run(find(name).path.name)
@@ -49,9 +49,9 @@ def ask_run(call: Call) -> dict[str, Any]:
         raise Refused(409, f'The run "{name}" is not training now.')
     if what == PIVOT and concept not in live.concepts:
         raise Refused(400, "The run has no such concept.")
-    if len(live.asked) >= WAITING_LIMIT:
-        raise Refused(429, "The run has not come to what it was asked before: wait for its step.")
-    live.asked.append(Ask(what, concept if what == PIVOT else ""))
+    if len(live.requests) >= WAITING_LIMIT:
+        raise Refused(429, "The run has not handled earlier requests yet: wait for its next step.")
+    live.requests.append(LiveRequest(what, concept if what == PIVOT else ""))
     return {"asked": what}
 
 
@@ -68,11 +68,11 @@ def summary(folder: RunFolder) -> dict[str, Any]:
     name, progress = folder.path.name, folder.progress()
     live, steps = live_run(name), progress.get("steps", 0)
     if live is not None:
-        found = {"state": "running", "node": live.node, "steps": live.steps}
-        return {"run": name, **found, "concepts": live.concepts, "step": live.latest.get("step", 0)}
-    finished = progress.get("finished")
-    kept = folder.steps_kept()
-    step = finished if finished is not None else (kept[-1] if kept else 0)
+        running = {"state": "running", "node": live.node, "steps": live.steps}
+        step = live.latest.get("step", 0)
+        return {"run": name, **running, "concepts": live.concepts, "step": step}
+    finished, saved = progress.get("finished"), folder.saved_steps()
+    step = finished if finished is not None else (saved[-1] if saved else 0)
     state = "stopped" if finished is None else "finished"
     return {"run": name, "state": state, "steps": steps, "step": step}
 

@@ -1,4 +1,4 @@
-"""The folder of a run: what it is, its checkpoints, its journal; the same graph finds it again."""
+"""The folder of a run, with its identity, checkpoints and journal; the same graph finds it."""
 
 from __future__ import annotations
 
@@ -39,75 +39,76 @@ class RunFolder:
 
     path: Path
     identity: str
-    """What the run is, as JSON text"""
+    """The recipe and the models' digests, as JSON text"""
     disk: Disk = field(default_factory=Disk)
 
     def create(self) -> None:
-        """Make the folder, marked as this run's, unless it is there."""
+        """Create the folder and mark it as this run's, unless that has been done."""
         place = self.path / IDENTITY
         if not place.exists():
             self.disk.attempt("The run", place, lambda: replace_text(place, self.identity))
 
     @property
     def bundle(self) -> Path:
-        """The result, there once the run has been finished."""
+        """The result of a finished run."""
         return self.path / "bundle.safetensors"
 
     @property
     def report(self) -> Path:
-        """What the run did, as text."""
+        """The summary that Train Concepts returns."""
         return self.path / "report.txt"
 
     @property
     def plan(self) -> Path:
-        """How the run's steps are cut to fit the memory."""
+        """How the run's steps are divided so that they fit into memory."""
         return self.path / PLAN
 
     @property
     def journal(self) -> Path:
-        """A line a report."""
+        """One line of JSON for each report."""
         return self.path / JOURNAL
 
     @property
     def previews(self) -> Path:
-        """The folder of the pictures that show how far the run is."""
+        """The folder of preview pictures."""
         return self.path / "previews"
 
     def checkpoint(self, step: int) -> Path:
-        """Where the state after a step is kept."""
+        """The file of the state after a step."""
         return self.path / "checkpoints" / f"step_{step:08}.safetensors"
 
     def bundle_at(self, step: int) -> Path:
-        """Where the bundle after a step is kept."""
+        """The file of the bundle after a step."""
         return self.path / "bundles" / f"step_{step:08}.safetensors"
 
-    def steps_kept(self) -> list[int]:
-        """The steps of the checkpoints that are there, in order."""
+    def saved_steps(self) -> list[int]:
+        """The steps that have a checkpoint, in order."""
         return step_files(self.path / "checkpoints")
 
     def load(self) -> RunState | None:
-        """The latest state that can be read; None for a run that has kept none."""
-        for step in reversed(self.steps_kept()):
+        """The latest state that can be read; None for a run that has saved none."""
+        for step in reversed(self.saved_steps()):
             try:
                 return load_state(self.checkpoint(step))
             except ValueError as error:
-                LOG.warning("%s The checkpoint before it is taken.", error)
+                LOG.warning("%s The checkpoint before it is used.", error)
         return None
 
     def save(self, state: RunState, bundle: Bundle) -> bool:
-        """Keep a state and its bundle; whether the state was written."""
+        """Save a state and its bundle; returns whether the state was written."""
         self.create()
-        place, step = self.checkpoint(state.step), state.step
-        name = f"The checkpoint of step {step}"
-        kept = self.disk.attempt(name, place, lambda: save_state(place, state))
-        place = self.bundle_at(step)
-        if kept:
+        step = state.step
+        checkpoint, place = self.checkpoint(step), self.bundle_at(step)
+        saved = self.disk.attempt(
+            f"The checkpoint of step {step}", checkpoint, lambda: save_state(checkpoint, state)
+        )
+        if saved:
             name = f"The bundle of step {step}"
             self.disk.attempt(name, place, lambda: replace_bundle(place, bundle))
-        return kept
+        return saved
 
     def retain(self, newest: int, pinned: Collection[int]) -> None:
-        """Delete all but the newest checkpoints and bundles and those of pinned steps; 0: none."""
+        """Delete checkpoints and bundles but for the newest and pinned ones; 0 deletes none."""
         if not newest:
             return
         for folder in ("checkpoints", "bundles"):
@@ -116,7 +117,7 @@ class RunFolder:
                     discard(self.path / folder / f"step_{step:08}.safetensors")
 
     def sweep(self) -> None:
-        """Delete the drafts of a run that was killed while it wrote."""
+        """Delete what a run left half written when it was killed."""
         for folder in (self.path, self.path / "checkpoints", self.path / "bundles"):
             for path in folder.iterdir() if folder.is_dir() else ():
                 if DRAFT.fullmatch(path.name):
@@ -124,11 +125,11 @@ class RunFolder:
 
     @property
     def peft(self) -> Path:
-        """A DoRA on rows as diffusers reads it, which divides by other lengths than the host."""
+        """A DoRA on rows for diffusers, which divides by other lengths than the host."""
         return self.path / "dora_for_diffusers.safetensors"
 
-    def leave_peft(self, tensors: Mapping[str, Tensor]) -> str:
-        """Write them, if there are any; a line that says where."""
+    def save_peft(self, tensors: Mapping[str, Tensor]) -> str:
+        """Save what diffusers needs, if anything; returns a line that says where."""
         if not tensors:
             return ""
         self.disk.attempt(
@@ -139,7 +140,7 @@ class RunFolder:
         return f"\nfor diffusers: {self.peft}"
 
     def finish(self, bundle: Bundle, report: str, plot: Image, progress: Mapping[str, Any]) -> bool:
-        """Leave the result; what marks the run as finished comes last."""
+        """Save the result; what marks the run as finished comes last."""
         self.create()
         texts = self.disk.attempt(
             "The report", self.report, lambda: replace_text(self.report, report + "\n")
@@ -153,47 +154,47 @@ class RunFolder:
         whole = self.disk.attempt(
             "The bundle", self.bundle, lambda: replace_bundle(self.bundle, bundle)
         )
-        return texts and whole and self.note_progress(progress)
+        return texts and whole and self.save_progress(progress)
 
-    def note_progress(self, progress: Mapping[str, Any]) -> bool:
-        """Keep how many steps are asked for, and whether the run has been finished."""
+    def save_progress(self, progress: Mapping[str, Any]) -> bool:
+        """Save how many steps were requested, and after how many the run finished, if it has."""
         place = self.path / PROGRESS
         text = json.dumps(progress)
         return self.disk.attempt("The progress", place, lambda: replace_text(place, text))
 
     def progress(self) -> dict[str, Any]:
-        """What was kept by `note_progress`; empty when nothing was."""
+        """What `save_progress` saved last; {} when it never did."""
         return read_json(self.path / PROGRESS)
 
     def recipe(self) -> dict[str, Any]:
-        """How the run is made, without the number of its steps."""
+        """The recipe of the run, which leaves out the number of steps."""
         return read_json(self.path / IDENTITY).get("recipe", {})
 
     def rewind(self, step: int) -> int:
-        """Take reports of later steps out of the journal; how many lines are left."""
+        """Remove reports of later steps from the journal; returns how many lines are left."""
         journal = Journal(self.journal)
-        kept = [line for line in journal.entries() if line.get("step", 0) <= step]
+        lines = [line for line in journal.entries() if line.get("step", 0) <= step]
         # Also to remove a line that was cut off.
         if self.journal.exists():
-            self.disk.attempt("The journal", self.journal, lambda: journal.rewrite(kept))
-        return len(kept)
+            self.disk.attempt("The journal", self.journal, lambda: journal.rewrite(lines))
+        return len(lines)
 
 
 def step_files(folder: Path) -> list[int]:
     """The steps of the files in a folder, in order."""
     if not folder.is_dir():
         return []
-    found = (STEP_FILE.fullmatch(path.name) for path in folder.iterdir())
-    return sorted(int(match[1]) for match in found if match)
+    matches = (STEP_FILE.fullmatch(path.name) for path in folder.iterdir())
+    return sorted(int(match[1]) for match in matches if match)
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """The object in a JSON file; empty when there is none or it is damaged."""
+    """Parse a JSON object; returns {} if the file is missing or corrupt."""
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        parsed = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {}
-    return found if isinstance(found, dict) else {}
+    return parsed if isinstance(parsed, dict) else {}
 
 
 def run_folders() -> list[RunFolder]:
@@ -205,15 +206,15 @@ def run_folders() -> list[RunFolder]:
 
 
 def runs_root() -> Path:
-    """The folder that holds every run's."""
+    """The folder that holds the folders of all runs."""
     return Path(folder_paths.get_output_directory(), RUNS)
 
 
 def find_run_folder(name: str, identity: Mapping[str, Any], usual: Mapping[str, Any]) -> RunFolder:
-    """The folder of the run with this name and identity, or a free name for it.
+    """The folder of the run with this name and identity, which need not exist yet.
 
-    Another run under the same name makes it <name>_2, <name>_3, ... `usual` is the identity's
-    settings by default, which those that an earlier version did not know are taken to have.
+    Where another run has the name, it is <name>_2, <name>_3 and so on. `usual` has the defaults
+    of settings that the version which made a folder may not have known.
     """
     base, text = checked_run_name(name), json.dumps(identity, indent=1, sort_keys=True)
     for number in itertools.count(1):
@@ -225,5 +226,5 @@ def find_run_folder(name: str, identity: Mapping[str, Any], usual: Mapping[str, 
 
 
 def _unborn(path: Path) -> bool:
-    """Whether a run was killed here before it could write what it is, which comes first."""
+    """Whether a run was killed here before it could write its identity, which comes first."""
     return path.is_dir() and all(DRAFT.fullmatch(one.name) for one in path.iterdir())

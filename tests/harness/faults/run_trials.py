@@ -272,11 +272,11 @@ def look(folder: Path) -> tuple[list[int], list[str]]:
     from pack.training.state import load_state
 
     run = RunFolder(folder / "output" / "pivotal" / RUN, "")
-    for step in run.steps_kept():
+    for step in run.saved_steps():
         load_state(run.checkpoint(step))
     inside = (path.relative_to(run.path) for path in run.path.rglob("*"))
     drafts = [path for path in inside if DRAFT.search(path.name)]
-    return run.steps_kept(), [path.parts[0] if path.parts[1:] else "the run" for path in drafts]
+    return run.saved_steps(), [path.parts[0] if path.parts[1:] else "the run" for path in drafts]
 
 
 def same_end(found: dict[str, Any], wanted: dict[str, Any]) -> None:

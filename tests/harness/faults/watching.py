@@ -10,10 +10,8 @@ from dataclasses import dataclass, field, fields, is_dataclass
 from typing import Any
 
 import comfy.model_management as management
-import comfy.utils
 import torch
 from torch import Tensor, nn
-from tqdm.auto import tqdm
 
 from pack.nodes.host.run import drive as runs
 from pack.nodes.host.run.numbers import Mailbox
@@ -48,38 +46,35 @@ def in_turns(
 ) -> Iterator[None]:
     """Within this context a run is driven block by block; with `encoders` it is counted too."""
 
-    def drive(steps: runs.Steps, request: Any, watch: Any) -> None:
-        total = request.config.steps
-        bar = comfy.utils.ProgressBar(total)
-        with tqdm(total=total) as terminal, watch, closing(steps):
+    def drive(steps: runs.Steps, watch: runs.Shown) -> None:
+        with watch, closing(steps):
             for block in blocks:
                 for _ in range(length):
                     counts: Counter[str] = Counter()
                     with counted(counts, encoders()) if encoders else nullcontext():
-                        _step(steps, watch, terminal, bar, block)
+                        _step(steps, watch, block)
                     block.counts.append(dict(counts))
 
-    before, runs._drive = runs._drive, drive
+    before, runs.drive = runs.drive, drive
     try:
         yield
     finally:
-        runs._drive = before
+        runs.drive = before
 
 
-def _step(steps: runs.Steps, watch: Any, terminal: tqdm, bar: Any, block: Block) -> None:
+def _step(steps: runs.Steps, watch: Any, block: Block) -> None:
     """One step as a run takes it, or bare."""
     began, worked = time.perf_counter(), time.process_time()
     report = runs.next_report(steps, None)
     assert report is not None, "the run was shorter than its blocks"
-    drawn = watch._previewer._spent
+    previewer = watch._watch._previewer
+    drawn = previewer._spent
     if block.watched:
         watch.see(report)
-        terminal.update()
-        bar.update_absolute(report.step + 1)
         management.throw_exception_if_processing_interrupted()
     block.seconds.append(time.perf_counter() - began)
     block.worked.append(time.process_time() - worked)
-    before, watch.__dict__["drew"] = watch.__dict__.get("drew"), watch._previewer._spent > drawn
+    before, watch.__dict__["drew"] = watch.__dict__.get("drew"), previewer._spent > drawn
     block.drew.append(2 if watch.__dict__["drew"] else int(bool(before)))
 
 

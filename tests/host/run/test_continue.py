@@ -49,15 +49,15 @@ def files(host: Host, name: str) -> Path:
 
 def cancel_after(monkeypatch: pytest.MonkeyPatch, step: int) -> None:
     """Press Cancel when a step has been reported, once."""
-    tell = Reporter.tell
+    report_step = Reporter.report_step
 
-    def tell_and_cancel(self, report):
-        tell(self, report)
+    def report_and_cancel(self, report):
+        report_step(self, report)
         if report.step + 1 == step:
-            monkeypatch.setattr(Reporter, "tell", tell)
+            monkeypatch.setattr(Reporter, "report_step", report_step)
             comfy.model_management.interrupt_current_processing(True)
 
-    monkeypatch.setattr(Reporter, "tell", tell_and_cancel)
+    monkeypatch.setattr(Reporter, "report_step", report_and_cancel)
 
 
 def same(one, other) -> bool:

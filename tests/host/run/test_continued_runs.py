@@ -8,7 +8,7 @@ from host.run.test_runs import STEPS, asking, folder, pictures, training  # noqa
 
 from harness.host.graphs import Graph
 from pack.bundles.load import load_bundle
-from pack.nodes.host.run.live import Ask
+from pack.nodes.host.run.live import LiveRequest
 
 
 def continued(source: str, step: int, name: str, **settings: object) -> tuple[Graph, str]:
@@ -28,7 +28,7 @@ def test_its_rate_is_the_one_that_trains(host, run_graph):
 
 
 def test_a_run_that_was_finished_early_trains_on(host, run_graph, monkeypatch):
-    asking(monkeypatch, "early", {2: Ask("finish")})
+    asking(monkeypatch, "early", {2: LiveRequest("finish")})
     run_graph(training("early")[0])
     assert folder(host, "early").load().step == 3
     monkeypatch.undo()

@@ -86,13 +86,13 @@ def test_an_empty_caption_and_a_noise_offset_change_what_is_learned_from(run_gra
 @pytest.mark.parametrize("algorithm", ["AdamW", "Prodigy"])
 def test_at_the_pivot_an_embedding_is_frozen_bit_for_bit(run_graph, monkeypatch, algorithm: str):
     seen: list[torch.Tensor] = []
-    tell = Reporter.tell
+    report_step = Reporter.report_step
 
     def watch(self, report):
         seen.append(report.run.parts.vectors["tok"]["clip_l"].detach().clone())
-        tell(self, report)
+        report_step(self, report)
 
-    monkeypatch.setattr(Reporter, "tell", watch)
+    monkeypatch.setattr(Reporter, "report_step", watch)
     graph = Graph()
     optimizer = graph.add("Pivotal_Optimizer", algorithm=algorithm).out()
     run = graph.train(

@@ -16,15 +16,15 @@ from pack.training import loop
 
 def after_step(monkeypatch: pytest.MonkeyPatch, step: int, act) -> None:
     """Do something once a step has been reported, once."""
-    tell = Reporter.tell
+    report_step = Reporter.report_step
 
-    def tell_and_act(self, report):
-        tell(self, report)
+    def report_and_act(self, report):
+        report_step(self, report)
         if report.step + 1 == step:
-            monkeypatch.setattr(Reporter, "tell", tell)
+            monkeypatch.setattr(Reporter, "report_step", report_step)
             act()
 
-    monkeypatch.setattr(Reporter, "tell", tell_and_act)
+    monkeypatch.setattr(Reporter, "report_step", report_and_act)
 
 
 ALLOCATOR = torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 20 MiB")
@@ -56,7 +56,7 @@ def test_a_number_that_is_none_at_any_step_ends_the_run_with_its_last_good_state
         return (made * float("nan") if next(calls) == step else made), noised
 
     monkeypatch.setattr(loop, "batch_errors", broken)
-    with pytest.raises(GraphFailed, match=rf"Step {step}: the loss .* The run is kept as of step"):
+    with pytest.raises(GraphFailed, match=rf"Step {step}: the loss .* The run is saved as of step"):
         run_graph(training(f"nan {step}")[0])
     state = folder(host, f"nan {step}").load()
     assert all(t.isfinite().all() for n, t in state.tensors.items() if n.startswith("parameters"))

@@ -13,7 +13,7 @@ from safetensors import safe_open
 from harness.host.graphs import Graph, write_pictures
 from harness.host.runner import GraphFailed, Host
 from pack.bundles.files.journal import Journal
-from pack.nodes.host.run.live import Ask, live_run
+from pack.nodes.host.run.live import LiveRequest, live_run
 from pack.nodes.host.run.reporter import Reporter
 from pack.nodes.host.run.run_folder import RunFolder
 
@@ -44,16 +44,16 @@ def lines(host: Host, name: str, key: str) -> list[dict]:
     return [line for line in Journal(folder(host, name).journal).entries() if key in line]
 
 
-def asking(monkeypatch: pytest.MonkeyPatch, name: str, asked: dict[int, Ask]) -> None:
-    """Ask things of a run while it trains, as the route does."""
-    tell = Reporter.tell
+def asking(monkeypatch: pytest.MonkeyPatch, name: str, asked: dict[int, LiveRequest]) -> None:
+    """Request things of a run while it trains, as the route does."""
+    report_step = Reporter.report_step
 
-    def tell_and_ask(self, report):
-        tell(self, report)
+    def report_and_ask(self, report):
+        report_step(self, report)
         if report.step + 1 in asked:
-            live_run(name).asked.append(asked[report.step + 1])
+            live_run(name).requests.append(asked[report.step + 1])
 
-    monkeypatch.setattr(Reporter, "tell", tell_and_ask)
+    monkeypatch.setattr(Reporter, "report_step", report_and_ask)
 
 
 def test_previews_and_validation_leave_the_training_as_it_was(host, run_graph):
@@ -102,16 +102,16 @@ def test_a_preview_is_the_picture_that_the_graph_makes_of_that_bundle(host, run_
 
 
 def test_each_checkpoint_has_a_bundle_and_only_the_newest_stay(host, run_graph, monkeypatch):
-    asking(monkeypatch, "kept", {1: Ask("checkpoint")})
+    asking(monkeypatch, "kept", {1: LiveRequest("checkpoint")})
     run_graph(training("kept", checkpoint_every=1, keep_checkpoints=2)[0])
     run = folder(host, "kept")
     # What is asked for after step 1 is kept after step 2, and stays.
-    assert run.steps_kept() == [2, 5, 6]
-    assert all(run.bundle_at(step).exists() for step in run.steps_kept())
+    assert run.saved_steps() == [2, 5, 6]
+    assert all(run.bundle_at(step).exists() for step in run.saved_steps())
 
 
 def test_finish_now_gives_what_there_is_and_is_not_trained_again(host, run_graph, monkeypatch):
-    asking(monkeypatch, "ended", {2: Ask("finish")})
+    asking(monkeypatch, "ended", {2: LiveRequest("finish")})
     graph, node = training("ended")
     assert len(run_graph(graph)[node, 4]["loss"]) == 3
     monkeypatch.undo()
@@ -123,7 +123,7 @@ def test_finish_now_gives_what_there_is_and_is_not_trained_again(host, run_graph
 
 
 def test_pivot_now_freezes_the_concept_and_is_told_in_the_bundle(host, run_graph, monkeypatch):
-    asking(monkeypatch, "frozen", {1: Ask("pivot", "tok")})
+    asking(monkeypatch, "frozen", {1: LiveRequest("pivot", "tok")})
     graph, node = training("frozen")
     bundle = run_graph(graph)[node, 0]
     assert [e["what"] for e in bundle.recipe["events"]] == ["pivot"]
@@ -240,24 +240,24 @@ def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(host, run_graph,
     graph, node = training("damaged", checkpoint_every=2, keep_checkpoints=0)
     found = run_graph(graph)
     assert "2 of the steps now" in found[node, 5]
-    assert "The checkpoint before it is taken" in caplog.text
+    assert "The checkpoint before it is used" in caplog.text
     assert all(torch.equal(found[node, 0].lora[k], v) for k, v in wanted.lora.items())
 
 
 def test_a_folder_that_vanishes_in_mid_run_is_made_again(host, run_graph, monkeypatch):
     import shutil
 
-    tell, root = Reporter.tell, Path(folder(host, "gone").path)
+    report_step, root = Reporter.report_step, Path(folder(host, "gone").path)
 
-    def tell_and_delete(self, report):
-        tell(self, report)
+    def report_and_delete(self, report):
+        report_step(self, report)
         if report.step == 2:
             shutil.rmtree(root)
 
-    monkeypatch.setattr(Reporter, "tell", tell_and_delete)
+    monkeypatch.setattr(Reporter, "report_step", report_and_delete)
     graph, node = training("gone", checkpoint_every=2)
     run_graph(graph)
-    assert folder(host, "gone").bundle.exists() and folder(host, "gone").steps_kept() == [4, 6]
+    assert folder(host, "gone").bundle.exists() and folder(host, "gone").saved_steps() == [4, 6]
     monkeypatch.undo()
     graph, node = training("gone", checkpoint_every=2)
     assert "finished before" in run_graph(graph)[node, 5]
