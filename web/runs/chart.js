@@ -9,7 +9,7 @@ export function colorOf(index) {
   return COLORS[index % COLORS.length];
 }
 
-/** Exponential mean of values without the pull of its start; `keep` is the share of its past. */
+/** Exponential mean of values, corrected for its start at 0; `keep` is the weight of the past. */
 export function smooth(values, keep) {
   let mean = 0;
   let weight = 0;
@@ -20,7 +20,7 @@ export function smooth(values, keep) {
   });
 }
 
-/** At most `limit` points of a line, each the one that lies farthest from its neighbors' mean. */
+/** At most `limit` points of a line: of each stretch, the one farthest from the stretch's mean. */
 export function thin(points, limit) {
   if (points.length <= limit) return points;
   const size = points.length / limit;
@@ -32,7 +32,7 @@ export function thin(points, limit) {
 }
 
 /**
- * @param {HTMLCanvasElement} canvas as large as its style says
+ * @param {HTMLCanvasElement} canvas drawn at the size that its style gives it
  * @param {{points: number[][], color: string, width?: number}[]} series of [x, y]
  * @param {{bare?: boolean, marks?: number[]}} options bare: no axes; marks: steps to mark
  */
@@ -125,7 +125,7 @@ function drawLine(pen, points, { color, width = 1.5 }, place) {
   if (points.length === 1) pen.fillRect(place.x(points[0][0]) - 2, place.y(points[0][1]) - 2, 4, 4);
 }
 
-/** A number in few signs. */
+/** A number with three digits. */
 export function short(value) {
   if (value === 0) return "0";
   const size = Math.abs(value);

@@ -1,41 +1,41 @@
-/** The buttons that ask something of a run while it trains. */
+/** The buttons that request something of a run while it trains. */
 import { app } from "../../../scripts/app.js";
 import { post } from "../editor/api.js";
 import { make } from "../editor/dom.js";
 import { say, word } from "../editor/words.js";
 
-const ASKS = [
+const REQUESTS = [
   ["finish", "Finish now", "End after this step and go on with what there is"],
   ["checkpoint", "Checkpoint now", "Keep a checkpoint and its bundle that no newer one replaces"],
   ["preview", "Preview now", "Draw the previews after this step"],
 ];
 
-async function ask(run, what, concept) {
+async function request(run, what, concept) {
   try {
     await post(`runs/${encodeURIComponent(run)}/ask`, { ask: what, concept });
-    tell("info", say("{run}: {what} after this step.", { run, what: word(what) }));
+    toast("info", say("{run}: {what} after this step.", { run, what: word(what) }));
   } catch (error) {
-    tell("error", error.message);
+    toast("error", error.message);
   }
 }
 
-function tell(severity, detail) {
+function toast(severity, detail) {
   app.extensionManager?.toast?.add({ severity, summary: say("Training"), detail, life: 4000 });
 }
 
 function button(run, what, label, title, concept) {
-  const on = { click: () => ask(run, what, concept) };
+  const on = { click: () => request(run, what, concept) };
   return make("button.pivotal-button", { title, on, data: { ask: what } }, label);
 }
 
-/** Show the buttons of a run that trains, none for another; anew only where that changes. */
+/** Show the buttons of a run while it trains; they are made again only when something changed. */
 export function showControls(place, { run, state, concepts = [] }) {
   const signature = JSON.stringify([run, state === "running", concepts]);
   if (place.dataset.signature === signature) return;
   place.dataset.signature = signature;
   place.replaceChildren();
   if (state !== "running") return;
-  place.append(...ASKS.map(([what, label, title]) => button(run, what, say(label), say(title))));
+  place.append(...REQUESTS.map(([what, label, title]) => button(run, what, say(label), say(title))));
   for (const name of concepts) {
     const title = say("Freeze the vectors of {name} after this step, for good", { name });
     place.append(button(run, "pivot", say("Pivot {name} now", { name }), title, name));

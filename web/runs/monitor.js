@@ -1,4 +1,4 @@
-/** The bottom panel that lists the runs and shows how one goes. */
+/** The bottom panel, which lists the runs and shows one of them. */
 import { app } from "../../../scripts/app.js";
 import { on } from "../editor/api.js";
 import { colorOf, drawLines, short } from "./chart.js";
@@ -27,7 +27,7 @@ export const bottomPanelTabs = [
   },
 ];
 
-/** The run whose start has been seen. */
+/** The run that has opened the panel; a person who closes it again is left in peace. */
 let started = null;
 
 export function setup() {
@@ -128,7 +128,7 @@ function choose(name) {
   refreshRun(name);
 }
 
-/** Draw once a frame at most, however many reports come. */
+/** Draw at most once per frame, however many reports arrive. */
 function draw() {
   if (!panel || panel.drawing) return;
   panel.drawing = requestAnimationFrame(() => {
@@ -151,24 +151,24 @@ function show({ summary, reports, trouble }) {
   showPreviews(panel.previews, summary.run, series.previewRows(reports));
 }
 
-/** What a glance should tell, in words. */
+/** What a glance should tell: the latest numbers, nearest words, events and trouble. */
 function facts(reports) {
-  const found = [];
+  const shown = [];
   const loss = series.latest(reports, "loss");
   const memory = series.latest(reports, "memory");
   const trouble = series.latest(reports, "trouble");
-  if (typeof loss === "number") found.push(say("loss {loss}", { loss: short(loss) }));
-  if (memory) found.push(say("memory {size} GiB", { size: (memory / 2 ** 30).toFixed(1) }));
+  if (typeof loss === "number") shown.push(say("loss {loss}", { loss: short(loss) }));
+  if (memory) shown.push(say("memory {size} GiB", { size: (memory / 2 ** 30).toFixed(1) }));
   for (const [name, words] of series.nearestWords(reports)) {
-    found.push(say("{name} is near: {words}", { name, words }));
+    shown.push(say("{name} is near: {words}", { name, words }));
   }
   for (const { event, step, concept } of reports.filter((report) => report.event)) {
-    found.push(happened(event, step, concept));
+    shown.push(eventLine(event, step, concept));
   }
-  return trouble ? [...found, trouble] : found;
+  return trouble ? [...shown, trouble] : shown;
 }
 
-function happened(event, step, concept) {
+function eventLine(event, step, concept) {
   const said = { event: word(event), step, concept };
   return say(concept ? "{event} of {concept} after step {step}" : "{event} after step {step}", said);
 }

@@ -1,11 +1,11 @@
-/** A run's previews side by side: a row a prompt and seed, a column a step. */
+/** A run's previews: one row for each prompt and seed, one column for each step. */
 import { pictureAddress } from "../editor/api.js";
 import { make } from "../editor/dom.js";
 import { say } from "../editor/words.js";
 
 const COLUMNS = 12;
 
-/** Show rows in `place`; pictures that are there already stay, so that nothing flickers. */
+/** Show rows in `place`; they are made again only when one has changed, so nothing flickers. */
 export function showPreviews(place, run, rows) {
   const steps = [...new Set(rows.flatMap((row) => [...row.pictures.keys()]))].sort((a, b) => a - b);
   const shown = evenly(steps, COLUMNS);

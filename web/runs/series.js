@@ -1,4 +1,4 @@
-/** A run's reports as lines to draw and facts to tell. */
+/** What a run's reports hold: lines to draw, facts and rows of previews. */
 import { smooth } from "./chart.js";
 import { smoothing } from "../editor/settings.js";
 import { say, word } from "../editor/words.js";
@@ -8,7 +8,7 @@ export function lossPoints(reports) {
   return pointsOf(reports, "losses").get("") ?? [];
 }
 
-/** Points with their exponential mean in place of their values. */
+/** The exponential mean of points. */
 export function smoothed(points) {
   const means = smooth(points.map(([, y]) => y), smoothing());
   return points.map(([x], index) => [x, means[index]]);
@@ -49,12 +49,12 @@ export function marks(reports) {
   return reports.filter((report) => report.event).map((report) => report.step);
 }
 
-/** The last value that any report has under a name. */
+/** The latest value that a report has under a name. */
 export function latest(reports, name) {
   return reports.findLast((report) => report[name] !== undefined)?.[name];
 }
 
-/** The nearest words of each concept's vectors, where they are known. */
+/** The nearest words of each concept's vectors, one entry [concept, words] for each. */
 export function nearestWords(reports) {
   const last = reports.findLast((one) => one.nearest && Object.keys(one.nearest).length);
   return Object.entries(last?.nearest ?? {}).map(([concept, encoders]) => {
@@ -63,7 +63,7 @@ export function nearestWords(reports) {
   });
 }
 
-/** Rows of previews: what each shows, and its pictures by step. */
+/** The rows of previews: what each shows, and its files by step. */
 export function previewRows(reports) {
   const rows = new Map();
   for (const { step, previews } of reports) {
@@ -85,21 +85,21 @@ function duration(seconds) {
   return say("{rest} s", { rest });
 }
 
-/** How long it takes until the end. */
+/** The time until the end of a run. */
 export function timeLeft(seconds) {
   return say("{time} left", { time: duration(seconds) });
 }
 
-/** How far a run is. */
-export function standing({ run, state, step, steps }) {
+/** A run's state and step. */
+export function progress({ run, state, step, steps }) {
   const said = { run, state: word(state), step, steps };
   return say("{run}: {state}, step {step} of {steps}", said);
 }
 
-/** One line about where a run stands. */
+/** One line about a run's progress. */
 export function statusLine({ run, state, step, steps }, reports) {
   const last = reports.findLast((report) => report.loss !== undefined);
-  const parts = [standing({ run, state, step, steps })];
+  const parts = [progress({ run, state, step, steps })];
   if (last?.pace && state === "running") {
     parts.push(say("{pace} s a step", { pace: last.pace.toFixed(2) }));
     parts.push(timeLeft(last.pace * (steps - step)));

@@ -1,13 +1,13 @@
-/** What the page knows of the runs: filled from the routes, kept up by events. */
+/** What the page knows of the runs: read from the routes and kept up to date by events. */
 import { get, on, onReconnected } from "../editor/api.js";
 
 /**
  * @typedef {object} Run
  * @property {object} summary
  * @property {object[]} reports
- * @property {number} next report that is not known yet
- * @property {Promise<void>|null} asked
- * @property {string|null} trouble that kept the journal from being read
+ * @property {number} next index of the next report to read
+ * @property {Promise<void>|null} reading
+ * @property {string|null} trouble why the journal could not be read
  */
 
 /** @type {Map<string, Run>} */
@@ -15,7 +15,7 @@ const known = new Map();
 const watchers = new Set();
 const list = { names: [], series: [], trouble: null };
 
-/** Ids of all runs, the newest first. */
+/** The ids of all runs, the newest first. */
 export function runNames() {
   return list.names;
 }
@@ -28,12 +28,12 @@ export function seriesList() {
   return list.series;
 }
 
-/** What kept the list from being read, null once it was. */
+/** Why the list could not be read; null once it could. */
 export function listTrouble() {
   return list.trouble;
 }
 
-/** What is known of a run: its summary, and its reports once somebody asked for them. */
+/** What is known of a run: its summary, and its reports after a `refreshRun`. */
 export function runOf(name) {
   return known.get(name);
 }
@@ -44,19 +44,19 @@ export function watch(watcher) {
   return () => watchers.delete(watcher);
 }
 
-function tell(name) {
+function notify(name) {
   for (const watcher of watchers) watcher(name);
 }
 
-/** Wait for what is read; what goes wrong is not thrown but noted, for the views to say. */
-async function noted(owner, reading) {
+/** Wait for a read; an error is not thrown but saved in `owner`, and the views show it. */
+async function withTrouble(owner, reading) {
   owner.trouble = await reading.then(() => null, (error) => error.message);
 }
 
-/** Read the list of runs again; the server is the truth, also after a reload or a break. */
+/** Read the list of runs again. The server's word counts, also after a lost connection. */
 export async function refreshList() {
-  await noted(list, readList());
-  tell(null);
+  await withTrouble(list, readList());
+  notify(null);
 }
 
 async function readList() {
@@ -66,19 +66,20 @@ async function readList() {
   for (const summary of runs) entry(summary.run).summary = summary;
 }
 
-/** Read what is new in a run's journal. Of several calls at once, one asks. */
+/** Read what is new in a run's journal; calls while it is being read share that read. */
 export function refreshRun(name) {
   const run = entry(name);
-  run.asked ??= noted(run, read(name, run)).then(() => tell(name)).finally(() => {
-    run.asked = null;
+  run.reading ??= withTrouble(run, read(name, run)).then(() => notify(name)).finally(() => {
+    run.reading = null;
   });
-  return run.asked;
+  return run.reading;
 }
 
 async function read(name, run) {
   let answer;
   do {
     answer = await get(`runs/${encodeURIComponent(name)}?after=${run.next}`);
+    // A run that is trained again from an earlier checkpoint has a shorter journal than before.
     if (answer.total < run.next) Object.assign(run, { reports: [], next: 0 });
     else {
       run.reports.push(...answer.reports);
@@ -90,22 +91,22 @@ async function read(name, run) {
 }
 
 function entry(name) {
-  const empty = { summary: {}, reports: [], next: 0, asked: null, trouble: null };
+  const empty = { summary: {}, reports: [], next: 0, reading: null, trouble: null };
   if (!known.has(name)) known.set(name, empty);
   return known.get(name);
 }
 
-/** A report that follows the last one known is taken as it is; else the journal is read. */
-function take({ run: name, node, index, report }) {
+/** Append a report that follows the last one known; after any other, read the journal. */
+function takeReport({ run: name, node, index, report }) {
   const isNew = !list.names.includes(name);
   const run = entry(name);
   const { step, steps = run.summary.steps } = report;
   run.summary = { ...run.summary, run: name, node, state: "running", step, steps };
-  if (index === run.next && !run.asked) {
+  if (index === run.next && !run.reading) {
     run.reports.push(report);
     run.next += 1;
     run.trouble = null;
-    tell(name);
+    notify(name);
   } else {
     refreshRun(name);
   }
@@ -116,15 +117,15 @@ function end({ run: name }) {
   refreshRun(name).then(refreshList);
 }
 
-/** After a break, read again what could not be read in it. */
+/** After a lost connection, read what could not be read. */
 async function recover() {
   await refreshList();
   for (const [name, run] of known) if (run.trouble) refreshRun(name);
 }
 
-/** Start to listen, once. */
+/** Start to listen; called once. */
 export function listen() {
-  on("report", take);
+  on("report", takeReport);
   on("ended", end);
   onReconnected(recover);
   refreshList();

@@ -3,7 +3,7 @@ import { app } from "../../../scripts/app.js";
 import { colorOf, drawLines, short } from "./chart.js";
 import { make, setText } from "../editor/dom.js";
 import { addView } from "../editor/node_view.js";
-import { lossPoints, smoothed, standing, timeLeft } from "./series.js";
+import { lossPoints, progress, smoothed, timeLeft } from "./series.js";
 import { listTrouble, refreshRun, runNames, runOf, watch } from "./store.js";
 import { drawsOnNode } from "../editor/settings.js";
 import { say } from "../editor/words.js";
@@ -32,14 +32,14 @@ export function nodeCreated(node) {
 
 /** The node at an execution path such as "3:7", which leads through subgraphs. */
 function nodeAt(path) {
-  // Before the first graph is there, asking for it is an error in the console.
+  // Reading the graph before the first one is loaded logs an error.
   const graph = app.isGraphReady === false ? null : (app.rootGraph ?? app.graph);
   return String(path)
     .split(":")
     .reduce((at, id) => (at?.subgraph ?? at)?.getNodeById?.(id), graph);
 }
 
-/** Give each node the run that trains on it, else the newest with its run name. */
+/** Give each node the run that it trains, else the newest run with its run name. */
 function assign(nodes = views.keys()) {
   const running = runNames().filter((name) => runOf(name).summary.state === "running");
   const owner = new Map(running.map((name) => [nodeAt(runOf(name).summary.node), name]));
@@ -54,7 +54,7 @@ function assign(nodes = views.keys()) {
   }
 }
 
-/** What a view says that has no run. */
+/** What a view without a run says. */
 function nothing() {
   return listTrouble() ?? say("No run yet.");
 }
@@ -74,7 +74,7 @@ function drawRun(name) {
 function draw({ line, chart }, { summary, reports, trouble }) {
   const { state, step, steps } = summary;
   const points = smoothed(lossPoints(reports));
-  const parts = [standing(summary)];
+  const parts = [progress(summary)];
   if (points.length) parts.push(say("loss {loss}", { loss: short(points.at(-1)[1]) }));
   const pace = reports.findLast((report) => report.pace)?.pace;
   if (state === "running" && pace) parts.push(timeLeft(pace * (steps - step)));

@@ -16,7 +16,7 @@ from .request import Request
 
 
 def make_peft(parts: Parts, family: str) -> dict[str, Tensor]:
-    """The DoRA layers of a UNet that train lengths of rows, for diffusers; {} for all else."""
+    """The DoRA layers of a UNet that train lengths of rows, for diffusers; empty for all else."""
     rows = {
         name: peft_tensors(adapter)
         for name, adapter in parts.adapters.items()
@@ -26,7 +26,7 @@ def make_peft(parts: Parts, family: str) -> dict[str, Tensor]:
 
 
 def make_bundle(request: Request, parts: Parts, family: str, base: str = "") -> Bundle:
-    """What was trained, with its recipe and the digest of its base model."""
+    """What was trained, with its recipe and the digest of the model that it was trained on."""
     lora: dict[str, Tensor] = {}
     if request.adapter:
         lora |= export_adapters(request.adapter, parts.adapters, MODEL)
