@@ -214,6 +214,31 @@ def test_a_word_that_nothing_reads_is_refused(capsys):
     assert "demo does not know --fast" in capsys.readouterr().err
 
 
+def test_the_quick_test_takes_any_python_that_has_the_packages(tmp_path, monkeypatch):
+    monkeypatch.setenv("PIVOTAL_DEV_CACHE", str(tmp_path))
+    monkeypatch.setattr(environment, "missing_modules", lambda python, modules: [])
+    monkeypatch.setattr(environment, "make_environment", lambda: pytest.fail("made a host"))
+    here = Path(sys.executable)
+    assert environment.existing_python(None) == environment.existing_python(here) == here
+    monkeypatch.setattr(environment, "missing_modules", lambda python, modules: ["torch", "peft"])
+    with pytest.raises(Stop, match=r"lacks torch, peft: run .* -m pip install torch -r "):
+        environment.existing_python(here)
+
+
+def test_the_quick_test_knows_no_host_and_fails_when_any_check_does(tmp_path, monkeypatch, capfd):
+    """Here each check is a program that says what it got."""
+    said = "import os, sys; print(sys.argv[1], os.environ.get('PIVOTAL_COMFYUI') or 'no host')"
+    python = tmp_path / "python"
+    code = f"{said}; sys.exit(sys.argv[1] == 'pyright')"
+    python.write_text(f'#!/bin/sh\nshift\nexec "{sys.executable}" -c "{code}" "$@"\n')
+    python.chmod(0o755)
+    monkeypatch.setenv("PIVOTAL_COMFYUI", "a host")
+    assert load_dev().test_quick(python, []) == 1
+    lines = capfd.readouterr().out.splitlines()
+    assert "pytest no host" in lines and "pyright no host" in lines
+    assert lines[-1] == "[dev] failed: pyright"
+
+
 def test_dev_needs_nothing_but_the_standard_library():
     code = f"import sys; sys.path.insert(0, {str(ROOT)!r}); import dev; print(*sys.modules)"
     done = subprocess.run([sys.executable, "-S", "-c", code], capture_output=True, text=True)

@@ -27,6 +27,9 @@ CONSTRAINTS = "torch==2.11.0\ntorchvision==0.26.0\ntorchaudio==2.11.0\n"
 REQUIREMENT_FILES = (ROOT / "requirements.txt", ROOT / "tests" / "requirements.txt")
 MODULES = ("diffusers", "prodigyopt")
 TEST_MODULES = ("pytest", "pytest_timeout", "peft", "ruff", "pyright")
+HOST_PACKAGES = {"torch": "torch", "safetensors": "safetensors", "PIL": "pillow"}
+HOST_PACKAGES |= {"transformers": "transformers", "numpy": "numpy"}
+"""What the engine and its tests take from ComfyUI's requirements: modules and their packages."""
 MINIMUM_FREE_BYTES = 9 * 1024**3
 Command = Sequence[str | Path]
 
@@ -227,12 +230,31 @@ def existing_host(folder: Path, python: Path | None, modules: Sequence[str]) -> 
     if chosen is None:
         say(f"no Python beside {host}: using the environment of this project")
         return make_environment()[0], host
-    missing = missing_modules(chosen, modules)
+    check_modules(chosen, modules)
+    return chosen, host
+
+
+def existing_python(python: Path | None) -> Path:
+    """A Python that runs the tests without a host: the given one, this one or the environment's."""
+    modules = (*HOST_PACKAGES, *MODULES, *TEST_MODULES, "hypothesis")
+    if python is not None:
+        check_modules(python, modules)
+        return python
+    made = cache_folder() / environment_digest()
+    if not (made / "ready").exists() and not missing_modules(Path(sys.executable), modules):
+        return Path(sys.executable)
+    return make_environment()[0]
+
+
+def check_modules(python: Path, modules: Sequence[str]) -> None:
+    """Stop, with the line to run, where an interpreter lacks some."""
+    missing = missing_modules(python, modules)
     if missing:
         files = REQUIREMENT_FILES if set(missing) & set(TEST_MODULES) else REQUIREMENT_FILES[:1]
-        lines = " ".join(f'-r "{path}"' for path in files)
-        raise Stop(f'{chosen} lacks {", ".join(missing)}: run "{chosen}" -m pip install {lines}')
-    return chosen, host
+        wanted = [HOST_PACKAGES[name] for name in missing if name in HOST_PACKAGES]
+        wanted += [f'-r "{path}"' for path in files]
+        line = f'"{python}" -m pip install {" ".join(wanted)}'
+        raise Stop(f"{python} lacks {', '.join(missing)}: run {line}")
 
 
 def missing_modules(python: Path, modules: Sequence[str]) -> list[str]:
