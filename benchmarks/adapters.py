@@ -63,7 +63,10 @@ def steps_of(config: Any, model: Any) -> Iterator[None]:
 
     from pack.nodes.host.denoiser.port import HostDenoiser
     from pack.training.adapters import build_adapters
-    from pack.training.loop import Parts, TrainConfig, train
+    from pack.training.adapters.adapted import Adapters
+    from pack.training.config import TrainConfig
+    from pack.training.loop import train
+    from pack.training.parts import Parts
 
     setup = Setup(contender="ours", latent=SIDE, batch=BATCH)
     denoiser = HostDenoiser(model, checkpointing=False)
@@ -71,8 +74,7 @@ def steps_of(config: Any, model: Any) -> Iterator[None]:
         denoiser=denoiser,
         text=Precomputed(768, 0),
         concepts=(),
-        vectors={},
-        adapters=build_adapters(config, denoiser.layers(), 0),
+        trained=[Adapters(config, build_adapters(config, denoiser.layers(), 0), {})],
         data=data_of(setup, ()),
     )
     with closing(train(parts, TrainConfig(steps=10**6, batch_size=BATCH))) as steps:

@@ -39,7 +39,7 @@ TELL = "print(json.dumps({'new': sorted(set(sys.modules) - before), **told}))"
 
 
 TRY = """
-from pack.training.loop import TrainConfig
+from pack.training.config import TrainConfig
 from pack.training.optimizers.choices import Algorithm, OptimizerConfig
 from pack.training.adapters.lora import LoraConfig
 from pack.training.dataset.records import Dataset

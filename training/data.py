@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -11,9 +11,10 @@ from torch import Tensor
 
 from .dataset.batches import Batches
 from .objective import ObjectiveConfig
-from .ports import Caption, Crop
+from .ports import Caption
+from .ports import Crop
+from .objective import draw_position
 from .randomness import generator
-from .timesteps import Timesteps, draw_position
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -69,28 +70,44 @@ class MicroStep:
     negative: tuple[Caption, ...] = ()
     """For each sample of the batch what its prediction is guided away from; empty for plain ones"""
     share: float = 1.0
-    """Of the batch in the mean over a larger one that this is a piece of"""
+    """Weight of this batch's mean in the mean over the batch that it is a part of"""
     prior_share: float = 1.0
+    number: int = 0
+    """Of the micro step in the run"""
+    place: int = 0
+    """Of the first sample in the batch that was drawn"""
 
     def captions(self) -> tuple[Caption, ...]:
         """All that has to be encoded."""
         prior = self.prior.captions if self.prior else ()
         return self.batch.captions + prior + self.negative
 
-    def pieces(self) -> Iterator[MicroStep]:
-        """The same sample by sample: the sum of the pieces' means by their shares is the mean."""
-        count = len(self.batch)
-        prior_count = len(self.prior) if self.prior else 0
-        for one in range(count):
-            start, end = (prior_count * place // count for place in (one, one + 1))
-            prior = self.prior.part(start, end) if self.prior and end > start else None
-            prior_share = (end - start) / max(prior_count, 1)
-            piece, negative = self.batch.part(one, one + 1), self.negative[one : one + 1]
-            yield MicroStep(piece, prior, negative, 1 / count, prior_share)
+    def part(self, start: int, end: int) -> MicroStep:
+        """Some of the samples; the sum of all parts' means by their shares is the whole's mean.
+
+        The samples of the prior go with them in proportion.
+        """
+        count, prior_count = len(self.batch), len(self.prior) if self.prior else 0
+        if (start, end) == (0, count):
+            return self
+        first, last = prior_count * start // count, prior_count * end // count
+        return MicroStep(
+            batch=self.batch.part(start, end),
+            prior=self.prior.part(first, last) if self.prior and last > first else None,
+            negative=self.negative[start:end],
+            share=self.share * (end - start) / count,
+            prior_share=self.prior_share * (last - first) / max(prior_count, 1),
+            number=self.number,
+            place=self.place + start,
+        )
+
+    def pieces(self) -> list[MicroStep]:
+        """The same sample by sample."""
+        return [self.part(one, one + 1) for one in range(len(self.batch))]
 
 
 EMPTY: Caption = ("",)
-UNIFORM: Timesteps = ObjectiveConfig()
+PLAIN = ObjectiveConfig()
 
 
 def draw_batch(
@@ -98,7 +115,7 @@ def draw_batch(
     seed: int,
     micro_step: int,
     dropout: float,
-    timesteps: Timesteps = UNIFORM,
+    objective: ObjectiveConfig = PLAIN,
 ) -> Batch:
     """Batch `micro_step` of the run, a pure function of its arguments.
 
@@ -112,7 +129,7 @@ def draw_batch(
     captions = list[Caption]()
     for place, (view, text) in enumerate(zip(shown, told, strict=True)):
         draw = generator(seed, "sample", micro_step, place)
-        positions.append(draw_position(timesteps, draw))
+        positions.append(draw_position(objective, draw))
         dropped = torch.rand((), generator=draw).item() < dropout
         captions.append(EMPTY if dropped else data.captions[text])
         latent = data.latents[view]

@@ -1,15 +1,27 @@
-"""Loss weightings and the settings of what is minimized, as pure functions of tensors."""
+"""What a step minimizes: where in the schedule its samples lie and how their errors count."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, replace
 from enum import Enum
 
 import torch
 from torch import Tensor
 
 from .ports import Noised
-from .timesteps import MODE_LIMIT, Density
+
+MODE_LIMIT = 2 / (math.pi - 2)
+"""The largest scale of the mode density for which it is one (Esser et al. 2024, section 3.1)."""
+_BELOW_ONE = math.nextafter(1, 0)
+
+
+class Density(str, Enum):
+    """Densities of schedule positions in [0, 1), 0 being the cleanest."""
+
+    UNIFORM = "uniform"
+    LOGIT_NORMAL = "logit-normal"
+    MODE = "mode"
 
 
 class Prior(str, Enum):
@@ -87,6 +99,46 @@ class ObjectiveConfig:
             )
 
 
+def draw_position(config: ObjectiveConfig, rng: torch.Generator) -> Tensor:
+    """A schedule position in [0, 1) in fp64, a scalar.
+
+    The densities are those of Esser et al. 2024 (arXiv 2403.03206, section 3.1) in their own
+    sense, a larger position being noisier, drawn by diffusers; the shift is their eq. 23, and
+    comes on top of the shift that the model's schedule has.
+    """
+    if config.density is Density.UNIFORM:
+        position = torch.rand((), generator=rng, dtype=torch.float64)
+    else:
+        position = _density_of_diffusers(config, rng)
+    s = config.shift
+    return (s * position / (1 + (s - 1) * position)).clamp(0, _BELOW_ONE)
+
+
+def check_density(config: ObjectiveConfig) -> None:
+    """Raise ImportError with the line to run when the density cannot be drawn."""
+    if config.density is not Density.UNIFORM:
+        _density_of_diffusers(config, torch.Generator())
+
+
+def _density_of_diffusers(config: ObjectiveConfig, rng: torch.Generator) -> Tensor:
+    try:
+        from diffusers.training_utils import compute_density_for_timestep_sampling
+    except ImportError as missing:
+        raise ImportError(
+            f"The {config.density.value} density needs diffusers, which is not installed: "
+            "run pip install diffusers"
+        ) from missing
+    drawn = compute_density_for_timestep_sampling(
+        config.density.value.replace("-", "_"),
+        batch_size=1,
+        logit_mean=config.logit_mean,
+        logit_std=config.logit_std,
+        mode_scale=config.mode_scale,
+        generator=rng,
+    )
+    return drawn[0].double()
+
+
 def min_snr_weight(snr: Tensor, gain: Tensor, gamma: float) -> Tensor:
     """Weight of the loss on the network's output, (batch,).
 
@@ -126,11 +178,29 @@ def pointwise_error(output: Tensor, target: Tensor, huber: float) -> Tensor:
     return 2 * huber * ((error + huber**2).sqrt() - huber) if huber else error
 
 
-def weighted_loss(
-    output: Tensor, target: Tensor, weights: Tensor, mask: Tensor | None = None, huber: float = 0.0
+def errors(
+    output: Tensor,
+    target: Tensor,
+    noised: Noised,
+    config: ObjectiveConfig,
+    *,
+    is_flow: bool,
+    mask: Tensor | None = None,
 ) -> Tensor:
-    """Mean over the batch of `sample_errors`, a scalar."""
-    return sample_errors(output, target, weights, mask, huber).mean()
+    """(batch,) what each sample adds to the objective; `target` is like the network's output.
+
+    The one place where weights and errors meet, for the step, the prior and validation.
+    """
+    weights = sample_weights(noised, config, is_flow=is_flow)
+    return sample_errors(output, target, weights, mask, config.huber)
+
+
+def plain(config: ObjectiveConfig) -> ObjectiveConfig:
+    """The objective as validation counts it: squared errors under the same weights.
+
+    So losses of runs with and without Huber can be compared, and a run's with those of before.
+    """
+    return replace(config, huber=0.0)
 
 
 def sample_errors(

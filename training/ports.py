@@ -157,14 +157,23 @@ class TextEncoder(Protocol):
         """The token table's rows of a phrase, (tokens, width) for each encoder key."""
         ...
 
+    def output_rows(self, phrase: str) -> Mapping[str, Tensor]:
+        """What the encoders return for the words of a phrase, (tokens, width) by encoder key.
+
+        In fp32 on the CPU. ValueError where it is not known which rows of the result those are.
+        """
+        ...
+
     def attach(
         self,
         vectors: Mapping[str, Mapping[str, Tensor]],
         adapters: Mapping[str, nn.Module] = ...,
+        outputs: Mapping[str, Mapping[str, Tensor]] = ...,
     ) -> AbstractContextManager[None]:
         """Let `Mention(name)` stand for `vectors[name][encoder key]` until the context ends.
 
-        `adapters[name].around` stands for each named layer meanwhile.
+        Rows of `outputs` replace what the encoder returns for a mention, in place of being read
+        by it; `adapters[name].around` stands for each named layer meanwhile.
         """
         ...
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
@@ -47,10 +47,10 @@ class RunState:
     events: tuple[Mapping[str, Any], ...] = ()
     """What was asked of the run while it trained, and what was changed when it continued"""
 
-    def training(self) -> set[str]:
-        """The concepts that have an optimizer: those that had not frozen when this was kept."""
-        groups = self.numbers.get("embeddings", {}).get("groups", [])
-        return {group["name"] for group in groups}
+    def groups(self, optimizers: Collection[str]) -> set[str]:
+        """Names of the groups that these optimizers had: what had not been frozen yet."""
+        kept = (self.numbers[name]["groups"] for name in optimizers if name in self.numbers)
+        return {group["name"] for groups in kept for group in groups}
 
 
 def capture(step: int, parameters: Mapping[str, nn.Parameter], optimizers: Optimizers) -> RunState:

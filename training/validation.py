@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from .data import Batch, TrainingData
-from .objective import sample_errors, sample_weights
+from .objective import errors, plain
 from .randomness import generator
 from .run import Run
 from .words.concepts import mentioned
@@ -72,8 +72,8 @@ def _loss(run: Run, data: TrainingData, place: tuple[int, int], draws: int) -> T
     noised = denoiser.noised(batch.latents, batch.noise, batch.positions)
     conditions = run.conditions.of_step(batch.captions)
     output = denoiser.predict(noised, conditions.of(batch.captions), batch.crops)
-    weights = sample_weights(noised, run.config.objective, is_flow=denoiser.is_flow)
-    return sample_errors(output, noised.target, weights, batch.mask).mean()
+    objective, flow = plain(run.config.objective), denoiser.is_flow
+    return errors(output, noised.target, noised, objective, is_flow=flow, mask=batch.mask).mean()
 
 
 def _draws(data: TrainingData, place: tuple[int, int], draws: int, seed: int) -> Batch:

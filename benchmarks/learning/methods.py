@@ -10,11 +10,10 @@ from pack.training.adapters import AdapterConfig
 from pack.training.adapters.lora import LoraConfig
 from pack.training.adapters.targets import Targets
 from pack.training.adapters.trilora import Sigma, TriLoraConfig
-from pack.training.loop import TrainConfig
-from pack.training.objective import ObjectiveConfig, Prior, Weighting
+from pack.training.config import TrainConfig
+from pack.training.objective import Density, ObjectiveConfig, Prior, Weighting
 from pack.training.optimizers.choices import Algorithm, OptimizerConfig, Precision
 from pack.training.optimizers.schedule import Schedule
-from pack.training.timesteps import Density
 from pack.training.words.concepts import NEGATIVE, Concept
 
 from .subjects import Subject

@@ -12,14 +12,20 @@ from pack.nodes.host.denoiser.port import HostDenoiser
 from pack.nodes.host.run.drive import gradients
 from pack.nodes.host.text.port import HostTextEncoder
 from pack.training.adapters import build_adapters
+from pack.training.adapters.adapted import Adapters
 from pack.training.adapters.lora import LoraConfig
 from pack.training.adapters.targets import Targets
+from pack.training.config import TrainConfig
 from pack.training.data import TrainingData
 from pack.training.dataset.batches import Batches
-from pack.training.loop import Parts, TrainConfig, train
-from pack.training.ports import Caption, Conditioning, Crop
+from pack.training.parts import Parts
+from pack.training.config import TrainConfig
+from pack.training.loop import train
+from pack.training.ports import Caption
+from pack.training.ports import Conditioning
+from pack.training.ports import Crop
 from pack.training.words.concepts import Concept, parse_caption
-from pack.training.words.vectors import initial_vectors
+from pack.training.words.vectors import Vectors, initial_vectors
 
 from .meter import Meter
 from .models import load_clip, load_model
@@ -105,12 +111,15 @@ def run(setup: Setup, meter: Meter) -> None:
         denoiser = HostDenoiser(
             model, checkpointing=setup.checkpointing == "on", companions=text.companions
         )
+        config = adapter_of(setup)
         parts = Parts(
             denoiser=denoiser,
             text=text,
             concepts=concepts,
-            vectors=initial_vectors(concepts, text, 0) if concepts else {},
-            adapters=build_adapters(adapter_of(setup), denoiser.layers(), 0),
+            trained=[
+                *([Vectors(initial_vectors(concepts, text, 0), text)] if concepts else []),
+                Adapters(config, build_adapters(config, denoiser.layers(), 0), {}),
+            ],
             data=data_of(setup, concepts),
         )
         config = TrainConfig(steps=STEPS, batch_size=setup.batch)

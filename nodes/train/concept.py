@@ -80,6 +80,15 @@ class Concept(io.ComfyNode):
                 sockets.Concepts.Input(
                     "concepts", optional=True, tooltip="Other concepts to learn in the same run."
                 ),
+                io.Boolean.Input(
+                    "output",
+                    default=False,
+                    tooltip="Train an output embedding, as OneTrainer does: the vectors replace "
+                    "what the text encoder returns instead of what it reads. Use Encode with "
+                    "Output Embeddings to sample with it. For SD1.x, SD2, SDXL, SD3 and T5 alone.",
+                    advanced=True,
+                    optional=True,
+                ),
             ],
             outputs=[sockets.Concepts.Output(display_name="concepts")],
         )
@@ -95,6 +104,7 @@ class Concept(io.ComfyNode):
         pivot: float,
         negative_vectors: int = 0,
         concepts: tuple[TrainedConcept, ...] = (),
+        output: bool = False,
     ) -> io.NodeOutput:
         concept = TrainedConcept(
             placeholder=placeholder.strip(),
@@ -104,6 +114,7 @@ class Concept(io.ComfyNode):
             class_word=class_word.strip(),
             pivot=pivot,
             negative_vectors=negative_vectors,
+            output=output,
         )
         return io.NodeOutput((*concepts, concept))
 

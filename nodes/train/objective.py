@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from comfy_api.latest import io
 
-from ...training.objective import ObjectiveConfig, Prior, Weighting
-from ...training.timesteps import Density
+from ...training.objective import Density, ObjectiveConfig, Prior, Weighting
 from .. import sockets
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from comfy_api.latest import io
 
-from ...training.loop import TrainConfig
+from ...training.config import TrainConfig
 from ...training.objective import ObjectiveConfig
 from ...training.optimizers.choices import EMBEDDING_OPTIMIZER, OptimizerConfig
 from ...training.optimizers.schedule import Schedule

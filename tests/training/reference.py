@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from pack.training.data import Batch
-from pack.training.loop import Parts
+from pack.training.parts import Parts
 from pack.training.ports import Caption, Mention
 from training.toys import FEED, LORA, QUERY, VALUE
 

@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from pack.training.commands import Finish, Pivot, to_freeze
-from pack.training.loop import TrainConfig, train
+from pack.training.config import TrainConfig
+from pack.training.loop import train
 from pack.training.optimizers.average import Average
 from pack.training.state import load_state, save_state
 from pack.training.words.concepts import Concept

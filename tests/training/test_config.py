@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from pack.training.adapters.lora import LoraConfig
-from pack.training.loop import TrainConfig
+from pack.training.config import TrainConfig
 from pack.training.objective import ObjectiveConfig
 from pack.training.optimizers.choices import OptimizerConfig
 from pack.training.words.concepts import Concept

@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from pack.training.adapters.lora import LoraConfig
-from pack.training.loop import TrainConfig, end, train
+from pack.training.config import TrainConfig
+from pack.training.loop import end, train
 from pack.training.optimizers.choices import Algorithm, OptimizerConfig
 from pack.training.run import Run
 from pack.training.state import RunState
@@ -71,13 +72,11 @@ def test_an_ended_run_of_schedule_free_gives_its_average_and_not_the_point_it_tr
 
 
 def test_prodigy_takes_a_share_of_the_rate_for_text_encoders():
-    parts = toy_parts(TOK, lora=LoraConfig(rank=2, alpha=2.0, text_encoder=True))
-    parts.text_rate = 0.5
+    parts = toy_parts(TOK, lora=LoraConfig(rank=2, alpha=2.0, text_encoder=True, text_rate=0.5))
     config = with_optimizer(algorithm=Algorithm.PRODIGY)
     states = [report.state() for report in train(parts, config)]
     rates = {group["rate"] for part in states[-1].numbers.values() for group in part["groups"]}
     assert rates == {1.0, 0.5}
-    rest = toy_parts(TOK, lora=LoraConfig(rank=2, alpha=2.0, text_encoder=True))
-    rest.text_rate = 0.5
+    rest = toy_parts(TOK, lora=LoraConfig(rank=2, alpha=2.0, text_encoder=True, text_rate=0.5))
     list(train(rest, config, states[3]))
     assert same(trained(rest), trained(parts))

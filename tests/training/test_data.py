@@ -7,11 +7,12 @@ from dataclasses import replace
 import pytest
 import torch
 
+from pack.training.config import TrainConfig
 from pack.training.data import EMPTY, Batch, draw_batch
-from pack.training.loop import Parts, TrainConfig
 from pack.training.objective import ObjectiveConfig, Prior
 from pack.training.optimizers.choices import Algorithm, OptimizerConfig
 from pack.training.optimizers.schedule import Schedule
+from pack.training.parts import Parts
 from pack.training.words.concepts import Concept
 from training.toys import CAPTIONS, losses, same, toy_data, toy_parts, trained
 

@@ -7,13 +7,24 @@ import torch
 from torch import Tensor
 
 from pack.training import loop
+from pack.training.config import TrainConfig
 from pack.training.data import draw_batch
-from pack.training.loop import Parts, TrainConfig, train
+from pack.training.loop import train
 from pack.training.objective import ObjectiveConfig, Prior
 from pack.training.optimizers.choices import Algorithm, OptimizerConfig
+from pack.training.parts import Parts
 from pack.training.words.concepts import Concept
 from training.reference import loss_by_hand
-from training.toys import ToyDenoiser, ToyText, losses, same, toy_parts, trained
+from training.toys import (
+    ToyDenoiser,
+    ToyText,
+    adapters_of,
+    losses,
+    same,
+    toy_parts,
+    trained,
+    vectors_of,
+)
 
 TOK = Concept(placeholder="TOK", initial="small dog", pivot=1.0)
 EVERYWHERE = ("a TOK", "TOK", "in TOK snow", "red TOK")
@@ -170,7 +181,7 @@ def test_the_run_borrows_its_models_and_gives_them_back_at_the_end():
     assert borrowed(parts) == [0, 0]
     next(run)
     assert borrowed(parts) == [1, 1]
-    assert parts.text.vectors is parts.vectors and parts.denoiser.adapters is parts.adapters
+    assert parts.text.vectors == vectors_of(parts) and parts.denoiser.adapters == adapters_of(parts)
     next(run)
     assert list(run) == [] and borrowed(parts) == [0, 0]
 

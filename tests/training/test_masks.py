@@ -7,9 +7,9 @@ from dataclasses import replace
 import pytest
 import torch
 
+from pack.training.config import TrainConfig
 from pack.training.data import draw_batch
-from pack.training.loop import TrainConfig
-from pack.training.objective import weighted_loss
+from pack.training.objective import sample_errors
 from training.toys import CAPTIONS, losses, same, toy_data, toy_parts, trained
 
 LEFT = torch.tensor([[1.0, 0.0], [1.0, 0.0]])
@@ -33,13 +33,14 @@ def test_a_masked_loss_is_the_mean_over_what_counts():
             for x in range(5)
         )
         total += weights[i].item() * top / (3 * mask[i].sum().item())
-    assert weighted_loss(output, target, weights, mask).item() == pytest.approx(total / 2, rel=1e-5)
+    loss = sample_errors(output, target, weights, mask).mean()
+    assert loss.item() == pytest.approx(total / 2, rel=1e-5)
 
 
 def test_a_mask_of_ones_changes_nothing():
     output, target = torch.randn(2, 3, 4, 5), torch.randn(2, 3, 4, 5)
-    plain = weighted_loss(output, target, torch.ones(2))
-    whole = weighted_loss(output, target, torch.ones(2), torch.full((2, 4, 5), 0.3))
+    plain = sample_errors(output, target, torch.ones(2)).mean()
+    whole = sample_errors(output, target, torch.ones(2), torch.full((2, 4, 5), 0.3)).mean()
     torch.testing.assert_close(whole, plain)
 
 
@@ -47,8 +48,8 @@ def test_a_mask_holds_for_every_frame():
     output, target = torch.randn(1, 3, 2, 4, 5), torch.randn(1, 3, 2, 4, 5)
     mask = torch.rand(1, 4, 5)
     one = torch.ones(1)
-    frames = [weighted_loss(output[:, :, i], target[:, :, i], one, mask) for i in range(2)]
-    whole = weighted_loss(output, target, one, mask)
+    frames = [sample_errors(output[:, :, i], target[:, :, i], one, mask).mean() for i in range(2)]
+    whole = sample_errors(output, target, one, mask).mean()
     torch.testing.assert_close(whole, sum(frames) / 2)
 
 

@@ -7,8 +7,8 @@ import math
 import pytest
 import torch
 
+from pack.training.config import TrainConfig
 from pack.training.data import draw_batch
-from pack.training.loop import TrainConfig
 from pack.training.objective import (
     ObjectiveConfig,
     Weighting,
@@ -16,20 +16,21 @@ from pack.training.objective import (
     min_snr_weight,
     offset_noise,
     pointwise_error,
+    sample_errors,
     sample_weights,
-    weighted_loss,
 )
 from training.toys import ToyDenoiser, losses, toy_parts
 
 
-def test_weighted_loss_is_the_mean_of_weighted_mean_errors():
+def test_the_loss_is_the_mean_of_weighted_mean_errors():
     output, target = torch.randn(3, 4, 2, 2), torch.randn(3, 4, 2, 2)
     weights = torch.tensor([0.5, 2.0, 0.0])
     total = 0.0
     for i in range(3):
         pairs = zip(output[i].flatten().tolist(), target[i].flatten().tolist(), strict=True)
         total += weights[i].item() * sum((a - b) ** 2 for a, b in pairs) / 16
-    assert weighted_loss(output, target, weights).item() == pytest.approx(total / 3, rel=1e-6)
+    loss = sample_errors(output, target, weights).mean()
+    assert loss.item() == pytest.approx(total / 3, rel=1e-6)
 
 
 @pytest.mark.parametrize("gamma", [0.5, 1.0, 5.0, 20.0])

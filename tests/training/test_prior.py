@@ -5,11 +5,22 @@ from __future__ import annotations
 import pytest
 import torch
 
-from pack.training.loop import Parts, TrainConfig, train
+from pack.training.config import TrainConfig
+from pack.training.loop import train
 from pack.training.objective import ObjectiveConfig, Prior
+from pack.training.parts import Parts
 from pack.training.words.concepts import Concept, check_class_words
 from training.reference import condition_by_hand, guess_by_hand
-from training.toys import CAPTIONS, Prediction, losses, same, toy_data, toy_parts, trained
+from training.toys import (
+    CAPTIONS,
+    Prediction,
+    losses,
+    same,
+    toy_data,
+    toy_parts,
+    trained,
+    vectors_of,
+)
 
 TOK = Concept(placeholder="TOK", initial="small dog", class_word="dog", pivot=1.0)
 CLASS_CAPTIONS = {text: (text.replace("TOK", "dog"),) for text in CAPTIONS}
@@ -62,7 +73,7 @@ def test_before_the_first_update_the_base_prior_costs_nothing_and_later_it_does(
     alone, both = toy_parts(TOK), toy_parts(TOK)
     assert losses(alone, config(Prior.NONE, steps=1)) == losses(both, config(Prior.BASE, steps=1))
     assert same(trained(alone), trained(both))
-    assert not any(rows.grad is not None for rows in parts.vectors["TOK"].values())
+    assert not any(rows.grad is not None for rows in vectors_of(parts)["TOK"].values())
 
 
 def test_the_loss_is_that_of_the_pictures_plus_the_weighted_prior():

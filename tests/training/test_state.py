@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from pack.training.loop import TrainConfig, train
+from pack.training.config import TrainConfig
+from pack.training.loop import train
 from pack.training.objective import ObjectiveConfig, Prior
 from pack.training.optimizers.choices import Algorithm, OptimizerConfig
 from pack.training.optimizers.schedule import Schedule

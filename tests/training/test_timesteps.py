@@ -9,9 +9,8 @@ import torch
 from torch import Tensor
 
 from pack.training.data import draw_batch
-from pack.training.objective import ObjectiveConfig
+from pack.training.objective import MODE_LIMIT, Density, ObjectiveConfig, draw_position
 from pack.training.randomness import generator
-from pack.training.timesteps import MODE_LIMIT, Density, draw_position
 from training.toys import toy_data
 
 COUNT = 4000

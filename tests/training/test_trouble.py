@@ -9,7 +9,8 @@ import pytest
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from pack.training.loop import TrainConfig, train
+from pack.training.config import TrainConfig
+from pack.training.loop import train
 from pack.training.objective import ObjectiveConfig, Prior
 from pack.training.run import clear_broken
 from pack.training.state import load_state, save_state

@@ -11,19 +11,30 @@ import torch
 from torch import Tensor, nn
 
 from pack.training.adapters import TEXT, Adapter, build_adapters, build_chosen, choose_layers
+from pack.training.adapters.adapted import Adapters
 from pack.training.adapters.lora import LoraConfig
+from pack.training.config import TrainConfig
 from pack.training.data import TrainingData
 from pack.training.dataset.batches import Batches
-from pack.training.loop import Parts, TrainConfig, train
-from pack.training.ports import Caption, Conditioning, Crop, Layer, Mention, Noised
+from pack.training.parts import Parts
+from pack.training.config import TrainConfig
+from pack.training.loop import train
+from pack.training.ports import Caption
+from pack.training.ports import Conditioning
+from pack.training.ports import Crop
+from pack.training.ports import Layer
+from pack.training.ports import Mention
+from pack.training.ports import Noised
 from pack.training.randomness import generator
+from pack.training.trained import Trained
 from pack.training.words.concepts import Concept, parse_caption, with_negatives
-from pack.training.words.vectors import initial_vectors
+from pack.training.words.vectors import Rows, Vectors, initial_vectors
 
 QUERY, VALUE, FEED = "block.attn1.to_q", "block.attn2.to_v", "block.ff"
 CAPTIONS = ("a TOK", "the TOK in snow", "a hill", "red TOK")
 MIX = "clip_l.layers.0.self_attn.v_proj"
 NONE: Mapping[str, nn.Module] = {}
+NO_ROWS: Mapping[str, Mapping[str, Tensor]] = {}
 LORA = LoraConfig(rank=2, alpha=3.0)
 
 
@@ -47,11 +58,15 @@ class ToyText:
         ids = [zlib.crc32(word.encode()) % 32 for word in phrase.split()]
         return {key: table[torch.tensor(ids).long()] for key, table in self.tables.items()}
 
+    def output_rows(self, phrase: str) -> dict[str, Tensor]:
+        return {key: rows.tanh() for key, rows in self.rows(phrase).items()}
+
     @contextmanager
     def attach(
         self,
         vectors: Mapping[str, Mapping[str, Tensor]],
         adapters: Mapping[str, nn.Module] = NONE,
+        outputs: Mapping[str, Mapping[str, Tensor]] = NO_ROWS,
     ) -> Iterator[None]:
         self.vectors, self.adapters, self.attached = vectors, adapters, self.attached + 1
         try:
@@ -206,11 +221,43 @@ def toy_parts(
         text=text,
         data=toy_data(captions, concepts, batch_size=batch_size, seed=seed),
         concepts=concepts,
-        vectors=initial_vectors(with_negatives(concepts), text, seed),
-        adapters=build_adapters(lora, denoiser.layers(), seed) if lora else {},
-        text_adapters=text_adapters(lora, text, seed) if lora and lora.text_encoder else {},
+        trained=toy_trained(concepts, lora, denoiser, text, seed),
         prior_data=prior,
     )
+
+
+def toy_trained(
+    concepts: Sequence[Concept],
+    lora: LoraConfig | None,
+    denoiser: ToyDenoiser,
+    text: ToyText,
+    seed: int,
+) -> list[Trained]:
+    """The vectors of the concepts, and the adapters of a LoRA."""
+    things: list[Trained] = [Vectors(initial_vectors(with_negatives(concepts), text, seed), text)]
+    if lora:
+        layers = build_adapters(lora, denoiser.layers(), seed)
+        texts = text_adapters(lora, text, seed) if lora.text_encoder else {}
+        things.append(Adapters(lora, layers, texts))
+    return things
+
+
+def vectors_of(parts: Parts) -> Rows:
+    """The trained rows of each concept."""
+    return next(thing.rows for thing in parts.trained if isinstance(thing, Vectors))
+
+
+def adapters_of(parts: Parts) -> Mapping[str, Adapter]:
+    """The adapters of the toy denoiser's layers."""
+    return next((one.layers for one in parts.trained if isinstance(one, Adapters)), {})
+
+
+def text_adapter_of(parts: Parts) -> Adapter:
+    """The one adapter of the toy text encoders."""
+    (adapter,) = next(
+        one.text_layers.values() for one in parts.trained if isinstance(one, Adapters)
+    )
+    return adapter
 
 
 def text_adapters(lora: LoraConfig, text: ToyText, seed: int) -> Mapping[str, Adapter]:
@@ -226,11 +273,13 @@ def losses(parts: Parts, config: TrainConfig) -> list[float]:
 def trained(parts: Parts) -> dict[str, Tensor]:
     """A copy of every number that a run may change, by a readable name."""
     vectors = {
-        f"{name}.{key}": rows for name, part in parts.vectors.items() for key, rows in part.items()
+        f"{name}.{key}": rows
+        for name, part in vectors_of(parts).items()
+        for key, rows in part.items()
     }
     factors = {
         f"{name}.{key}": factor
-        for name, adapter in parts.adapters.items()
+        for name, adapter in adapters_of(parts).items()
         for key, factor in adapter.named_parameters()
     }
     return {name: value.detach().clone() for name, value in (vectors | factors).items()}

@@ -11,6 +11,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor, nn
 
+from ..data import MicroStep
 from ..ports import Layer
 from .targets import Targets, matches, parse_patterns
 
@@ -35,8 +36,12 @@ class Adapter(nn.Module):
         """A term of its own in the loss, a scalar; None for none."""
         return None
 
-    def begin(self, micro_step: int | None) -> None:
-        """Told before each batch, for what is drawn anew; None says that no batch is trained."""
+    def begin(self, batch: MicroStep | None) -> None:
+        """The samples that the layer sees next, for what depends on them; None when none trains.
+
+        A layer of a text encoder, which encodes the captions of a whole step at once, gets the
+        first micro step of that step.
+        """
 
     def tensors(self) -> Mapping[str, Tensor]:
         """What is saved of it, by the suffix that loaders know."""

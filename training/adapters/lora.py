@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from ..data import MicroStep
 from ..ports import Layer
 from ..randomness import generator
 from .base import Adapter, AdapterSettings, check_rank
@@ -24,13 +25,13 @@ class Lora(Adapter):
         self.down = nn.Parameter(uniform((config.rank, *layer.shape[1:]), draw))
         self.up = nn.Parameter(torch.zeros(layer.shape[0], config.rank))
         self._key = int(torch.randint(2**62, (), generator=draw)) if config.dropout else 0
-        self._micro_step: int | None = None
+        self._drop_key: tuple[int, ...] | None = None
 
     def forward(self, x: Tensor) -> Tensor:
         """What is added to the layer's output, in the dtype of x; the factors stay in fp32."""
         inner = narrow(x, self.down.to(x.dtype), self.conv)
-        if self.dropout and self._micro_step is not None:
-            inner = inner * self._kept(inner)
+        if self.dropout and self._drop_key is not None:
+            inner = inner * self._kept(inner, self._drop_key)
         return widen(inner, self.scale * self.up.to(x.dtype), self.conv)
 
     def factors(self) -> tuple[Tensor, Tensor] | None:
@@ -39,16 +40,18 @@ class Lora(Adapter):
             return None
         return self.down, self.up if self.scale == 1 else self.scale * self.up
 
-    def begin(self, micro_step: int | None) -> None:
+    def begin(self, batch: MicroStep | None) -> None:
         """Another draw of what is dropped; the same when a block is computed again."""
-        self._micro_step = micro_step
+        # A part of a batch draws by its first sample too, lest all parts drop the same.
+        place = (batch.place,) if batch is not None and batch.place else ()
+        self._drop_key = None if batch is None else (batch.number, *place)
 
-    def _kept(self, inner: Tensor) -> Tensor:
+    def _kept(self, inner: Tensor, key: tuple[int, ...]) -> Tensor:
         """Like `inner`: 0 for what is dropped, 1 / (1 - dropout) for the rest.
 
         Drawn between the factors, where a mask costs a rank's width and not a layer's.
         """
-        seed = generator(self._key, "dropout", self._micro_step or 0).initial_seed()
+        seed = generator(self._key, "dropout", *key).initial_seed()
         draw = torch.Generator(inner.device).manual_seed(seed)
         kept = torch.rand(inner.shape, generator=draw, device=inner.device) >= self.dropout
         return kept.to(inner.dtype) / (1 - self.dropout)

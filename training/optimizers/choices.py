@@ -68,35 +68,33 @@ class OptimizerConfig:
 EMBEDDING_OPTIMIZER = OptimizerConfig(weight_decay=0.0)
 """Of the concepts, unless another is chosen: their norms are pulled already, and not to zero."""
 
-ADAPTER_RATE = 1e-4
-EMBEDDING_RATE = 1e-3
-
-Parts = Mapping[str, list[nn.Parameter]]
+Groups = Mapping[str, list[nn.Parameter]]
+"""The parameters of an optimizer by the names of their groups."""
 
 
 def make_optimizer(
-    config: OptimizerConfig, parts: Parts, default_rate: float
+    config: OptimizerConfig, groups: Groups, default_rate: float
 ) -> torch.optim.Optimizer:
-    """An optimizer with one group per named part; each group carries its base rate as "rate".
+    """An optimizer with one group per named list; each group carries its base rate as "rate".
 
     The parameters are cast to the precision of the configuration, in place.
     """
     rate = config.rate(default_rate)
-    groups = [
-        {"name": name, "params": parameters, "rate": rate} for name, parameters in parts.items()
+    named = [
+        {"name": name, "params": parameters, "rate": rate} for name, parameters in groups.items()
     ]
     if config.precision is Precision.BF16:
-        for parameter in (p for parameters in parts.values() for p in parameters):
+        for parameter in (p for parameters in groups.values() for p in parameters):
             parameter.data = parameter.data.to(torch.bfloat16)
-    fused = {"fused": True} if _can_fuse(config, parts) else {}
-    made = optimizer_class(config.algorithm)(groups, lr=rate, **settings(config), **fused)
+    fused = {"fused": True} if _can_fuse(config, groups) else {}
+    made = optimizer_class(config.algorithm)(named, lr=rate, **settings(config), **fused)
     to_training(made)
     return made
 
 
-def _can_fuse(config: OptimizerConfig, parts: Parts) -> bool:
+def _can_fuse(config: OptimizerConfig, groups: Groups) -> bool:
     """Whether torch has one kernel for the whole update where all the parameters are."""
-    devices = {one.device.type for parameters in parts.values() for one in parameters}
+    devices = {one.device.type for parameters in groups.values() for one in parameters}
     plain = config.algorithm is Algorithm.ADAMW and config.precision is not Precision.BF16
     return plain and len(devices) == 1 and devices <= {"cpu", "cuda", "xpu"}
 
@@ -174,7 +172,7 @@ def drop_group(optimizer: torch.optim.Optimizer, name: str) -> None:
     applies the kept momentum with it.
     """
     (group,) = [group for group in optimizer.param_groups if group["name"] == name]
-    settle(optimizer, [group])
+    take_average(optimizer, [group])
     optimizer.param_groups.remove(group)
     for parameter in group["params"]:
         optimizer.state.pop(parameter, None)
@@ -205,7 +203,7 @@ def to_training(optimizer: torch.optim.Optimizer) -> None:
 
 
 @torch.no_grad()
-def settle(
+def take_average(
     optimizer: torch.optim.Optimizer, groups: Sequence[dict[str, Any]] | None = None
 ) -> None:
     """Leave in the parameters what was learned: Schedule-Free's average, not the last point.
@@ -224,12 +222,12 @@ def settle(
 
 
 @contextmanager
-def settled(optimizers: Sequence[torch.optim.Optimizer]) -> Generator[None, None, None]:
+def averaged(optimizers: Sequence[torch.optim.Optimizer]) -> Generator[None, None, None]:
     """What was learned so far, for a sample or a file; after it training goes on bit for bit."""
     groups = [g for o in optimizers for g in o.param_groups if g.get("train_mode")]
     kept = [(p, p.data.clone()) for group in groups for p in group["params"]]
     for optimizer in optimizers:
-        settle(optimizer)
+        take_average(optimizer)
     try:
         yield
     finally:

@@ -33,6 +33,8 @@ class Concept:
     """Share of the steps after which the vectors are frozen: 0 never trains, 1 never freezes."""
     negative_vectors: int = 0
     """Vectors of a second embedding, `<name>-neg`, for the negative prompt; 0 means none."""
+    output: bool = False
+    """Whether the vectors replace what the text encoders return, not what they read."""
 
     def __post_init__(self) -> None:
         if not self.placeholder.strip():

@@ -47,7 +47,7 @@ class Conditions:
         self._adapted = adapted
         self._kept: dict[Caption, Conditioning] = {}
         self._base: dict[Caption, Conditioning] = {}
-        self.settled = False
+        self.complete = False
 
     def of_step(self, captions: Iterable[Caption]) -> StepConditions:
         """Everything that a step asks for: each distinct caption once, and those that move in
@@ -81,8 +81,8 @@ class Conditions:
         """A concept no longer trains: captions without another live one are constant now."""
         self._live.discard(concept)
 
-    def settle(self, captions: Iterable[Caption]) -> None:
+    def complete_with(self, captions: Iterable[Caption]) -> None:
         """Encode all that the run can still ask for, a last time, and release the encoder."""
         self._keep([c for c in dict.fromkeys(captions) if c not in self._kept])
         self._text.release()
-        self.settled = True
+        self.complete = True

@@ -2,21 +2,96 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
+from torch.optim.optimizer import Optimizer
 
+from ..config import TrainConfig
+from ..optimizers.choices import make_optimizer, shift_origin
 from ..ports import TextEncoder
 from ..randomness import generator
+from ..trained import Learned, Places, Trained, on_cpu
 from .concepts import Concept
 
-Vectors = dict[str, dict[str, nn.Parameter]]
+EMBEDDING_RATE = 1e-3
+Rows = Mapping[str, Mapping[str, nn.Parameter]]
 """concept name -> encoder key -> (vectors, width) in fp32"""
 
 
-def initial_vectors(concepts: Sequence[Concept], text: TextEncoder, seed: int) -> Vectors:
-    """The vectors every concept starts from, on the CPU."""
+class NamedRows(Trained):
+    """Rows of concepts, of which each is an optimizer group of its own, which its pivot ends."""
+
+    kind = ""
+    """First word of the names in a checkpoint."""
+    optimizer_name = ""
+    rate = 0.0
+    """Learning rate where none is set."""
+
+    def __init__(self, rows: Rows):
+        self.rows = rows
+        self.optimizer_names = (self.optimizer_name,)
+
+    def norms(self, concept: str) -> Mapping[str, float]:
+        """The norm that a concept's rows are pulled to, by encoder key."""
+        raise NotImplementedError
+
+    def parameters(self) -> dict[str, nn.Parameter]:
+        return {
+            f"{self.kind}.{name}.{key}": rows
+            for name, of_concept in self.rows.items()
+            for key, rows in of_concept.items()
+        }
+
+    def freezable(self) -> dict[str, list[nn.Parameter]]:
+        return {name: list(of_concept.values()) for name, of_concept in self.rows.items()}
+
+    def optimizers(self, config: TrainConfig, live: Collection[str]) -> dict[str, Optimizer]:
+        groups = {name: rows for name, rows in self.freezable().items() if name in live}
+        if not groups:
+            return {}
+        return {self.optimizer_name: make_optimizer(config.embedding_optimizer, groups, self.rate)}
+
+    def updated(self, optimizer: Optimizer, moved: Collection[str], config: TrainConfig) -> None:
+        """Pull the norms of the rows that the step has moved, and only those."""
+        for name in moved:
+            pulled = pull_norms(self.rows[name], self.norms(name), config.norm_pull)
+            shift_origin(optimizer, pulled)
+
+
+class Vectors(NamedRows):
+    """The vectors that the text encoders read where a caption mentions a concept.
+
+    They take the placeholder's place before the encoder, so that the table, and with it every
+    other word, stays as it is.
+    """
+
+    kind, optimizer_name, rate = "vectors", "embeddings", EMBEDDING_RATE
+
+    def __init__(self, rows: Rows, text: TextEncoder):
+        super().__init__(rows)
+        self._text = text
+        self._norms: Mapping[str, float] = {}
+
+    def optimizers(self, config: TrainConfig, live: Collection[str]) -> dict[str, Optimizer]:
+        # Measured here, where the encoders are borrowed: on another device the last bits differ.
+        self._norms = self._text.norms() if self.rows else {}
+        return super().optimizers(config, live)
+
+    def norms(self, concept: str) -> Mapping[str, float]:
+        """The median norm of each encoder's token table, whatever the concept."""
+        return self._norms
+
+    def places(self) -> Places:
+        return Places(vectors=self.rows)
+
+    def learned(self) -> Learned:
+        return Learned(embeddings=on_cpu(self.rows))
+
+
+def initial_vectors(concepts: Sequence[Concept], text: TextEncoder, seed: int) -> Rows:
+    """The rows that concepts start from, on the CPU."""
     return {concept.final_name: _start(concept, text, seed) for concept in concepts}
 
 
@@ -30,8 +105,8 @@ def _start(concept: Concept, text: TextEncoder, seed: int) -> dict[str, nn.Param
         if concept.initial:
             start = spread_rows(rows.float(), concept.vectors)
         else:
-            draw = generator(seed, "vectors", concept.final_name, key)
-            start = noise_rows(concept.vectors, rows.shape[-1], norms[key], draw)
+            rng = generator(seed, "vectors", concept.final_name, key)
+            start = noise_rows(concept.vectors, rows.shape[-1], norms[key], rng)
         started[key] = nn.Parameter(start)
     return started
 
@@ -46,9 +121,9 @@ def spread_rows(rows: Tensor, count: int) -> Tensor:
     return rows[torch.arange(count) % len(rows)].clone()
 
 
-def noise_rows(count: int, width: int, norm: float, draw: torch.Generator) -> Tensor:
+def noise_rows(count: int, width: int, norm: float, rng: torch.Generator) -> Tensor:
     """Gaussian directions of the table's own norm, (count, width)."""
-    rows = torch.randn(count, width, generator=draw)
+    rows = torch.randn(count, width, generator=rng)
     return rows * (norm / row_norms(rows))
 
 

@@ -15,8 +15,9 @@ from ....bundles.files.atomic import replace_text
 from ....training.data import TrainingData, draw_batch
 from ....training.dataset.batches import Batches
 from ....training.memory import Cost, Plan, choose
-from ....training.run import Parts
+from ....training.parts import Parts
 from ..disk import Disk
+from ....training.parts import attached
 from .port import BYTES_PER_PARAMETER, HostDenoiser
 from .recompute import IN_PLACE_BLOCKS
 
@@ -57,8 +58,7 @@ def measure_cost(parts: Parts, denoiser: HostDenoiser) -> Cost:
     sample = draw_batch(only(parts.data, largest), 0, 0, dropout=0.0)
     with ExitStack() as stack:
         counts = stack.enter_context(denoiser.counting())
-        stack.enter_context(parts.text.attach(parts.vectors, parts.text_adapters))
-        stack.enter_context(denoiser.attach(parts.adapters))
+        stack.enter_context(attached(parts))
         conditions = [each.detach() for each in parts.text.encode(sample.captions)]
         noised = denoiser.noised(sample.latents, sample.noise, sample.positions)
         with _kept_storages() as rest:

@@ -20,12 +20,11 @@ from tqdm.auto import tqdm
 
 from ....bundles.bundle import Bundle
 from ....bundles.load import load_bundle
-from ....training.adapters import MODEL, TEXT
-from ....training.adapters.census import census
 from ....training.commands import Command
 from ....training.evaluation.curves import loss_plot
-from ....training.loop import Parts, StepReport, end, train
+from ....training.loop import StepReport, end, train
 from ....training.memory import Plan
+from ....training.parts import Parts
 from ....training.state import RunState
 from ..codec import HostLatentCodec
 from ..denoiser.budget import plan_run
@@ -264,14 +263,12 @@ def _report(
     """What was trained, on what and for how long, as text."""
     done = max(len(losses) - begun, 1)
     tail = losses[-max(1, len(losses) // 10) :] or [0.0]
-    patterns = request.adapter.patterns if request.adapter else ""
-    counted = census({MODEL: parts.adapters, TEXT: parts.text_adapters}, patterns)
     lines = [
         f"{len(losses)} steps on {len(request.dataset.records)} pictures"
         + (f", {done} of the steps now," if begun else "")
         + f" in {seconds:.1f} s ({seconds / done:.3f} s a step)",
         f"loss {sum(tail) / len(tail):.5f} over the last {len(tail)} steps",
-        *counted,
+        *(line for thing in parts.trained for line in thing.summary()),
     ]
     for concept in request.concepts:
         pivot = concept.pivot_step(request.config.steps)

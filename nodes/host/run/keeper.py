@@ -11,7 +11,8 @@ from torch import Tensor
 
 from ....bundles.bundle import Bundle
 from ....training.commands import Command, to_freeze
-from ....training.loop import Parts, StepReport
+from ....training.loop import StepReport
+from ....training.parts import Parts
 from ....training.run import Run
 from ....training.state import RunState, averages
 from .live import CHECKPOINT, FINISH

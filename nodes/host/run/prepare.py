@@ -16,6 +16,7 @@ from ....training.adapters import (
     build_chosen,
     choose_layers,
 )
+from ....training.adapters.adapted import Adapters
 from ....training.adapters.trilora import TriLoraConfig
 from ....training.data import TrainingData
 from ....training.dataset.batches import Batches
@@ -25,10 +26,13 @@ from ....training.dataset.pictures.crops import plan_crops
 from ....training.dataset.pictures.latents import LatentCache, encode_latents
 from ....training.dataset.records import Dataset, Framing
 from ....training.objective import Prior
+from ....training.parts import Parts
+from ....training.peers import peers_here
 from ....training.ports import Caption
-from ....training.run import Parts
+from ....training.trained import Trained
 from ....training.words.concepts import parse_caption, with_negatives
-from ....training.words.vectors import initial_vectors
+from ....training.words.outputs import Outputs, initial_outputs
+from ....training.words.vectors import Vectors, initial_vectors
 from ..codec import HostLatentCodec
 from ..denoiser.port import HostDenoiser
 from ..denoiser.singular_values import cached_singular_values
@@ -44,8 +48,6 @@ def make_parts(
     """Everything that the loop needs; settings that do not fit the model fail before encoding."""
     config, prior = request.config, request.class_dataset
     seed, batch = config.seed, config.batch_size
-    adapters = make_adapters(request.adapter, denoiser, text, seed)
-    vectors = initial_vectors(with_negatives(request.concepts), text, seed)
     held = request.validation.dataset if request.validation else None
     if config.objective.prior is Prior.NONE:
         prior = None
@@ -54,14 +56,30 @@ def make_parts(
         denoiser=denoiser,
         text=text,
         concepts=request.concepts,
-        vectors=vectors,
-        adapters=adapters[MODEL],
-        text_adapters=adapters[TEXT],
-        text_rate=request.adapter.text_rate if request.adapter else 1.0,
+        trained=make_trained(request, denoiser, text),
         data=make_data(request, request.dataset, codec, seed, batch),
         prior_data=make_data(request, prior, codec, seed + 1, beside) if prior else None,
         held_out=make_data(request, held, codec, seed, batch) if held else None,
+        peers=peers_here(),
     )
+
+
+def make_trained(
+    request: Request, denoiser: HostDenoiser, text: HostTextEncoder
+) -> tuple[Trained, ...]:
+    """What the run trains, in the order in which its parts are updated."""
+    seed = request.config.seed
+    adapters = make_adapters(request.adapter, denoiser, text, seed)
+    things: list[Trained] = []
+    read = [concept for concept in with_negatives(request.concepts) if not concept.output]
+    returned = [concept for concept in with_negatives(request.concepts) if concept.output]
+    if read:
+        things.append(Vectors(initial_vectors(read, text, seed), text))
+    if returned:
+        things.append(Outputs(initial_outputs(returned, text, seed)))
+    if request.adapter is not None:
+        things.append(Adapters(request.adapter, adapters[MODEL], adapters[TEXT]))
+    return tuple(things)
 
 
 def make_adapters(

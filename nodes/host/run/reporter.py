@@ -10,11 +10,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import comfy.model_management as management
-from torch import Tensor, nn
+from torch import Tensor
 
 from ....bundles.files.journal import Journal
-from ....training.loop import Parts, StepReport
+from ....training.parts import Parts
+from ....training.loop import StepReport
 from ....training.series import CONCEPTS, LOSS, MOVEMENT, NORMS, PRODIGY_D, RATES
+from ....training.trained import all_places
 from ..events import send_event
 from ..text.port import HostTextEncoder
 from .live import LiveRun
@@ -55,7 +57,7 @@ class Reporter:
         self._mailbox = Mailbox[_VectorTensors]()
         self._origin = {
             name: {key: rows.detach().clone() for key, rows in encoders.items()}
-            for name, encoders in parts.vectors.items()
+            for name, encoders in rows_of(parts).items()
         }
 
     def report_step(self, report: StepReport) -> None:
@@ -117,7 +119,9 @@ class Reporter:
 
     def _look_at_vectors(self, report: StepReport) -> None:
         """Send on its way how far each live concept has moved, and its nearest words."""
-        live = {n: v for n, v in report.run.parts.vectors.items() if n in report.run.live}
+        parts = report.run.parts
+        live = {n: rows for n, rows in rows_of(parts).items() if n in report.run.live}
+        read = all_places(parts.trained).vectors
         if live:
             movement = {name: self._movement(name, encoders) for name, encoders in live.items()}
             nearest = {
@@ -125,10 +129,12 @@ class Reporter:
                     k: self._text.nearest(k, rows.detach(), WORDS) for k, rows in encoders.items()
                 }
                 for name, encoders in live.items()
+                # Only what an encoder reads is near to words of its table.
+                if name in read
             }
             self._mailbox.post(_VectorTensors(movement, nearest))
 
-    def _movement(self, name: str, encoders: Mapping[str, nn.Parameter]) -> dict[str, Tensor]:
+    def _movement(self, name: str, encoders: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """How far a concept's rows are from where they began, in their own lengths then."""
         moved = dict[str, Tensor]()
         for key, rows in encoders.items():
@@ -150,6 +156,12 @@ class Reporter:
             for name, encoders in vectors.nearest.items()
         }
         return {MOVEMENT.key: movement, "nearest": nearest}
+
+
+def rows_of(parts: Parts) -> dict[str, Mapping[str, Tensor]]:
+    """The rows of each concept by encoder key, read by the encoders or returned by them."""
+    places = all_places(parts.trained)
+    return {**places.vectors, **places.outputs}
 
 
 def finite(value: Any) -> Any:

@@ -13,14 +13,13 @@ import torch
 
 from ....bundles.bundle import check_name
 from ....training.adapters import AdapterConfig
+from ....training.config import TrainConfig
 from ....training.dataset.pictures.buckets import bucket_sizes
 from ....training.dataset.records import Dataset
-from ....training.loop import TrainConfig
-from ....training.objective import Prior
+from ....training.objective import Prior, check_density
 from ....training.optimizers.choices import check_installed
 from ....training.optimizers.schedule import rate_factor
 from ....training.randomness import generator
-from ....training.timesteps import check_density
 from ....training.validation import ValidationConfig
 from ....training.words.concepts import (
     Concept,

@@ -2,24 +2,26 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
 from ....bundles.bundle import Bundle, Entry
 from ....bundles.layers.generic import KOHYA_FAMILIES
 from ....bundles.layers.peft_keys import to_peft
-from ....training.adapters import MODEL, TEXT, export_adapters
+from ....training.adapters.adapted import Adapters
 from ....training.adapters.dora import Axis, Dora, peft_tensors
-from ....training.run import Parts
+from ....training.parts import Parts
+from ....training.trained import all_learned
 from ....training.words.concepts import with_negatives
 from .request import Request
 
 
 def make_peft(parts: Parts, family: str) -> dict[str, Tensor]:
     """The DoRA layers of a UNet that train lengths of rows, for diffusers; empty for all else."""
+    things = [thing for thing in parts.trained if isinstance(thing, Adapters)]
     rows = {
         name: peft_tensors(adapter)
-        for name, adapter in parts.adapters.items()
+        for thing in things
+        for name, adapter in thing.layers.items()
         if isinstance(adapter, Dora) and adapter.axis is Axis.OUTPUT
     }
     return to_peft(rows, family) if rows and family in KOHYA_FAMILIES else {}
@@ -27,24 +29,16 @@ def make_peft(parts: Parts, family: str) -> dict[str, Tensor]:
 
 def make_bundle(request: Request, parts: Parts, family: str, base: str = "") -> Bundle:
     """What was trained, with its recipe and the digest of the model that it was trained on."""
-    lora: dict[str, Tensor] = {}
-    if request.adapter:
-        lora |= export_adapters(request.adapter, parts.adapters, MODEL)
-        lora |= export_adapters(request.adapter, parts.text_adapters, TEXT)
-    embeddings = {
-        name: {
-            key: rows.detach().to("cpu", torch.float32, copy=True) for key, rows in vectors.items()
-        }
-        for name, vectors in parts.vectors.items()
-    }
+    learned = all_learned(parts.trained)
     entries = [
         Entry(name=c.final_name, initial=c.initial, placeholder=c.placeholder)
         for c in with_negatives(request.concepts)
     ]
     return Bundle(
         family=family,
-        lora=lora,
-        embeddings=embeddings,
+        lora=learned.lora,
+        embeddings=learned.embeddings,
+        outputs=learned.outputs,
         entries=tuple(entries),
         recipe=request.recipe() | ({"base_model": base} if base else {}),
     )

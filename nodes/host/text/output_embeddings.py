@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -46,49 +46,101 @@ class _Place:
     vector: Tensor
 
 
+TrainedRows = Mapping[int, tuple[Tensor, int]]
+"""Address of a zero row that an encoder reads -> the rows of its name, and the place among them"""
+
+
 def encode_with_outputs(clip: CLIP, text: str) -> tuple[list[Any], int]:
     """Conditioning as CLIP Text Encode makes it, with output embeddings in place; their number.
 
     While a name is read its encoder sees zeros there, as it did in training. ValueError for a text
     encoder whose conditioning's rows are not known.
     """
-    names, trained = _readable(overlaid_names(clip))
+    names, trained = readable(overlaid_names(clip))
     reader = with_only(clip, names) if names else clip
     tokens = reader.tokenize(text)
-    places = list(_places(tokens, trained)) if trained else []
+    places = list(_places(tokens, trained))
     conditioning = reader.encode_from_tokens_scheduled(tokens)
     if not places:
         return conditioning, 0
-    areas = _areas(clip, tokens)
-    _check(clip, areas, places)
-    empty = _empty_rows(reader, tokens, places)
-    return [[_replaced(c, places, areas, empty), more] for c, more in conditioning], len(places)
+    put = _writer(reader, tokens, places)
+    return [[put(cond), more] for cond, more in conditioning], len(places)
 
 
-def _readable(
-    known: Mapping[str, NamedVectors],
-) -> tuple[dict[str, NamedVectors], dict[int, Tensor]]:
-    """The names with zeros as vectors where they have outputs, and the output of each zero row."""
+def put_outputs(
+    clip: CLIP, tokens: Mapping[str, Any], cond: Tensor, trained: TrainedRows
+) -> Tensor:
+    """A conditioning of these tokens with output embeddings in place, under autograd."""
+    places = list(_places(tokens, trained))
+    return _writer(clip, tokens, places)(cond) if places else cond
+
+
+def output_rows(clip: CLIP, phrase: str) -> dict[str, Tensor]:
+    """What the encoders return for the words of a phrase, (tokens, width) by encoder key.
+
+    ValueError for a text encoder of which not all rows of the result are known.
+    """
+    tokens = clip.tokenize(phrase, disable_weights=True)
+    areas, readers = _areas(clip, tokens), leaves(clip)
+    if tokens.keys() - areas.keys():
+        raise _unknown_rows(clip, "cannot be trained with this text encoder")
+    cond = clip.encode_from_tokens(tokens)
+    if isinstance(cond, tuple):
+        cond = cond[0]
+    rows: dict[str, Tensor] = {}
+    for part, area in areas.items():
+        key = next(key for key in readers if key in (part, _PARTS.get(part)))
+        chunks = readers[key].tokenize_with_weights(phrase, return_word_ids=True)
+        words = [word for chunk in chunks for _, _, word in chunk]
+        places = [area.first + row for row, word in enumerate(words) if word and row < area.rows]
+        if not places:
+            raise ValueError(f'The initial phrase "{phrase}" has no token: write a word.')
+        rows[key] = cond[0, places, area.start : area.end].float().cpu()
+    return rows
+
+
+def readable(known: Mapping[str, NamedVectors]) -> tuple[dict[str, NamedVectors], TrainedRows]:
+    """The names with zeros as vectors where they have outputs, and the outputs of each zero row."""
     names: dict[str, NamedVectors] = {}
-    trained: dict[int, Tensor] = {}
+    trained: dict[int, tuple[Tensor, int]] = {}
     for name, entry in known.items():
         zeros = {key: torch.zeros_like(rows) for key, rows in entry.outputs.items()}
         for key, rows in entry.outputs.items():
             # The host hands out a view of each row, which is known by where it lies.
-            trained |= {zero.data_ptr(): row for zero, row in zip(zeros[key], rows, strict=True)}
+            trained |= {zero.data_ptr(): (rows, place) for place, zero in enumerate(zeros[key])}
         names[name] = replace(entry, vectors={**entry.vectors, **zeros}, outputs={})
     return names, trained
 
 
-def _places(tokens: Mapping[str, Any], trained: Mapping[int, Tensor]) -> Iterator[_Place]:
+def _writer(
+    clip: CLIP, tokens: Mapping[str, Any], places: list[_Place]
+) -> Callable[[Tensor], Tensor]:
+    """Puts output embeddings into conditionings of these tokens."""
+    areas = _areas(clip, tokens)
+    lost = [place.part for place in places if place.part not in areas]
+    if lost:
+        raise _unknown_rows(clip, f"for {lost[0]} cannot be placed")
+    empty = _empty_rows(clip, tokens, places)
+    return lambda cond: _replaced(cond, places, areas, empty)
+
+
+def _unknown_rows(clip: CLIP, trouble: str) -> ValueError:
+    return ValueError(
+        f"Output embeddings {trouble}: where the rows of its tokens are "
+        f"in the conditioning of this text encoder ({', '.join(leaves(clip))}) is not known. "
+        "They are known for SD1.x, SD2, SDXL, SD3, Flux (T5) and encoders of T5 alone."
+    )
+
+
+def _places(tokens: Mapping[str, Any], trained: TrainedRows) -> Iterator[_Place]:
     for part, chunks in tokens.items():
         row = 0
         for chunk in chunks:
             for token, weight, *_ in chunk:
                 vector = token.get("data") if isinstance(token, dict) else token
                 if torch.is_tensor(vector) and vector.data_ptr() in trained:
-                    found = trained[vector.data_ptr()]
-                    yield _Place(part=part, row=row, weight=weight, vector=found)
+                    rows, place = trained[vector.data_ptr()]
+                    yield _Place(part=part, row=row, weight=weight, vector=rows[place])
                 row += 1
 
 
@@ -108,16 +160,6 @@ def _areas(clip: CLIP, tokens: Mapping[str, Any]) -> dict[str, _Area]:
         else _Area(first=0, rows=before if stacked else rows[part], start=start, end=end)
         for part, (start, end) in columns.items()
     }
-
-
-def _check(clip: CLIP, areas: Mapping[str, _Area], places: list[_Place]) -> None:
-    lost = [place.part for place in places if place.part not in areas]
-    if lost:
-        raise ValueError(
-            f"Output embeddings for {lost[0]} cannot be placed: where the rows of its tokens are "
-            f"in the conditioning of this text encoder ({', '.join(leaves(clip))}) is not known. "
-            "They are known for SD1.x, SD2, SDXL, SD3, Flux (T5) and encoders of T5 alone."
-        )
 
 
 def _empty_rows(clip: CLIP, tokens: Mapping[str, Any], places: list[_Place]) -> Tensor | None:

@@ -20,9 +20,11 @@ from ..denoiser.injection import TrainingInjection, give_back
 from ..denoiser.layers import adaptable_layers
 from ..denoiser.recompute import IN_PLACE_BLOCKS
 from .batch import BatchEncoder
+from .output_embeddings import TrainedRows, output_rows, put_outputs, readable
 from .tokenizer import PLAIN, NamedVectors, leaves, named, takes_vectors, with_names
 
 NO_ADAPTERS: Mapping[str, Adapter] = MappingProxyType({})
+NO_ROWS: Mapping[str, Mapping[str, Tensor]] = MappingProxyType({})
 SLICE = 8192
 """Rows of a token table at once, in fp32"""
 
@@ -35,6 +37,7 @@ class HostTextEncoder:
         self._clip = clip.clone()
         self._batch = BatchEncoder(self._clip)
         self._entries: dict[str, NamedVectors] = {}
+        self._outputs: TrainedRows = {}
         self._injection: TrainingInjection | None = None
         self._released = self._loaded = False
         self._lengths: dict[str, Tensor] = {}
@@ -65,6 +68,11 @@ class HostTextEncoder:
             picked = table[torch.tensor(ids, dtype=torch.long, device=table.device)]
             found[key] = picked.detach().to("cpu", torch.float32, copy=True)
         return found
+
+    def output_rows(self, phrase: str) -> dict[str, Tensor]:
+        """What the encoders return for a phrase's words, (tokens, width) in fp32 on the CPU."""
+        with torch.no_grad():
+            return output_rows(self._base, phrase)
 
     def nearest(self, key: str, rows: Tensor, count: int) -> Tensor:
         """Ids of the words whose rows point most nearly the same way, (rows, count).
@@ -98,17 +106,20 @@ class HostTextEncoder:
         self,
         vectors: Mapping[str, Mapping[str, Tensor]],
         adapters: Mapping[str, Adapter] = NO_ADAPTERS,
+        outputs: Mapping[str, Mapping[str, Tensor]] = NO_ROWS,
     ) -> Iterator[None]:
-        """Borrow: encoders record no weight, and every name in `vectors` can be mentioned."""
+        """Borrow: encoders record no weight, and every name with rows can be mentioned."""
         device = self._clip.patcher.load_device
         for adapter in adapters.values():
             adapter.to(device)
-        for parts in vectors.values():
-            for rows in parts.values():
+        for of_name in (*vectors.values(), *outputs.values()):
+            for rows in of_name.values():
                 rows.data = rows.data.to(device)
-        self._entries = {name: named(name, parts) for name, parts in vectors.items()}
+        entries = {name: named(name, of_name) for name, of_name in vectors.items()}
+        entries |= {name: named(name, {}, outputs=of_name) for name, of_name in outputs.items()}
+        self._entries, self._outputs = readable(entries)
         # Encoders that take no vectors can have adapters all the same.
-        takes = bool(vectors) or takes_vectors(self._base)
+        takes = bool(entries) or takes_vectors(self._base)
         self._clip = with_names(self._base, self._entries.values()) if takes else self._base.clone()
         self._plain = {PLAIN: True} if takes else {}
         self._batch = BatchEncoder(self._clip)
@@ -133,6 +144,8 @@ class HostTextEncoder:
         tokens = [self._clip.tokenize(self._spell(caption), **options) for caption in captions]
         with self._adapted(adapted):
             encoded = self._batch.encode(tokens)
+            for read, result in zip(tokens, encoded, strict=True) if self._outputs else ():
+                result["cond"] = put_outputs(self._clip, read, result["cond"], self._outputs)
         return [
             Conditioning({name: value for name, value in made.items() if torch.is_tensor(value)})
             for made in encoded

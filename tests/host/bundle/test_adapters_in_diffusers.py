@@ -21,12 +21,14 @@ from pack.nodes.host.run.prepare import make_adapters
 from pack.nodes.host.run.result import make_peft
 from pack.nodes.host.text.port import HostTextEncoder
 from pack.training.adapters import MODEL, AdapterConfig, export_adapters
+from pack.training.adapters.adapted import Adapters
 from pack.training.adapters.dora import Axis, DoraConfig
 from pack.training.adapters.lora import LoraConfig
 from pack.training.adapters.targets import Targets
 from pack.training.adapters.trilora import Core, TriLoraConfig
-from pack.training.loop import Parts
-from pack.training.ports import Conditioning, Crop
+from pack.training.parts import Parts
+from pack.training.ports import Conditioning
+from pack.training.ports import Crop
 
 pytestmark = pytest.mark.skipif(
     importlib.util.find_spec("peft") is None, reason="needs peft: pip install peft"
@@ -127,8 +129,7 @@ def save(
             text=text,
             data=None,
             concepts=(),
-            vectors={},
-            adapters=adapters[MODEL],
+            trained=[Adapters(config, adapters[MODEL], {})],
         )
         replace_safetensors(path, make_peft(parts, "sd15"), {})
         return

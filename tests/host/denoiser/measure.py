@@ -20,7 +20,7 @@ from pack.training.adapters.lora import LoraConfig
 from pack.training.adapters.targets import Targets
 from pack.training.ports import Caption, Crop, Mention, Noised
 from pack.training.words.concepts import Concept
-from pack.training.words.vectors import Vectors, initial_vectors
+from pack.training.words.vectors import Rows, initial_vectors
 
 TOK = Mention("TOK")
 CONCEPT = Concept(placeholder="TOK", initial="dog", vectors=2)
@@ -41,7 +41,7 @@ class Ports:
 
     text: HostTextEncoder
     denoiser: HostDenoiser
-    vectors: Vectors
+    vectors: Rows
     adapters: dict[str, nn.Module]
 
     def parameters(self) -> list[nn.Parameter]:

@@ -42,12 +42,14 @@ from pack.nodes.host.run.drive import gradients
 from pack.nodes.host.text.port import HostTextEncoder
 from pack.training.adapters import MODEL, TEXT, Adapter, export_adapters
 from pack.training.adapters.lora import LoraConfig
+from pack.training.config import TrainConfig
 from pack.training.data import TrainingData, draw_batch
 from pack.training.dataset.batches import Batches
-from pack.training.loop import Parts, Run, TrainConfig
+from pack.training.loop import batch_errors
 from pack.training.objective import ObjectiveConfig
+from pack.training.parts import Parts
 from pack.training.ports import Layer
-from pack.training.steps import batch_errors
+from pack.training.run import Run
 from pack.training.words.concepts import Concept
 from pack.training.words.vectors import initial_vectors
 from world import families
@@ -200,7 +202,7 @@ def test_the_loss_is_the_closed_form_of_what_the_host_samples(loaded: Loaded, na
             crops=batch.crops,
             batches=Batches([0], [1], 1, seed=0),
         )
-        parts = Parts(denoiser=denoiser, text=text, data=data, concepts=(), vectors={}, adapters={})
+        parts = Parts(denoiser=denoiser, text=text, data=data, concepts=(), trained=())
         drawn = draw_batch(data, config.seed, 0, dropout=0.0)
         with text.attach({}), denoiser.attach({}):
             run = Run(parts, config)

@@ -20,13 +20,19 @@ from pack.nodes.host.run.drive import gradients
 from pack.nodes.host.run.prepare import make_data
 from pack.nodes.host.run.request import Request
 from pack.nodes.host.text.port import HostTextEncoder
+from pack.training.config import TrainConfig
 from pack.training.data import TrainingData, draw_batch
 from pack.training.dataset.folder.read import read_folder
 from pack.training.dataset.pictures.buckets import latent_mask
-from pack.training.dataset.records import Dataset, Framing
-from pack.training.loop import Parts, Run, TrainConfig
+from pack.training.dataset.records import Dataset
+from pack.training.dataset.records import Framing
+from pack.training.parts import Parts
+from pack.training.run import Run
+from pack.training.config import TrainConfig
+from pack.training.loop import batch_errors
 from pack.training.objective import ObjectiveConfig
-from pack.training.steps import batch_errors
+from pack.training.parts import Parts
+from pack.training.run import Run
 
 WIDTH, HEIGHT = 96, 64
 BLOCK = (32, 16, 48, 32)
@@ -104,9 +110,7 @@ def test_the_loss_is_the_mean_over_the_places_that_count(masked: Masked):
     config = TrainConfig(steps=1, objective=ObjectiveConfig(min_snr_gamma=0))
     with gradients(), torch.no_grad():
         text, denoiser = HostTextEncoder(clip), HostDenoiser(model, checkpointing=False)
-        parts = Parts(
-            denoiser=denoiser, text=text, data=masked.data, concepts=(), vectors={}, adapters={}
-        )
+        parts = Parts(denoiser=denoiser, text=text, data=masked.data, concepts=(), trained=())
         batch = draw_batch(masked.data, config.seed, 0, dropout=0.0)
         with text.attach({}), denoiser.attach({}):
             run = Run(parts, config)

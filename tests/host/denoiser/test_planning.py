@@ -13,10 +13,15 @@ from pack.nodes.host.disk import Disk
 from pack.nodes.host.run.drive import gradients
 from pack.nodes.host.text.port import HostTextEncoder
 from pack.training.adapters import build_adapters
+from pack.training.adapters.adapted import Adapters
 from pack.training.adapters.lora import LoraConfig
+from pack.training.config import TrainConfig
 from pack.training.data import TrainingData
 from pack.training.dataset.batches import Batches
-from pack.training.loop import Parts, TrainConfig, train
+from pack.training.loop import train
+from pack.training.parts import Parts
+
+LORA = LoraConfig(rank=4, alpha=4)
 
 
 def parts_of(loaded: Loaded, batch: int = 2) -> tuple[Parts, HostDenoiser]:
@@ -28,8 +33,7 @@ def parts_of(loaded: Loaded, batch: int = 2) -> tuple[Parts, HostDenoiser]:
         denoiser=denoiser,
         text=text,
         concepts=(),
-        vectors={},
-        adapters=build_adapters(LoraConfig(rank=4, alpha=4), denoiser.layers(), 0),
+        trained=[Adapters(LORA, build_adapters(LORA, denoiser.layers(), 0), {})],
         data=TrainingData(
             latents=list(drawn.latents),
             captions=list(drawn.captions),

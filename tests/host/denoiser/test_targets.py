@@ -14,11 +14,14 @@ from torch import Tensor
 
 from harness.host.runner import Loaded
 from pack.nodes.host.denoiser.port import HostDenoiser
+from pack.training.config import TrainConfig
 from pack.training.data import TrainingData, draw_batch
 from pack.training.dataset.batches import Batches
-from pack.training.loop import Parts, Run, TrainConfig, batch_errors
+from pack.training.loop import batch_errors
 from pack.training.objective import ObjectiveConfig, min_snr_weight
+from pack.training.parts import Parts
 from pack.training.ports import Noised
+from pack.training.run import Run
 
 SCALE = 0.18215
 """Of SD1.5's latents (Rombach et al. 2022, the released autoencoder)."""
@@ -169,8 +172,7 @@ def loss_parts(loaded: Loaded, denoiser: HostDenoiser, text: Any) -> Parts:
             batches=Batches([0, 0], [1, 1], 2, seed=0),
         ),
         concepts=(),
-        vectors={},
-        adapters={},
+        trained=(),
     )
 
 

@@ -17,14 +17,19 @@ from pack.nodes.host.denoiser.port import HostDenoiser
 from pack.nodes.host.run.drive import gradients
 from pack.nodes.host.text.port import HostTextEncoder
 from pack.training.adapters import build_adapters
+from pack.training.adapters.adapted import Adapters
 from pack.training.adapters.lora import LoraConfig
+from pack.training.config import TrainConfig
 from pack.training.data import TrainingData
 from pack.training.dataset.batches import Batches
-from pack.training.loop import Parts, TrainConfig, train
+from pack.training.loop import train
+from pack.training.parts import Parts
 from pack.training.words.concepts import Concept, parse_caption
-from pack.training.words.vectors import initial_vectors
+from pack.training.words.vectors import Vectors, initial_vectors
 
 PICTURES = 16
+
+LORA = LoraConfig(rank=4, alpha=4)
 
 
 @pytest.fixture(params=["sd15", "sdxl"])
@@ -64,8 +69,10 @@ def costs(loaded: Loaded, concepts: Sequence[Concept], steps: int) -> Costs:
         denoiser=denoiser,
         text=text,
         concepts=tuple(concepts),
-        vectors=initial_vectors(concepts, text, 0) if concepts else {},
-        adapters=build_adapters(LoraConfig(rank=4, alpha=4), denoiser.layers(), 0),
+        trained=[
+            *([Vectors(initial_vectors(concepts, text, 0), text)] if concepts else []),
+            Adapters(LORA, build_adapters(LORA, denoiser.layers(), 0), {}),
+        ],
         data=TrainingData(
             latents=list(drawn.latents),
             captions=captions,

@@ -10,6 +10,7 @@ import torch
 from harness.host.graphs import Graph, write_pictures
 from pack.nodes.host.run.reporter import Reporter
 from pack.training import loop
+from pack.training.trained import all_places
 
 NAMES = (f"recipe_{number}" for number in itertools.count())
 
@@ -89,7 +90,7 @@ def test_at_the_pivot_an_embedding_is_frozen_bit_for_bit(run_graph, monkeypatch,
     report_step = Reporter.report_step
 
     def watch(self, report):
-        seen.append(report.run.parts.vectors["tok"]["clip_l"].detach().clone())
+        seen.append(all_places(report.run.parts.trained).vectors["tok"]["clip_l"].detach().clone())
         report_step(self, report)
 
     monkeypatch.setattr(Reporter, "report_step", watch)

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 from torch.func import functional_call
 from training.layers import SHAPES, Adapted, fresh, trained
+from training.toys import toy_data
 
 from pack.training.adapters import AdapterConfig
 from pack.training.adapters.dora import Axis, DoraConfig
@@ -15,6 +16,7 @@ from pack.training.adapters.lokr import LoKrConfig, split_size
 from pack.training.adapters.lora import LoraConfig
 from pack.training.adapters.oft import OftConfig
 from pack.training.adapters.trilora import Core, Sigma, TriLoraConfig
+from pack.training.data import MicroStep, draw_batch
 
 KINDS: dict[str, AdapterConfig] = {
     "lora": LoraConfig(rank=3, alpha=2.0),
@@ -181,12 +183,28 @@ def test_no_change_of_full_size_is_kept_for_backward(kind: str):
     assert 8 * 12 not in sizes, "the weight has 8 x 12 numbers"
 
 
+def micro_step(number: int) -> MicroStep:
+    """A micro step of one sample."""
+    batch = draw_batch(toy_data(["a hill"], batch_size=1), 0, 0, 0.0)
+    return MicroStep(batch, None, number=number)
+
+
+def test_parts_of_a_batch_drop_other_numbers_than_its_first():
+    made = trained(LoraConfig(rank=4, dropout=0.5), "conv")
+    whole = MicroStep(draw_batch(toy_data(["a", "b"]), 0, 0, 0.0), None, number=1)
+    outputs: list[Tensor] = []
+    for part in (whole, *whole.pieces()):
+        made.adapter.begin(part)
+        outputs.append(made.output())
+    assert torch.equal(outputs[0], outputs[1]) and not torch.equal(outputs[1], outputs[2])
+
+
 def test_dropout_is_drawn_anew_in_each_batch_and_rests_outside_of_them():
     made = trained(LoraConfig(rank=4, dropout=0.5), "conv")
     still = made.output()
-    made.adapter.begin(1)
+    made.adapter.begin(micro_step(1))
     first, again = made.output(), made.output()
-    made.adapter.begin(2)
+    made.adapter.begin(micro_step(2))
     second = made.output()
     assert torch.equal(first, again), "a block that is computed again sees the same"
     assert not torch.equal(first, second) and not torch.equal(first, still)
@@ -198,7 +216,7 @@ def test_dropout_keeps_the_mean():
     made = trained(LoraConfig(rank=4, dropout=0.3), "linear")
     still, total = made.output(), 0
     for step in range(2000):
-        made.adapter.begin(step)
+        made.adapter.begin(micro_step(step))
         total = total + made.output()
     assert ((total / 2000 - still).norm() / (still - made.frozen(made.x)).norm()).item() < 0.05
 

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from contextlib import closing
+from dataclasses import replace
 
 import pytest
 import torch
-from training.toys import losses, toy_parts
+from training.toys import losses, text_adapter_of, toy_parts
 
 from pack.training.adapters.lora import LoraConfig
-from pack.training.loop import TrainConfig, train
+from pack.training.config import TrainConfig
+from pack.training.loop import train
 from pack.training.objective import ObjectiveConfig, Prior
 from pack.training.words.concepts import Concept
 
@@ -19,7 +21,7 @@ TEXT_LORA = LoraConfig(rank=2, alpha=2.0, text_encoder=True)
 
 def test_adapters_of_the_text_encoders_train_and_every_caption_is_encoded_each_step():
     parts = toy_parts(TOK, lora=TEXT_LORA)
-    (adapter,) = parts.text_adapters.values()
+    adapter = text_adapter_of(parts)
     before = adapter.up.detach().clone()
     losses(parts, TrainConfig(steps=4))
     assert not torch.equal(adapter.up, before)
@@ -27,8 +29,7 @@ def test_adapters_of_the_text_encoders_train_and_every_caption_is_encoded_each_s
 
 
 def test_the_text_encoders_learn_at_their_share_of_the_rate():
-    parts = toy_parts(lora=TEXT_LORA)
-    parts.text_rate = 0.25
+    parts = toy_parts(lora=replace(TEXT_LORA, text_rate=0.25))
     with closing(train(parts, TrainConfig(steps=2))) as steps:
         (groups,) = (o.param_groups for o in next(steps).run.optimizers.values())
     rates = {group["name"]: group["lr"] for group in groups}
@@ -51,7 +52,7 @@ def test_a_run_with_text_adapters_goes_on_bit_for_bit():
 
 def test_the_base_that_is_kept_is_the_one_without_text_adapters():
     parts = toy_parts(lora=TEXT_LORA)
-    (adapter,) = parts.text_adapters.values()
+    adapter = text_adapter_of(parts)
     torch.nn.init.normal_(adapter.up)
     losses(parts, TrainConfig(steps=1, objective=ObjectiveConfig(prior=Prior.BASE)))
     plain, adapted = (

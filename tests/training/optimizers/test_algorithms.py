@@ -9,16 +9,17 @@ import torch
 from torch import nn
 from training.toys import toy_parts, trained
 
-from pack.training.loop import TrainConfig, train
+from pack.training.config import TrainConfig
+from pack.training.loop import train
 from pack.training.optimizers.choices import (
     PACKAGES,
     Algorithm,
     OptimizerConfig,
+    averaged,
     check_installed,
     make_optimizer,
-    settle,
-    settled,
     shift_origin,
+    take_average,
 )
 from pack.training.words.concepts import Concept
 
@@ -92,7 +93,7 @@ def free_run(steps: int) -> tuple[nn.Parameter, torch.optim.Optimizer, list[torc
 def test_settling_leaves_the_average_that_the_package_gives():
     ours, optimizer = free_run(20)
     theirs, other = free_run(20)
-    settle(optimizer)
+    take_average(optimizer)
     other.eval()
     torch.testing.assert_close(ours, theirs, rtol=1e-6, atol=1e-7)
     assert not torch.equal(ours, free_run(20)[0])
@@ -101,7 +102,7 @@ def test_settling_leaves_the_average_that_the_package_gives():
 def test_training_goes_on_bit_for_bit_after_a_look_at_what_was_learned():
     parameter, optimizer = free_run(5)
     before = parameter.detach().clone()
-    with settled([optimizer]):
+    with averaged([optimizer]):
         assert not torch.equal(parameter, before)
     assert torch.equal(parameter, before) and optimizer.param_groups[0]["train_mode"]
 
@@ -109,12 +110,12 @@ def test_training_goes_on_bit_for_bit_after_a_look_at_what_was_learned():
 def test_a_move_by_other_hands_moves_the_average_as_far():
     """The norm pull: y and z go along, so x = y + (1 - 1 / beta)(z - y) does."""
     parameter, optimizer = free_run(5)
-    with settled([optimizer]):
+    with averaged([optimizer]):
         before = parameter.detach().clone()
     shift = torch.tensor([1.0, -2.0, 0.5])
     parameter.data += shift
     shift_origin(optimizer, {parameter: shift})
-    with settled([optimizer]):
+    with averaged([optimizer]):
         torch.testing.assert_close(parameter.detach(), before + shift)
 
 
@@ -125,7 +126,7 @@ def test_a_run_ends_with_the_average_and_a_pivot_freezes_it():
     seen = []
     for report in train(parts, config):
         if "embeddings" in report.run.optimizers:
-            with settled([report.run.optimizers["embeddings"]]):
+            with averaged([report.run.optimizers["embeddings"]]):
                 seen.append(trained(parts)["TOK.clip_l"])
         last = report
     assert len(seen) == 2 and not torch.equal(seen[-1], trained(parts)["TOK.clip_l"])

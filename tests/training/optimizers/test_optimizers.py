@@ -7,16 +7,16 @@ import torch
 from torch import nn
 from training.toys import losses, toy_parts
 
-from pack.training.loop import TrainConfig
+from pack.training.adapters.adapted import ADAPTER_RATE
+from pack.training.config import TrainConfig
 from pack.training.optimizers.choices import (
-    ADAPTER_RATE,
-    EMBEDDING_RATE,
     Algorithm,
     OptimizerConfig,
     drop_group,
     make_optimizer,
 )
 from pack.training.words.concepts import Concept
+from pack.training.words.vectors import EMBEDDING_RATE
 
 PRODIGY = OptimizerConfig(algorithm=Algorithm.PRODIGY, weight_decay=0.0)
 CAPTIONS = ("TIK beside TOK",)

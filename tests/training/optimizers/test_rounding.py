@@ -7,9 +7,10 @@ from dataclasses import replace
 import pytest
 import torch
 from torch import nn
-from training.toys import toy_parts, trained
+from training.toys import adapters_of, toy_parts, trained, vectors_of
 
-from pack.training.loop import TrainConfig, train
+from pack.training.config import TrainConfig
+from pack.training.loop import train
 from pack.training.optimizers.average import Average
 from pack.training.optimizers.choices import Algorithm, OptimizerConfig, Precision, make_optimizer
 from pack.training.optimizers.rounding import in_fp32, round_by_chance
@@ -59,9 +60,10 @@ def test_a_parameter_without_gradient_is_not_rounded_anew():
 def test_a_run_keeps_its_factors_in_bf16_and_its_moments_in_fp32():
     parts = toy_parts(Concept(placeholder="TOK", initial="dog", pivot=1.0))
     report = list(train(parts, TrainConfig(steps=3, optimizer=BF16)))[-1]
-    factors = [p for a in parts.adapters.values() for p in a.parameters()]
+    factors = [p for a in adapters_of(parts).values() for p in a.parameters()]
     assert {p.dtype for p in factors} == {torch.bfloat16}
-    assert {p.dtype for rows in parts.vectors.values() for p in rows.values()} == {torch.float32}
+    vectors = vectors_of(parts).values()
+    assert {p.dtype for rows in vectors for p in rows.values()} == {torch.float32}
     state = report.run.optimizers["adapters"].state
     assert {state[p]["exp_avg"].dtype for p in factors} == {torch.float32}
 
@@ -106,12 +108,12 @@ def test_the_average_of_parameters_in_bf16_follows_them_to_the_end():
 def test_the_norm_pull_reaches_vectors_in_bf16():
     """Within a fiftieth of the norm a step of it is less than bf16 can hold."""
     parts = toy_parts(Concept(placeholder="TOK", initial="dog", pivot=1.0), lora=None)
-    for rows in parts.vectors["TOK"].values():
+    for rows in vectors_of(parts)["TOK"].values():
         rows.data *= 0.98
     still = replace(BF16, learning_rate=1e-9, weight_decay=0.0)
     list(train(parts, TrainConfig(steps=300, embedding_optimizer=still, norm_pull=0.02)))
     wanted = parts.text.norms()
-    for key, rows in parts.vectors["TOK"].items():
+    for key, rows in vectors_of(parts)["TOK"].items():
         lengths = rows.float().norm(dim=-1)
         assert lengths.mean().item() == pytest.approx(wanted[key], rel=0.004)
 

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from training.toys import losses, toy_parts
 
-from pack.training.loop import TrainConfig
+from pack.training.config import TrainConfig
 from pack.training.optimizers.choices import OptimizerConfig
 from pack.training.optimizers.schedule import Schedule, rate_factor
 from pack.training.words.concepts import Concept

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import pytest
 from training.toys import CAPTIONS, ToyText, losses, toy_parts
 
-from pack.training.loop import TrainConfig
+from pack.training.config import TrainConfig
 from pack.training.objective import ObjectiveConfig, Prior
 from pack.training.ports import Caption, Conditioning
 from pack.training.words.concepts import Concept

@@ -6,7 +6,8 @@ import pytest
 import torch
 from training.toys import losses, toy_parts, trained
 
-from pack.training.loop import TrainConfig, train
+from pack.training.config import TrainConfig
+from pack.training.loop import train
 from pack.training.objective import ObjectiveConfig
 from pack.training.ports import Mention
 from pack.training.words.concepts import Concept, check_concepts, negative_captions, with_negatives

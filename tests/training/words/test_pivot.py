@@ -7,12 +7,23 @@ from collections import Counter
 import pytest
 import torch
 from torch import Tensor, nn
-from training.toys import CAPTIONS, losses, of_concept, same, toy_data, toy_parts, trained
+from training.toys import (
+    CAPTIONS,
+    losses,
+    of_concept,
+    same,
+    toy_data,
+    toy_parts,
+    trained,
+    vectors_of,
+)
 
+from pack.training.config import TrainConfig
 from pack.training.data import EMPTY
-from pack.training.loop import Parts, TrainConfig, train
+from pack.training.loop import train
 from pack.training.objective import ObjectiveConfig, Prior
 from pack.training.optimizers.choices import Algorithm, OptimizerConfig, drop_group, make_optimizer
+from pack.training.parts import Parts
 from pack.training.words.concepts import Concept, mentioned
 
 ADAMW = OptimizerConfig(weight_decay=0.0)
@@ -66,7 +77,7 @@ def test_at_its_pivot_a_concept_leaves_its_optimizer_and_the_graph(optimizer, up
         left = {0: ["TOK", "TIK"], 1: ["TOK"], 2: ["TOK"], 3: []}[report.step]
         names = [name for update in updates for name in update.names]
         assert names == [*left, "adapters"]
-        assert all(rows.grad is None for rows in parts.vectors["TIK"].values())
+        assert all(rows.grad is None for rows in vectors_of(parts)["TIK"].values())
         updates.clear()
 
 
@@ -94,7 +105,7 @@ def test_a_concept_that_never_trains_gathers_no_gradient_beside_one_that_does():
     parts = toy_parts(concept("TOK", 0.0), concept("TIK", 1.0), captions=("TIK beside TOK",))
     states = history(parts, TrainConfig(steps=3))
     assert moves(states, "TOK") == [False] * 3 and moves(states, "TIK") == [True] * 3
-    assert all(rows.grad is None for rows in parts.vectors["TOK"].values())
+    assert all(rows.grad is None for rows in vectors_of(parts)["TOK"].values())
 
 
 @BOTH

@@ -7,9 +7,10 @@ from itertools import pairwise
 import pytest
 import torch
 from torch import Tensor, nn
-from training.toys import ToyText, losses, same, toy_parts, trained
+from training.toys import ToyText, losses, same, toy_parts, trained, vectors_of
 
-from pack.training.loop import TrainConfig, train
+from pack.training.config import TrainConfig
+from pack.training.loop import train
 from pack.training.optimizers.choices import Algorithm, OptimizerConfig
 from pack.training.words.concepts import Concept
 from pack.training.words.vectors import initial_vectors, pull_norms, spread_rows
@@ -108,7 +109,7 @@ def test_norms_are_pulled_after_every_step_while_the_vectors_train_and_never_aft
     concept = Concept(placeholder="TOK", initial="small dog", pivot=0.5)
     parts = toy_parts(concept, captions=("a TOK",))
     config = TrainConfig(steps=6, norm_pull=0.25, embedding_optimizer=STILL)
-    rows = parts.vectors["TOK"]["clip_g"]
+    rows = vectors_of(parts)["TOK"]["clip_g"]
     target = parts.text.norms()["clip_g"]
     distance = [norms(rows) - target]
     distance += [norms(rows) - target for _ in train(parts, config)]
@@ -132,9 +133,12 @@ def test_a_concept_is_pulled_only_in_steps_that_mention_it():
     ]
     parts = toy_parts(*concepts, captions=("a TOK", "a SKU"), batch_size=1)
     config = TrainConfig(steps=4, norm_pull=0.25, embedding_optimizer=STILL)
-    states = [{name: norms(parts.vectors[name]["clip_g"]) for name in parts.vectors}]
+    vectors = vectors_of(parts)
+    states = [{name: norms(vectors[name]["clip_g"]) for name in vectors}]
     for _ in train(parts, config):
-        states.append({name: norms(parts.vectors[name]["clip_g"]) for name in parts.vectors})
+        states.append(
+            {name: norms(vectors_of(parts)[name]["clip_g"]) for name in vectors_of(parts)}
+        )
     for before, after in pairwise(states):
         moved = [name for name in before if not torch.equal(before[name], after[name])]
         assert len(moved) == 1, "a batch of one mentions one concept"
