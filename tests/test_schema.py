@@ -23,9 +23,8 @@ from pack.training.adapters.lokr import LoKrConfig  # noqa: E402
 from pack.training.adapters.lora import LoraConfig  # noqa: E402
 from pack.training.adapters.oft import OftConfig  # noqa: E402
 from pack.training.adapters.trilora import TriLoraConfig  # noqa: E402
-from pack.training.dataset.records import Framing  # noqa: E402
-from pack.training.dataset.records import Variation  # noqa: E402
 from pack.training.config import TrainConfig  # noqa: E402
+from pack.training.dataset.records import Framing, Variation  # noqa: E402
 from pack.training.objective import ObjectiveConfig  # noqa: E402
 from pack.training.optimizers.choices import OptimizerConfig  # noqa: E402
 from pack.training.validation import ValidationConfig  # noqa: E402

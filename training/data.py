@@ -10,10 +10,8 @@ import torch
 from torch import Tensor
 
 from .dataset.batches import Batches
-from .objective import ObjectiveConfig
-from .ports import Caption
-from .ports import Crop
-from .objective import draw_position
+from .objective import ObjectiveConfig, draw_position
+from .ports import Caption, Crop
 from .randomness import generator
 
 

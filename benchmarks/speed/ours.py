@@ -18,12 +18,9 @@ from pack.training.adapters.targets import Targets
 from pack.training.config import TrainConfig
 from pack.training.data import TrainingData
 from pack.training.dataset.batches import Batches
-from pack.training.parts import Parts
-from pack.training.config import TrainConfig
 from pack.training.loop import train
-from pack.training.ports import Caption
-from pack.training.ports import Conditioning
-from pack.training.ports import Crop
+from pack.training.parts import Parts
+from pack.training.ports import Caption, Conditioning, Crop
 from pack.training.words.concepts import Concept, parse_caption
 from pack.training.words.vectors import Vectors, initial_vectors
 

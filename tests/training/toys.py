@@ -16,15 +16,9 @@ from pack.training.adapters.lora import LoraConfig
 from pack.training.config import TrainConfig
 from pack.training.data import TrainingData
 from pack.training.dataset.batches import Batches
-from pack.training.parts import Parts
-from pack.training.config import TrainConfig
 from pack.training.loop import train
-from pack.training.ports import Caption
-from pack.training.ports import Conditioning
-from pack.training.ports import Crop
-from pack.training.ports import Layer
-from pack.training.ports import Mention
-from pack.training.ports import Noised
+from pack.training.parts import Parts
+from pack.training.ports import Caption, Conditioning, Crop, Layer, Mention, Noised
 from pack.training.randomness import generator
 from pack.training.trained import Trained
 from pack.training.words.concepts import Concept, parse_caption, with_negatives

@@ -15,9 +15,8 @@ from ....bundles.files.atomic import replace_text
 from ....training.data import TrainingData, draw_batch
 from ....training.dataset.batches import Batches
 from ....training.memory import Cost, Plan, choose
-from ....training.parts import Parts
+from ....training.parts import Parts, attached
 from ..disk import Disk
-from ....training.parts import attached
 from .port import BYTES_PER_PARAMETER, HostDenoiser
 from .recompute import IN_PLACE_BLOCKS
 

@@ -13,8 +13,8 @@ import comfy.model_management as management
 from torch import Tensor
 
 from ....bundles.files.journal import Journal
-from ....training.parts import Parts
 from ....training.loop import StepReport
+from ....training.parts import Parts
 from ....training.series import CONCEPTS, LOSS, MOVEMENT, NORMS, PRODIGY_D, RATES
 from ....training.trained import all_places
 from ..events import send_event

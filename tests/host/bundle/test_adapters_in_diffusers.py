@@ -27,8 +27,7 @@ from pack.training.adapters.lora import LoraConfig
 from pack.training.adapters.targets import Targets
 from pack.training.adapters.trilora import Core, TriLoraConfig
 from pack.training.parts import Parts
-from pack.training.ports import Conditioning
-from pack.training.ports import Crop
+from pack.training.ports import Conditioning, Crop
 
 pytestmark = pytest.mark.skipif(
     importlib.util.find_spec("peft") is None, reason="needs peft: pip install peft"

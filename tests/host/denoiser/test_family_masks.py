@@ -24,11 +24,7 @@ from pack.training.config import TrainConfig
 from pack.training.data import TrainingData, draw_batch
 from pack.training.dataset.folder.read import read_folder
 from pack.training.dataset.pictures.buckets import latent_mask
-from pack.training.dataset.records import Dataset
-from pack.training.dataset.records import Framing
-from pack.training.parts import Parts
-from pack.training.run import Run
-from pack.training.config import TrainConfig
+from pack.training.dataset.records import Dataset, Framing
 from pack.training.loop import batch_errors
 from pack.training.objective import ObjectiveConfig
 from pack.training.parts import Parts

@@ -13,8 +13,7 @@ from pack.nodes.host.text.name_settings import NameRules
 from pack.nodes.host.text.output_embeddings import encode_with_outputs
 from pack.nodes.host.text.port import HostTextEncoder
 from pack.nodes.host.text.resolve import bind_names
-from pack.training.dataset.pictures.buckets import Crop
-from pack.training.ports import Mention
+from pack.training.ports import Crop, Mention
 from pack.training.words.concepts import Concept
 from pack.training.words.outputs import initial_outputs
 from world import families
