@@ -9,10 +9,9 @@ from harness.host.graphs import Graph, write_pictures
 from harness.host.runner import GraphFailed, Host, Loaded
 from pack.nodes.host.denoiser.port import HostDenoiser
 from pack.nodes.host.run.drive import gradients
-from pack.nodes.host.text.name_settings import NameRules
 from pack.nodes.host.text.output_embeddings import encode_with_outputs
 from pack.nodes.host.text.port import HostTextEncoder
-from pack.nodes.host.text.resolve import bind_names
+from pack.nodes.host.text.resolve import NameRules, bind_names
 from pack.training.ports import Crop, Mention
 from pack.training.words.concepts import Concept
 from pack.training.words.outputs import initial_outputs
