@@ -5,91 +5,47 @@ from __future__ import annotations
 from comfy_api.latest import ComfyExtension, io
 
 from . import replacements
-from .bundle import (
-    convert_bundle as bundle_reading,
-)
-from .bundle import (
-    edit_bundle as bundle_editing,
-)
-from .bundle import (
-    encode,
-)
-from .bundle import (
-    save_load_bundle as bundles,
-)
-from .bundle import (
-    trim_lora as spectrum,
-)
+from .bundle import convert_bundle, edit_bundle, output_embeddings, save_load_bundle, trim_lora
 from .dataset import (
-    caption_dataset as captions,
+    caption_dataset,
+    check_dataset,
+    dataset_lists,
+    edit_captions,
+    load_dataset,
+    review_dataset,
 )
-from .dataset import (
-    check_dataset as preparing,
-)
-from .dataset import (
-    dataset_lists as bridges,
-)
-from .dataset import (
-    edit_captions as editing,
-)
-from .dataset import (
-    load_dataset as dataset,
-)
-from .dataset import (
-    review_dataset as review,
-)
-from .dataset import (
-    tagging,
-)
-from .evaluate import compare as evaluate
+from .evaluate import compare, scores
 from .host import routes, versions
 from .host.bundle import routes as bundle_routes
-from .host.dataset import gallery as review_routes
+from .host.dataset import gallery
 from .host.run import routes as run_routes
-from .train import (
-    adapters,
-    objective,
-    variants,
-)
-from .train import (
-    concept as concepts,
-)
-from .train import (
-    optimizer as recipe,
-)
-from .train import (
-    train_concepts as train,
-)
-from .train import (
-    watch_run as runs,
-)
+from .train import adapters, concept, objective, optimizer, train_concepts, watch_run
 
 NODES: list[type[io.ComfyNode]] = [
-    *dataset.NODES,
-    *captions.NODES,
-    *tagging.NODES,
-    *editing.NODES,
-    *preparing.NODES,
-    *review.NODES,
-    *bridges.NODES,
-    *concepts.NODES,
+    *load_dataset.NODES,
+    *caption_dataset.NODES,
+    *edit_captions.NODES,
+    *check_dataset.NODES,
+    *review_dataset.NODES,
+    *dataset_lists.NODES,
+    *concept.NODES,
     *adapters.NODES,
-    *variants.NODES,
-    *recipe.NODES,
+    *optimizer.NODES,
     *objective.NODES,
-    *train.NODES,
-    *runs.NODES,
-    *bundles.NODES,
-    *bundle_reading.NODES,
-    *bundle_editing.NODES,
-    *encode.NODES,
-    *spectrum.NODES,
-    *evaluate.NODES,
+    *train_concepts.NODES,
+    *watch_run.NODES,
+    *save_load_bundle.NODES,
+    *convert_bundle.NODES,
+    *edit_bundle.NODES,
+    *output_embeddings.NODES,
+    *trim_lora.NODES,
+    *compare.NODES,
+    *scores.NODES,
 ]
 
 ROUTES: list[routes.Route] = [
     *run_routes.ROUTES,
-    *review_routes.ROUTES,
+    *gallery.ROUTES,
     *bundle_routes.ROUTES,
 ]
 

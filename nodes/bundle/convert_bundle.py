@@ -10,22 +10,54 @@ from comfy_api.latest import io, ui
 from ...bundles.bundle import Bundle
 from ...bundles.inspection import as_text, file_hash, inspect_bundle
 from ...bundles.load import load_bundle
-from ...bundles.save import Container
+from ...bundles.save import Container, save_bundle, warnings_for
 from ...bundles.table_picture import draw
 from .. import sockets
-from ..bundle_parts import (
-    bundle_output,
-    container_input,
-    file_input,
-    precision_input,
-    prefix_input,
-    token_map_input,
-    told,
-    write,
-)
-from ..host.folders import bundle_path, bundle_state
+from ..host.folders import bundle_path, bundle_state, new_bundle_path
 from ..host.images import as_image
 from ..host.text.port import vocabularies
+from ..inputs import KEEP, FilePrecision, file_input, token_map_input
+from .save_load_bundle import saved_files, told
+
+
+def container_input(default: Container) -> io.Input:
+    """The form of the files."""
+    return io.Combo.Input(
+        "container",
+        options=Container,
+        default=default,
+        tooltip="The form of the files, as in Save Bundle.",
+    )
+
+
+def prefix_input(default: str) -> io.Input:
+    """Where the files go."""
+    return io.String.Input(
+        "filename_prefix",
+        default=default,
+        tooltip="Folder and name inside ComfyUI's output folder. A number is added, nothing is "
+        "overwritten.",
+    )
+
+
+def precision_input() -> io.Input:
+    """The number format of a LoRA that comes from a file."""
+    return io.Combo.Input(
+        "precision",
+        options=[KEEP, *(one.value for one in FilePrecision)],
+        default=KEEP,
+        tooltip="Number format of the LoRA; embeddings are always fp32.",
+    )
+
+
+def write(
+    bundle: Bundle, prefix: str, form: Container, precision: str, trainer_keys: bool = False
+) -> io.NodeOutput:
+    """Save files and report them to the editor."""
+    path = new_bundle_path(prefix, own_folder=form.is_folder)
+    dtype = None if precision == KEEP else FilePrecision(precision).dtype
+    files = save_bundle(bundle, path, form, dtype, trainer_keys=trainer_keys)
+    return saved_files(files, [*bundle.notes, *warnings_for(bundle, form)])
 
 
 class OpenBundle(io.ComfyNode):
@@ -44,7 +76,10 @@ class OpenBundle(io.ComfyNode):
                 file_input("file", "A file from the loras, embeddings or bundles folders."),
                 token_map_input(),
             ],
-            outputs=[bundle_output(), io.String.Output(display_name="report")],
+            outputs=[
+                sockets.Bundle.Output(display_name="bundle"),
+                io.String.Output(display_name="report"),
+            ],
         )
 
     @classmethod

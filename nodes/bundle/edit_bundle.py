@@ -10,10 +10,13 @@ from ...bundles.bundle import Bundle
 from ...bundles.edit import NameClash, merge_bundles, pack, rename, warnings_for_name
 from ...bundles.load import load_bundle
 from .. import sockets
-from ..bundle_parts import NONE, bundle_output, file_input, told
 from ..host.folders import bundle_path, bundle_state
 from ..host.text.resolve import parse_names
+from ..inputs import file_input
 from ..widget_text import lines, numbers
+from .save_load_bundle import told
+
+NONE = "(none)"
 
 
 class PackBundle(io.ComfyNode):
@@ -40,7 +43,10 @@ class PackBundle(io.ComfyNode):
                     "bundle", optional=True, tooltip="A bundle to add to, instead of a LoRA file."
                 ),
             ],
-            outputs=[bundle_output(), io.String.Output(display_name="report")],
+            outputs=[
+                sockets.Bundle.Output(display_name="bundle"),
+                io.String.Output(display_name="report"),
+            ],
         )
 
     @classmethod
@@ -95,7 +101,10 @@ class RenameBundle(io.ComfyNode):
                     tooltip="One name per line: old = new. -old removes a name.",
                 ),
             ],
-            outputs=[bundle_output(), io.String.Output(display_name="report")],
+            outputs=[
+                sockets.Bundle.Output(display_name="bundle"),
+                io.String.Output(display_name="report"),
+            ],
         )
 
     @classmethod
@@ -145,7 +154,10 @@ class MergeBundles(io.ComfyNode):
                 sockets.Bundle.Input("bundle_3", optional=True, tooltip="A third bundle."),
                 sockets.Bundle.Input("bundle_4", optional=True, tooltip="A fourth bundle."),
             ],
-            outputs=[bundle_output(), io.String.Output(display_name="report")],
+            outputs=[
+                sockets.Bundle.Output(display_name="bundle"),
+                io.String.Output(display_name="report"),
+            ],
         )
 
     @classmethod

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from comfy_api.latest import io
@@ -12,13 +14,27 @@ from ...bundles.bundle import Bundle
 from ...bundles.load import load_bundle
 from ...bundles.save import Container, save_bundle, warnings_for
 from .. import sockets
-from ..bundle_parts import saved_files, token_map_input
 from ..host.bundle.apply import apply_bundle, read_back, with_thumbnails
-from ..host.folders import bundle_files, bundle_path, bundle_state, new_bundle_path
+from ..host.folders import bundle_files, bundle_path, bundle_state, in_output, new_bundle_path
 from ..host.text.resolve import Clash, NameRules, StrengthMode, parse_names
-from ..precision import Precision
+from ..inputs import FilePrecision, token_map_input
 
 CONNECTED = "(connected bundle)"
+
+
+def told(bundle: Bundle, *sentences: str) -> str:
+    """Names and notes as a report."""
+    names = ", ".join(bundle.names) or "none"
+    return "\n".join(
+        [f"{len(bundle.lora)} LoRA tensors", f"names: {names}", *bundle.notes, *sentences]
+    )
+
+
+def saved_files(files: Sequence[Path], notes: Sequence[str], *outputs: object) -> io.NodeOutput:
+    """Outputs and a report about files in the output folder, which the editor is told of."""
+    report = "\n".join([*(f"saved {file}" for file in files), *notes])
+    shown = {"files": [in_output(file) for file in files], "text": (report,)}
+    return io.NodeOutput(*outputs, report, ui=shown)
 
 
 def name_rule_inputs() -> list[io.Input]:
@@ -98,8 +114,8 @@ class SaveBundle(io.ComfyNode):
                 ),
                 io.Combo.Input(
                     "precision",
-                    options=Precision,
-                    default=Precision.FP16,
+                    options=FilePrecision,
+                    default=FilePrecision.FP16,
                     tooltip="Precision of the LoRA; embeddings are always fp32.",
                 ),
                 io.Image.Input(
@@ -130,7 +146,7 @@ class SaveBundle(io.ComfyNode):
         extra: dict[str, Any] = cls.hidden.extra_pnginfo or {}
         workflow = json.dumps(extra["workflow"]) if "workflow" in extra else bundle.workflow
         path = new_bundle_path(filename_prefix, own_folder=form.is_folder)
-        dtype = Precision(precision).dtype
+        dtype = FilePrecision(precision).dtype
         made = with_thumbnails(replace(bundle, workflow=workflow), thumbnails)
         files = save_bundle(made, path, form, dtype)
         return saved_files(files, warnings_for(bundle, form), read_back(files))

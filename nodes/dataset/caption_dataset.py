@@ -1,18 +1,84 @@
-"""Load Captioner, Caption Dataset."""
+"""Load Captioner, Caption Dataset and Tag Dataset: captions that a model writes."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from comfy_api.latest import io
+from comfy_api.latest import io, ui
 
-from ...training.dataset.captioning.ask import Asking
+from ...training.dataset.captioning.ask import Asking, Order
 from ...training.dataset.captioning.questions import Preset
+from ...training.dataset.pictures.sheets import contact_sheet
+from ...training.dataset.writing.write import OnExisting
 from .. import sockets
-from ..host.captioners.find import captioner_folder, captioner_names
-from ..host.captioners.job import Question, run_captioner
+from ..host.captioners.find import captioner_folder, captioner_names, tagger_folder, tagger_names
+from ..host.captioners.job import Captioned, Question, run_captioner
 from ..host.captioners.model import FolderCaptioner, Precision
-from .tagging import WRITE, common_inputs, order_of, output_of
+from ..host.captioners.tagger import Tagger, Tagging
+from ..host.events import show_text
+from ..host.images import as_image
+
+WRITE = ["nothing", "beside the pictures"]
+
+
+def common_inputs() -> list[io.Input]:
+    """What captioning and tagging share: existing captions, writing, a dry run."""
+    return [
+        io.Combo.Input(
+            "on_existing",
+            options=OnExisting,
+            default=OnExisting.SKIP,
+            tooltip="What to do with pictures that have a caption: leave them, add to it or "
+            "replace it.",
+        ),
+        io.Boolean.Input(
+            "touch_human",
+            default=False,
+            tooltip="Also change captions that were edited by hand in Review Dataset.",
+        ),
+        io.Combo.Input(
+            "write",
+            options=WRITE,
+            default=WRITE[0],
+            tooltip="Whether captions are written beside the pictures as they come. In any case "
+            "they are kept, and a run that was stopped goes on.",
+        ),
+        io.Int.Input(
+            "limit",
+            default=0,
+            min=0,
+            max=1000000,
+            tooltip="Only the first so many pictures, to try a prompt: 3 is a good number. 0 takes "
+            "all.",
+        ),
+        io.Int.Input(
+            "batch_size",
+            default=4,
+            min=1,
+            max=64,
+            tooltip="Pictures at once. It is halved by itself when memory runs out.",
+        ),
+    ]
+
+
+def order_of(on_existing: str, touch_human: bool, limit: int, batch_size: int) -> Order:
+    """The shared inputs as the engine has them."""
+    return Order(
+        batch_size=batch_size,
+        on_existing=OnExisting(on_existing),
+        limit=limit,
+        touch_human=touch_human,
+    )
+
+
+def output_of(node: type[io.ComfyNode], captioned: Captioned) -> io.NodeOutput:
+    """The shared outputs, with the first captions and their pictures shown on the node."""
+    captions = [record.caption for record in captioned.dataset.records]
+    shown: dict[str, Any] = {"text": (show_text(captioned.report),)}
+    if captioned.shown:
+        sheet = as_image(contact_sheet(captioned.shown))
+        shown |= ui.PreviewImage(sheet, cls=node).as_dict()
+    return io.NodeOutput(captioned.dataset, captions, captioned.report, ui=shown)
 
 
 class LoadCaptioner(io.ComfyNode):
@@ -160,4 +226,94 @@ class CaptionDataset(io.ComfyNode):
         return output_of(cls, captioned)
 
 
-NODES = [LoadCaptioner, CaptionDataset]
+class TagDataset(io.ComfyNode):
+    """Tags for a dataset by a WD tagger."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="Pivotal_TagDataset",
+            display_name="Tag Dataset",
+            category="pivotal/dataset",
+            description="Tags pictures by a WD tagger, as models trained on tags want it. Needs "
+            "the package onnxruntime.",
+            search_aliases=["wd14", "wd tagger", "danbooru tags", "booru"],
+            is_output_node=True,
+            inputs=[
+                sockets.Dataset.Input("dataset", tooltip="Pictures to tag."),
+                io.Combo.Input(
+                    "model",
+                    options=tagger_names(),
+                    tooltip="A folder in models/LLM with model.onnx and selected_tags.csv.",
+                ),
+                io.Float.Input(
+                    "general_threshold",
+                    default=0.35,
+                    min=0.0,
+                    max=1.0,
+                    step=0.01,
+                    tooltip="How sure the tagger has to be of a general tag.",
+                ),
+                io.Float.Input(
+                    "character_threshold",
+                    default=0.85,
+                    min=0.0,
+                    max=1.0,
+                    step=0.01,
+                    tooltip="How sure it has to be of a character; 1 leaves characters out.",
+                ),
+                io.String.Input(
+                    "first_tags",
+                    default="",
+                    tooltip="Tags that come first in every caption, such as: TOK",
+                ),
+                io.String.Input(
+                    "exclude",
+                    default="",
+                    tooltip="Tags that are never given, with commas between them.",
+                ),
+                io.Boolean.Input(
+                    "spaces",
+                    default=True,
+                    tooltip="Write blanks for underscores; faces such as ^_^ stay.",
+                ),
+                *common_inputs(),
+            ],
+            outputs=[
+                sockets.Dataset.Output(display_name="dataset"),
+                io.String.Output(display_name="captions", is_output_list=True),
+                io.String.Output(display_name="report"),
+            ],
+        )
+
+    @classmethod
+    def execute(
+        cls,
+        dataset: Any,
+        model: str,
+        general_threshold: float,
+        character_threshold: float,
+        first_tags: str,
+        exclude: str,
+        spaces: bool,
+        on_existing: str,
+        touch_human: bool,
+        write: str,
+        limit: int,
+        batch_size: int,
+    ) -> io.NodeOutput:
+        tagging = Tagging(
+            general=general_threshold,
+            character=character_threshold,
+            first=first_tags,
+            exclude=exclude,
+            spaces=spaces,
+        )
+        order = order_of(on_existing, touch_human, limit, batch_size)
+        tagger = Tagger(tagger_folder(model), tagging)
+        question = Question(preset=Preset.ANYTHING, prompt="", asking=Asking(max_side=1024))
+        captioned = run_captioner(dataset, tagger, None, question, order, write=write == WRITE[1])
+        return output_of(cls, captioned)
+
+
+NODES = [LoadCaptioner, CaptionDataset, TagDataset]

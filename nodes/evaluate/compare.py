@@ -10,9 +10,9 @@ from comfy_api.latest import io, ui
 from ...bundles.bundle import Bundle
 from .. import sockets
 from ..host.evaluate.grid_run import GridRequest, Result, compare_bundles, report_concepts
-from ..host.sampling import Sampling, sampler_names, scheduler_names
+from ..host.sampling import Sampling
+from ..inputs import model_inputs, sampling_inputs, saving_inputs
 from ..widget_text import lines, numbers, seed_numbers
-from . import scores
 
 
 class Layout(str, Enum):
@@ -20,61 +20,6 @@ class Layout(str, Enum):
 
     PROMPTS_DOWN = "prompts down, bundles across"
     BUNDLES_DOWN = "bundles down, prompts across"
-
-
-def model_inputs() -> list[io.Input]:
-    """The base that bundles are put onto."""
-    return [
-        io.Model.Input("model", tooltip="The base model; bundles are put onto it here."),
-        io.Clip.Input("clip", tooltip="The text encoder of the model."),
-        io.Vae.Input("vae", tooltip="The VAE of the model."),
-    ]
-
-
-def sampling_inputs() -> list[io.Input]:
-    """KSampler's settings and the size of the pictures."""
-    return [
-        io.String.Input(
-            "seeds", default="1, 2", tooltip="Whole numbers and ranges, such as 1, 2, 5-9."
-        ),
-        io.Int.Input("steps", default=20, min=1, max=10000, tooltip="Sampling steps a picture."),
-        io.Float.Input(
-            "cfg",
-            default=7.0,
-            min=0.0,
-            max=100.0,
-            step=0.1,
-            round=0.01,
-            tooltip="How strongly the prompt is followed.",
-        ),
-        io.Combo.Input("sampler_name", options=sampler_names(), tooltip="As in KSampler."),
-        io.Combo.Input("scheduler", options=scheduler_names(), tooltip="As in KSampler."),
-        io.Int.Input(
-            "width", default=512, min=16, max=16384, step=8, tooltip="Width of each picture."
-        ),
-        io.Int.Input(
-            "height", default=512, min=16, max=16384, step=8, tooltip="Height of each picture."
-        ),
-    ]
-
-
-def saving_inputs(prefix: str) -> list[io.Input]:
-    """How large the pictures are in the grid, and where it is saved."""
-    return [
-        io.Int.Input(
-            "cell_size",
-            default=512,
-            min=16,
-            max=16384,
-            tooltip="Longest side of a picture in the grid; larger ones are made smaller there.",
-        ),
-        io.String.Input(
-            "filename_prefix",
-            default=prefix,
-            tooltip="Folder and name inside ComfyUI's output folder. A number is added, nothing "
-            "is overwritten.",
-        ),
-    ]
 
 
 def result_outputs() -> list[io.Output]:
@@ -293,4 +238,4 @@ class ConceptReport(io.ComfyNode):
         return shown(cls, report_concepts(request, bundle), filename_prefix)
 
 
-NODES = [CompareGrid, ConceptReport, *scores.NODES]
+NODES = [CompareGrid, ConceptReport]

@@ -8,12 +8,12 @@ from comfy_api.latest import io
 
 from ...training.validation import ValidationConfig
 from .. import sockets
-from ..evaluate.compare import sampling_inputs
 from ..host.run.continuation import Origin, checkpoint_names, parse_checkpoint
 from ..host.run.plots import newest_run, plot_run
 from ..host.run.previews import PreviewConfig
 from ..host.run.request import HeldOut
 from ..host.sampling import Sampling
+from ..inputs import sampling_inputs
 from ..widget_text import lines, seed_numbers
 
 
