@@ -26,7 +26,9 @@ def seed_numbers(text: str) -> list[int]:
         first, _, last = word.partition("-")
         bounds = [int(part) for part in (first, last or first) if re.fullmatch(r"\d+", part)]
         if len(bounds) < 2 or not 0 <= bounds[1] - bounds[0] < MOST_SEEDS or bounds[1] >= 2**64:
-            raise ValueError(f'The seed "{word}" is not understood: write 7, or a range as 1-4.')
+            raise ValueError(
+                f'"{word}" is not a seed: write a whole number such as 7, or a range such as 1-4.'
+            )
         found += range(bounds[0], bounds[1] + 1)
     if not found:
         raise ValueError("There are no seeds: write whole numbers and ranges such as 1, 2, 5-9.")

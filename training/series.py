@@ -22,12 +22,12 @@ class Series:
 
 
 LOSS = Series(key="losses", title="loss", smooth=True)
-CONCEPTS = Series(key="concepts", title="loss of each concept")
+CONCEPTS = Series(key="concepts", title="loss per concept")
 VALIDATION = Series(key="validation", title="validation loss")
 NORMS = Series(key="norms", title="gradient norm")
 RATES = Series(key="rates", title="learning rate")
 PRODIGY_D = Series(key="d", title="Prodigy's d")
-MOVEMENT = Series(key="movement", title="way of the vectors", unit="relative to their length")
+MOVEMENT = Series(key="movement", title="movement of the vectors", unit="relative to their length")
 
 SERIES = (LOSS, CONCEPTS, VALIDATION, NORMS, RATES, PRODIGY_D, MOVEMENT)
 """In the order in which they are drawn"""

@@ -76,7 +76,10 @@ def open_named(name: str, file: str) -> Bundle:
     if not name:
         return found
     if len(found.names) != 1:
-        raise ValueError(f"{file} holds {len(found.names)} names, so it cannot be called {name}.")
+        raise ValueError(
+            f"{file} holds {len(found.names)} names, so it cannot be renamed to {name}: write the "
+            "file alone on its line, and rename with Rename Bundle."
+        )
     return rename(found, {found.names[0]: name})
 
 

@@ -57,8 +57,8 @@ class ReviewDataset(io.ComfyNode):
             # The gallery needs to know what to show although the run ends here.
             cls.announce(identity, revision)
             raise ValueError(
-                f"{dataset.name} waits for its review: look through the gallery, press Approve and "
-                "queue the graph again."
+                f"{dataset.name} is waiting for review: look through the gallery, press Approve "
+                "and queue the graph again."
             )
         captions = [record.caption for record in edited.records]
         shown = {"review": [{"dataset": identity, "revision": revision}]}

@@ -49,7 +49,7 @@ def graph(folder: Path) -> dict[str, Any]:
 def open_gallery(editor: Editor, folder: Path) -> None:
     editor.load_prompt(graph(folder))
     editor.queue()
-    status(editor, f"{COUNT} of {COUNT} pictures")
+    status(editor, f"{COUNT} of {COUNT} images")
 
 
 def card(editor: Editor, name: str) -> Any:
@@ -98,8 +98,8 @@ def test_captions_are_edited_replaced_undone_and_found_again(
         status(editor, f"revision {number + 1}")
     editor.expect(".pivotal-card.edited").to_have_count(3, timeout=PATIENCE)
     bar = editor.page.locator(".pivotal-gallery-bar").nth(1)
-    bar.get_by_placeholder("find words").fill("red")
-    bar.get_by_placeholder("replace by").fill("blue")
+    bar.get_by_placeholder("find").fill("red")
+    bar.get_by_placeholder("replace with").fill("blue")
     press(bar.get_by_role("button", name="Preview"))
     editor.expect(".pivotal-gallery-preview").to_contain_text(
         f"{COUNT - 3} captions would change", timeout=PATIENCE
@@ -131,13 +131,13 @@ def test_only_cards_in_sight_are_in_the_page_and_filters_pick(editor: Editor, fo
     shown = editor.page.locator(".pivotal-card").count()
     assert 0 < shown < COUNT
     editor.page.get_by_placeholder("caption contains").fill("number 59")
-    status(editor, f"1 of {COUNT} pictures")
+    status(editor, f"1 of {COUNT} images")
     editor.expect(".pivotal-card mark").to_have_text("TOK", timeout=PATIENCE)
     press(card(editor, "59.png").locator("input[type=checkbox]"))
     status(editor, "revision 1")
     editor.page.get_by_placeholder("caption contains").fill("")
     editor.page.locator(".pivotal-gallery select").select_option("off")
-    status(editor, f"1 of {COUNT} pictures")
+    status(editor, f"1 of {COUNT} images")
 
 
 def test_a_file_that_changed_meanwhile_is_shown_before_anything_is_overwritten(

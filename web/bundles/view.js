@@ -55,7 +55,7 @@ function draw(root, found) {
 function chip({ name, trigger, initial, placeholder, thumbnail }) {
   const from = [
     initial && say('started from "{initial}"', { initial }),
-    placeholder && say("captions: {placeholder}", { placeholder }),
+    placeholder && say("in captions: {placeholder}", { placeholder }),
   ];
   const title = [say("Copy {trigger}", { trigger }), ...from.filter(Boolean)].join(", ");
   const button = copyButton(name, trigger, title);

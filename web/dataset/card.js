@@ -79,7 +79,7 @@ function conflict(item, gallery, field) {
   return [
     make("div.pivotal-card-conflict", { title: item.file }, say("File changed: {file}", item)),
     make("div.pivotal-card-line", {}, keep("Keep mine", () => field.value),
-      keep("Take file", () => item.file))];
+      keep("Use the file", () => item.file))];
 }
 
 /**
@@ -93,7 +93,7 @@ export function card(item, gallery) {
     shown.focus({ preventScroll: true });
   });
   const tokens = make("small", {}, say("{tokens} tokens", item));
-  const enabled = make("input", { type: "checkbox", checked: item.enabled, title: say("Use it"),
+  const enabled = make("input", { type: "checkbox", checked: item.enabled, title: say("Use this image"),
     on: { change: () => gallery.edit(item, { enabled: enabled.checked }) } });
   const flags = item.flags.map((flag) => make("span.pivotal-flag", {}, flag.replace(/_/g, " ")));
   const image = make("img", { src: gallery.thumb(item), loading: "lazy", alt: item.name,

@@ -78,9 +78,9 @@ class Gallery {
     const changed = { ...typing, input: () => this.refresh() };
     this.text = make("input", { type: "search", placeholder: say("caption contains"), on: changed });
     this.flag = make("select", { on: { change: () => this.refresh() } });
-    this.status = make("span.pivotal-gallery-status", {}, say("Queue the graph to see its pictures."));
-    this.find = make("input", { placeholder: say("find words"), on: typing });
-    this.new = make("input", { placeholder: say("replace by"), on: typing });
+    this.status = make("span.pivotal-gallery-status", {}, say("Queue the graph to see its images."));
+    this.find = make("input", { placeholder: say("find"), on: typing });
+    this.new = make("input", { placeholder: say("replace with"), on: typing });
     const button = (label, title, click) =>
       make("button", { type: "button", title: say(title), on: { click } }, say(label));
     this.preview = make("div.pivotal-gallery-preview", { hidden: true });
@@ -93,11 +93,11 @@ class Gallery {
     } }, this.space);
     this.root = make("div.pivotal-gallery", { on: { keydown: (event) => this.key(event) } },
       make("div.pivotal-gallery-bar", {}, this.text, this.flag,
-        button("Undo", "Take back the latest change (Ctrl+Z)", () => this.undo()),
-        button("Approve", "Let the run go on past this node", () => this.remember("+approved")),
+        button("Undo", "Undo the latest change (Ctrl+Z)", () => this.undo()),
+        button("Approve", "Let the run continue past this node", () => this.remember("+approved")),
         this.status),
       make("div.pivotal-gallery-bar", {}, this.find, this.new,
-        button("Preview", "Count and show what would change", () => this.replace(true)),
+        button("Preview", "Count and show the captions that would change", () => this.replace(true)),
         this.apply),
       this.preview, this.scroll);
   }
@@ -167,12 +167,12 @@ class Gallery {
     if (flags.join() !== this.flags) {
       this.flags = flags.join();
       const chosen = this.flag.value;
-      const named = { "": say("all pictures"), off: say("switched off"), edited: say("edited") };
+      const named = { "": say("all images"), off: say("switched off"), edited: say("edited") };
       this.flag.replaceChildren(...flags.map((value) =>
         make("option", { value }, named[value] ?? value.replace(/_/g, " "))));
       this.flag.value = chosen;
     }
-    setText(this.status, say("{total} of {all} pictures, revision {revision}", answer));
+    setText(this.status, say("{total} of {all} images, revision {revision}", answer));
     this.draw();
   }
 

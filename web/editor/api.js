@@ -9,7 +9,7 @@ async function ask(path, options) {
     throw new Error(say("The server cannot be reached."));
   });
   const answer = await response.json().catch(() => null);
-  if (!response.ok) throw new Error(answer?.error ?? say("The server answered {status}.", response));
+  if (!response.ok) throw new Error(answer?.error ?? say("The server responded with status {status}.", response));
   return answer;
 }
 

@@ -5,9 +5,9 @@ import { make } from "../editor/dom.js";
 import { say, word } from "../editor/words.js";
 
 const REQUESTS = [
-  ["finish", "Finish now", "End after this step and go on with what there is"],
-  ["checkpoint", "Checkpoint now", "Keep a checkpoint and its bundle that no newer one replaces"],
-  ["preview", "Preview now", "Draw the previews after this step"],
+  ["finish", "Finish now", "End the run after this step and continue the graph with its result"],
+  ["checkpoint", "Checkpoint now", "Save a checkpoint and its bundle that newer ones do not replace"],
+  ["preview", "Preview now", "Render the previews after this step"],
 ];
 
 async function request(run, what, concept) {
@@ -37,7 +37,7 @@ export function showControls(place, { run, state, concepts = [] }) {
   if (state !== "running") return;
   place.append(...REQUESTS.map(([what, label, title]) => button(run, what, say(label), say(title))));
   for (const name of concepts) {
-    const title = say("Freeze the vectors of {name} after this step, for good", { name });
+    const title = say("Permanently freeze the vectors of {name} after this step", { name });
     place.append(button(run, "pivot", say("Pivot {name} now", { name }), title, name));
   }
 }

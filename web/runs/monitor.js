@@ -160,7 +160,7 @@ function facts(reports) {
   if (typeof loss === "number") shown.push(say("loss {loss}", { loss: short(loss) }));
   if (memory) shown.push(say("memory {size} GiB", { size: (memory / 2 ** 30).toFixed(1) }));
   for (const [name, words] of series.nearestWords(reports)) {
-    shown.push(say("{name} is near: {words}", { name, words }));
+    shown.push(say("{name} is closest to: {words}", { name, words }));
   }
   for (const { event, step, concept } of reports.filter((report) => report.event)) {
     shown.push(eventLine(event, step, concept));

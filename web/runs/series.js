@@ -101,7 +101,7 @@ export function statusLine({ run, state, step, steps }, reports) {
   const last = reports.findLast((report) => report.loss !== undefined);
   const parts = [progress({ run, state, step, steps })];
   if (last?.pace && state === "running") {
-    parts.push(say("{pace} s a step", { pace: last.pace.toFixed(2) }));
+    parts.push(say("{pace} s/step", { pace: last.pace.toFixed(2) }));
     parts.push(timeLeft(last.pace * (steps - step)));
   }
   return parts.join(", ");

@@ -284,7 +284,7 @@ def test_cancel_ends_a_grid_while_it_samples(run_graph, sd15: Loaded, monkeypatc
         ({"prompts": " \n"}, "There is no prompt: write at least one line"),
         ({"prompts": "a", "with_base": False}, "Nothing to compare: connect a bundle"),
         ({"prompts": "a", "strengths": "strong"}, 'strengths is "strong": write numbers'),
-        ({"prompts": "a", "seeds": "one"}, 'The seed "one" is not understood'),
+        ({"prompts": "a", "seeds": "one"}, '"one" is not a seed'),
     ],
 )
 def test_what_cannot_be_compared_is_said_in_one_sentence(run_graph, sd15, settings, sentence):
