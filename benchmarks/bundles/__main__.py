@@ -45,8 +45,12 @@ def milliseconds(action: Callable[[], Any]) -> float:
 def measure(family: str, folder: Path) -> dict[str, float]:
     """Milliseconds for one family: attaching, and tokenizing a prompt with all names."""
     from harness.host.checkpoints import cached_checkpoint
-    from harness.models.embeddings import clip_with_files, random_vectors, write_loose
-    from pack.nodes.host.text.resolve import apply_names
+    from harness.models.embeddings import (
+        clip_with_files,
+        clip_with_names,
+        random_vectors,
+        write_loose,
+    )
     from world import checkpoints
 
     build = {"sd15": checkpoints.build_sd15_short, "sdxl": checkpoints.build_sdxl_short}[family]
@@ -60,11 +64,9 @@ def measure(family: str, folder: Path) -> dict[str, float]:
     for number in range(FOLDERS):
         (folder / f"sub{number}").mkdir()
     found[f"files beside {FOLDERS} folders"] = milliseconds(lambda: few.tokenize(prompt))
-    overlay = apply_names(few, named, "the benchmark")[0]
+    overlay = clip_with_names(few, named)
     found["overlay"] = milliseconds(lambda: overlay.tokenize(prompt))
-    found["attaching the overlay, once"] = milliseconds(
-        lambda: apply_names(few, named, "the benchmark")
-    )
+    found["attaching the overlay, once"] = milliseconds(lambda: clip_with_names(few, named))
     return found
 
 

@@ -16,6 +16,7 @@ from pack.training.adapters.lora import LoraConfig
 from pack.training.config import TrainConfig
 from pack.training.data import TrainingData
 from pack.training.dataset.batches import Batches
+from pack.training.dataset.pictures.buckets import cover, nearest_bucket
 from pack.training.loop import train
 from pack.training.parts import Parts
 from pack.training.ports import Caption, Conditioning, Crop, Layer, Mention, Noised
@@ -179,6 +180,11 @@ class ToyDenoiser:
 
 def crop_at(left: int) -> Crop:
     return Crop(width=16, height=16, left=left, top=0, original_width=32, original_height=16)
+
+
+def nearest_crop(width: int, height: int, sizes: Sequence[tuple[int, int]]) -> Crop:
+    """The centered crop of a picture in the bucket of the nearest aspect ratio."""
+    return cover(width, height, nearest_bucket(width, height, sizes))
 
 
 def toy_data(

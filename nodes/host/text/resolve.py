@@ -104,15 +104,6 @@ def chosen_names(bundle: Bundle, settings: Mapping[str, NameSetting]) -> dict[st
     return chosen
 
 
-def apply_names(
-    clip: CLIP, vectors: Mapping[str, Mapping[str, Tensor]], origin: str
-) -> tuple[CLIP, list[str]]:
-    """A clone of the CLIP that knows the names, and a sentence for each encoder left out."""
-    bundle = Bundle(family="", lora={}, embeddings=vectors)
-    made, _, notes = bind_names(clip, bundle, NameRules(), origin)
-    return made, notes
-
-
 def bind_names(
     clip: CLIP, bundle: Bundle, rules: NameRules, origin: str
 ) -> tuple[CLIP, list[str], list[str]]:

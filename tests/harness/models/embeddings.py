@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,8 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
+from pack.bundles.bundle import Bundle
+from pack.nodes.host.text.resolve import NameRules, bind_names
 from world import checkpoints
 
 Vectors = dict[str, Tensor]
@@ -44,3 +47,9 @@ def clip_with_files(path: Path, family: str, folders: list[str]) -> Any:
             embedding_directory=folders,
             te_model_options=layers,
         )[1]
+
+
+def clip_with_names(clip: Any, names: Mapping[str, Vectors], origin: str = "the test") -> Any:
+    """A clone of the CLIP that knows the names, as Load Bundle makes it."""
+    bundle = Bundle(family="", lora={}, embeddings=names)
+    return bind_names(clip, bundle, NameRules(), origin)[0]

@@ -8,8 +8,7 @@ from typing import Any
 
 import pytest
 
-from harness.models.embeddings import clip_with_files, random_vectors, write_loose
-from pack.nodes.host.text.resolve import apply_names
+from harness.models.embeddings import clip_with_files, clip_with_names, random_vectors, write_loose
 
 EVENTS = {"open", "os.scandir", "os.listdir", "os.walk"}
 seen: list[str] | None = None
@@ -43,7 +42,7 @@ def test_attaching_and_tokenizing_sixteen_names_reads_nothing(request, family, t
         write_loose(tmp_path, name, vectors)
     host = clip_with_files(loaded.path, family, [str(tmp_path)])
     made = []
-    assert accesses(lambda: made.append(apply_names(host, named, "x")[0])) == []
+    assert accesses(lambda: made.append(clip_with_names(host, named))) == []
     assert accesses(lambda: made[0].tokenize(prompt)) == []
     # The host walks the folder for each name and encoder, so the count can be seen to count.
     assert len(accesses(lambda: host.tokenize(prompt))) >= 16 * len(named["name0"])

@@ -11,10 +11,10 @@ import pytest
 import torch
 
 from harness.host.graphs import Graph
-from harness.models.embeddings import random_vectors
+from harness.models.embeddings import clip_with_names, random_vectors
 from pack.bundles.bundle import Bundle
 from pack.nodes.host.text.output_embeddings import encode_with_outputs
-from pack.nodes.host.text.resolve import NameRules, apply_names, bind_names
+from pack.nodes.host.text.resolve import NameRules, bind_names
 from pack.nodes.host.text.tokenizer import leaves
 from world import families
 from world.encoders import load_clip
@@ -45,7 +45,7 @@ def reference(host: Any, family: str, text: str) -> torch.Tensor:
     """The conditioning while zeros stand at the name, as the encoder sees them in training."""
     zeros = {key: torch.zeros_like(rows) for key, rows in random_vectors(family, 2).items()}
     named = {"late": zeros, "cat": random_vectors(family, 1)}
-    clip, _ = apply_names(host.loaded[family].clip, named, "x")
+    clip = clip_with_names(host.loaded[family].clip, named)
     return clip.encode_from_tokens(clip.tokenize(text))
 
 
@@ -141,7 +141,7 @@ def test_each_encoder_of_a_family_gets_its_rows_or_a_sentence(beyond):
     rows = late(base, leaves(base))
     seen = {key: value for key, value in rows.items() if key in areas}
     rest = {key: torch.zeros_like(value) for key, value in rows.items()}
-    plain, _ = apply_names(base, {"late": rest}, "x")
+    plain = clip_with_names(base, {"late": rest})
     text = "a embedding:late b"
     wanted = plain.encode_from_tokens(plain.tokenize(text)).clone()
     for key, value in seen.items():
@@ -183,7 +183,7 @@ def test_a_weight_of_each_encoder_goes_against_its_own_empty_rows(beyond):
     clip = bind_names(base, made, NameRules(), "x")[0]
     conditioning, _ = encode_with_outputs(clip, "a (embedding:late:1.5) b")
     zeros = {key: torch.zeros_like(rows) for key, rows in late(base, leaves(base)).items()}
-    plain, _ = apply_names(base, {"late": zeros}, "x")
+    plain = clip_with_names(base, {"late": zeros})
     said, stressed = (
         plain.encode_from_tokens(plain.tokenize(f"a (embedding:late:{weight}) b"))
         for weight in (1.0, 1.5)

@@ -17,10 +17,15 @@ from torch import Tensor
 
 from harness.host.graphs import Graph
 from harness.host.runner import GraphFailed, Loaded
-from harness.models.embeddings import Vectors, clip_with_files, random_vectors, write_loose
+from harness.models.embeddings import (
+    Vectors,
+    clip_with_files,
+    clip_with_names,
+    random_vectors,
+    write_loose,
+)
 from pack.bundles.bundle import Bundle
 from pack.bundles.save import Container, save_bundle
-from pack.nodes.host.text.resolve import apply_names
 
 
 @dataclass(frozen=True)
@@ -37,7 +42,7 @@ class Side:
 
     def knows(self, **named: Vectors) -> Any:
         """The CLIP with names of ours."""
-        return apply_names(self.loaded.clip, named, "the test")[0]
+        return clip_with_names(self.loaded.clip, named)
 
 
 @pytest.fixture(scope="module", params=["sd15", "sdxl"])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import replace
 
 import torch
@@ -34,11 +34,6 @@ def bucket_sizes(
         if height >= max(shortest, step):
             sizes |= {(width, height), (height, width)}
     return tuple(sorted(sizes))
-
-
-def choose_crop(width: int, height: int, sizes: Sequence[tuple[int, int]]) -> Crop:
-    """Fit a picture into the bucket of the nearest aspect ratio, covered and centered."""
-    return cover(width, height, nearest_bucket(width, height, sizes))
 
 
 def nearest_bucket(width: int, height: int, sizes: Iterable[tuple[int, int]]) -> tuple[int, int]:

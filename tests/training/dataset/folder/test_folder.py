@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 from PIL import Image, features
+from training.toys import nearest_crop
 
 from pack.training.dataset.folder.read import folder_fingerprint, read_folder
-from pack.training.dataset.pictures.buckets import choose_crop, load_pixels
+from pack.training.dataset.pictures.buckets import load_pixels
 
 NEEDS_AVIF = pytest.mark.skipif(not features.check("avif"), reason="Pillow without AVIF")
 AVIF = pytest.param("avif", marks=NEEDS_AVIF)
@@ -50,7 +51,7 @@ def test_every_common_format_is_read(tmp_path: Path, suffix: str):
     picture(tmp_path / f"x.{suffix}")
     (record,) = read_folder(tmp_path).records
     assert (record.width, record.height) == (20, 10)
-    pixels = load_pixels(record, choose_crop(20, 10, [(16, 8)]))
+    pixels = load_pixels(record, nearest_crop(20, 10, [(16, 8)]))
     assert pixels.shape == (8, 16, 3)
 
 
@@ -175,7 +176,7 @@ def test_missing_pixels_that_only_decoding_shows_are_a_sentence_too(tmp_path: Pa
     bad.write_bytes(cut(bad.read_bytes()))
     (record,) = read_folder(tmp_path).records
     with pytest.raises(ValueError, match=rf"{name} cannot be read as a picture \(.*truncated"):
-        load_pixels(record, choose_crop(100, 80, [(64, 64)]))
+        load_pixels(record, nearest_crop(100, 80, [(64, 64)]))
 
 
 def test_a_jpeg_without_its_end_marker_is_good_when_no_pixel_is_missing(tmp_path: Path):
@@ -183,7 +184,7 @@ def test_a_jpeg_without_its_end_marker_is_good_when_no_pixel_is_missing(tmp_path
     assert whole.endswith(b"\xff\xd9")
     (tmp_path / "a.jpg").write_bytes(whole[:-2] + bytes(5000))
     (record,) = read_folder(tmp_path).records
-    assert load_pixels(record, choose_crop(64, 64, [(64, 64)])).shape == (64, 64, 3)
+    assert load_pixels(record, nearest_crop(64, 64, [(64, 64)])).shape == (64, 64, 3)
 
 
 def test_a_broken_link_is_a_sentence(tmp_path: Path):

@@ -8,11 +8,12 @@ from pathlib import Path
 import numpy
 import pytest
 from PIL import Image
+from training.toys import nearest_crop
 
 from pack.training.dataset.folder.read import FolderOptions, folder_fingerprint, read_folder
 from pack.training.dataset.folder.scan import Subfolders
 from pack.training.dataset.merge import describe
-from pack.training.dataset.pictures.buckets import choose_crop, latent_mask
+from pack.training.dataset.pictures.buckets import latent_mask
 from pack.training.dataset.pictures.decode import open_mask
 from pack.training.dataset.records import Transparency
 
@@ -196,7 +197,7 @@ def test_transparency_becomes_a_mask(tmp_path: Path):
     (record,) = read_folder(tmp_path, options=options).records
     mask = open_mask(record)
     assert (mask.getpixel((2, 2)), mask.getpixel((12, 2))) == (255, 0)
-    weights = latent_mask(record, choose_crop(16, 16, [(16, 16)]), (2, 2), 0.1)
+    weights = latent_mask(record, nearest_crop(16, 16, [(16, 16)]), (2, 2), 0.1)
     assert weights.flatten().tolist() == pytest.approx([1, 0.1, 1, 0.1])
     assert open_mask(read_folder(tmp_path).records[0]) is None
 

@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 import torch
 from PIL import Image
+from training.toys import nearest_crop
 
-from pack.training.dataset.pictures.buckets import bucket_sizes, choose_crop, load_pixels
+from pack.training.dataset.pictures.buckets import bucket_sizes, load_pixels
 from pack.training.dataset.records import Record
 
 
@@ -64,7 +65,7 @@ def test_every_size_gets_the_nearest_bucket_and_a_centered_crop_that_it_covers()
     for _ in range(5000):
         sizes = bucket_sizes(draw.choice([64, 256, 500, 512, 1024]), draw.choice([8, 32, 64]))
         width, height = (round(math.exp(draw.uniform(0, 9))) for _ in range(2))
-        crop = choose_crop(width, height, sizes)
+        crop = nearest_crop(width, height, sizes)
         resized = crop.resized
         assert (crop.original_width, crop.original_height) == (width, height)
 
@@ -82,7 +83,7 @@ def test_every_size_gets_the_nearest_bucket_and_a_centered_crop_that_it_covers()
 
 
 def test_of_two_buckets_of_the_same_shape_the_larger_is_taken():
-    crop = choose_crop(300, 300, [(256, 256), (512, 512), (384, 384)])
+    crop = nearest_crop(300, 300, [(256, 256), (512, 512), (384, 384)])
     assert (crop.width, crop.height) == (512, 512)
 
 
@@ -96,7 +97,7 @@ def noise(path: Path, width: int, height: int) -> tuple[Image.Image, Record]:
 
 def test_pixels_are_those_of_pillow(tmp_path: Path):
     picture, record = noise(tmp_path / "noise.png", 168, 96)
-    crop = choose_crop(168, 96, [(64, 64)])
+    crop = nearest_crop(168, 96, [(64, 64)])
     assert (crop.resized, crop.left, crop.top) == ((112, 64), 24, 0)
     resized = picture.resize((112, 64), Image.Resampling.LANCZOS)
 
@@ -113,7 +114,7 @@ def test_pixels_are_those_of_pillow(tmp_path: Path):
 
 def test_a_crop_between_pixels_is_off_by_no_more_than_one_rounding(tmp_path: Path):
     picture, record = noise(tmp_path / "noise.png", 150, 90)
-    crop = choose_crop(150, 90, [(64, 64)])
+    crop = nearest_crop(150, 90, [(64, 64)])
     assert (crop.resized, crop.left, crop.top) == ((107, 64), 21, 0)
     resized = picture.resize((107, 64), Image.Resampling.LANCZOS).crop((21, 0, 85, 64))
     found = (load_pixels(record, crop) * 255).round().byte().numpy().tobytes()
@@ -130,7 +131,7 @@ def test_the_crop_is_the_middle_of_the_picture(tmp_path: Path, size: tuple[int, 
     )
     picture.save(tmp_path / "middle.png")
     record = Record(path=tmp_path / "middle.png", caption="", width=size[0], height=size[1])
-    pixels = load_pixels(record, choose_crop(*size, [(64, 64)]))
+    pixels = load_pixels(record, nearest_crop(*size, [(64, 64)]))
     assert torch.equal(pixels, torch.tensor([1.0, 0.0, 0.0]).expand(64, 64, 3))
 
 
@@ -138,5 +139,5 @@ def test_a_size_that_fits_is_not_resampled(tmp_path: Path):
     picture = Image.effect_noise((64, 128), 100).convert("RGB")
     picture.save(tmp_path / "same.png")
     record = Record(path=tmp_path / "same.png", caption="", width=64, height=128)
-    pixels = load_pixels(record, choose_crop(64, 128, [(64, 128)]))
+    pixels = load_pixels(record, nearest_crop(64, 128, [(64, 128)]))
     assert (pixels * 255).round().byte().numpy().tobytes() == picture.tobytes()

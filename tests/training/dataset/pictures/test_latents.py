@@ -11,11 +11,12 @@ import pytest
 import torch
 from PIL import Image
 from torch import Tensor
+from training.toys import nearest_crop
 
 from pack.training.dataset.facts import Store, content_digest
 from pack.training.dataset.folder.read import read_folder
 from pack.training.dataset.pictures import latents
-from pack.training.dataset.pictures.buckets import choose_crop, load_pixels
+from pack.training.dataset.pictures.buckets import load_pixels
 from pack.training.dataset.pictures.latents import LatentCache, encode_latents
 
 SIZES = [(64, 64), (64, 128)]
@@ -45,7 +46,7 @@ def dataset(tmp_path: Path):
 
 
 def test_each_picture_gets_its_own_latent_bucket_by_bucket(dataset):
-    crops = [choose_crop(record.width, record.height, SIZES) for record in dataset.records]
+    crops = [nearest_crop(record.width, record.height, SIZES) for record in dataset.records]
     codec = Average()
 
     made = list(encode_latents(dataset, crops, codec))
@@ -65,14 +66,14 @@ def test_a_latent_is_an_ordinary_tensor_of_its_own(dataset):
             with torch.inference_mode():
                 return super().encode(pixels).float().contiguous()
 
-    crops = [choose_crop(record.width, record.height, SIZES) for record in dataset.records]
+    crops = [nearest_crop(record.width, record.height, SIZES) for record in dataset.records]
     for _, latent in encode_latents(dataset, crops, Host()):
         assert not latent.requires_grad and not latent.is_inference()
         assert latent.untyped_storage().nbytes() == latent.numel() * 4
 
 
 def test_pictures_are_read_only_when_their_turn_comes(dataset):
-    crops = [choose_crop(record.width, record.height, SIZES) for record in dataset.records]
+    crops = [nearest_crop(record.width, record.height, SIZES) for record in dataset.records]
     dataset.records[3].path.write_bytes(b"gone")
     stream = encode_latents(dataset, crops, Average())
     assert [next(stream)[0] for _ in range(4)] == [0, 2, 4, 1]
@@ -86,7 +87,7 @@ def test_a_crop_is_needed_for_each_picture(dataset):
 
 
 def test_pictures_of_a_size_are_encoded_as_many_at_once_as_the_codec_says(dataset):
-    crops = [choose_crop(record.width, record.height, SIZES) for record in dataset.records]
+    crops = [nearest_crop(record.width, record.height, SIZES) for record in dataset.records]
     codec = Average(2)
     made = list(encode_latents(dataset, crops, codec))
     assert codec.shapes == [(2, 64, 64, 3), (1, 64, 64, 3)] + 2 * [(1, 128, 64, 3)]
@@ -106,7 +107,7 @@ class Neighborly(Average):
 
 @pytest.mark.parametrize("lost", [0, 2, 4, 3])
 def test_a_latent_is_the_same_whatever_is_kept_of_the_others(dataset, tmp_path: Path, lost: int):
-    crops = [choose_crop(record.width, record.height, SIZES) for record in dataset.records]
+    crops = [nearest_crop(record.width, record.height, SIZES) for record in dataset.records]
     cache = LatentCache(tmp_path / "latents", "codec", Store())
     first = dict(encode_latents(dataset, crops, Neighborly(2), cache=cache))
     mates = next(mates for mates in [(0, 2), (4,), (1,), (3,)] if lost in mates)
@@ -120,7 +121,7 @@ def test_a_latent_is_the_same_whatever_is_kept_of_the_others(dataset, tmp_path: 
 
 def test_in_other_company_a_latent_is_made_and_kept_anew(dataset, tmp_path: Path):
     """What another dataset has left must not decide the bits of this one."""
-    crops = [choose_crop(record.width, record.height, SIZES) for record in dataset.records]
+    crops = [nearest_crop(record.width, record.height, SIZES) for record in dataset.records]
     without = replace(dataset, records=dataset.records[1:])
     alone = dict(encode_latents(without, crops[1:], Neighborly(2)))
     cache = LatentCache(tmp_path / "latents", "codec", Store())
@@ -131,7 +132,7 @@ def test_in_other_company_a_latent_is_made_and_kept_anew(dataset, tmp_path: Path
 
 
 def test_the_next_pictures_are_read_while_a_batch_is_encoded(dataset, monkeypatch):
-    crops = [choose_crop(record.width, record.height, SIZES) for record in dataset.records]
+    crops = [nearest_crop(record.width, record.height, SIZES) for record in dataset.records]
     read = {record.name: threading.Event() for record in dataset.records}
 
     def load(record, crop):
@@ -151,7 +152,7 @@ def test_the_next_pictures_are_read_while_a_batch_is_encoded(dataset, monkeypatc
 
 
 def test_no_more_than_the_next_batch_is_read_ahead(dataset, monkeypatch):
-    crops = [choose_crop(record.width, record.height, SIZES) for record in dataset.records]
+    crops = [nearest_crop(record.width, record.height, SIZES) for record in dataset.records]
     read = []
     monkeypatch.setattr(latents, "load_pixels", lambda r, c: (read.append(r), load_pixels(r, c))[1])
     stream = encode_latents(dataset, crops, Average())
@@ -165,7 +166,7 @@ def test_latents_that_cannot_be_kept_are_told_of_once_and_made_all_the_same(
     dataset, tmp_path: Path, caplog
 ):
     (tmp_path / "taken").write_text("a file where the folder would be")
-    crops = [choose_crop(record.width, record.height, SIZES) for record in dataset.records]
+    crops = [nearest_crop(record.width, record.height, SIZES) for record in dataset.records]
     cache = LatentCache(tmp_path / "taken" / "latents", "codec", Store())
     assert len(list(encode_latents(dataset, crops, Average(), cache=cache))) == len(crops)
     assert caplog.text.count("No latents can be kept") == 1
