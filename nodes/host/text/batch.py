@@ -1,4 +1,4 @@
-"""Several captions through the host's text encoders in one batch."""
+"""A list of captions through the host's text encoders in one batch."""
 
 from __future__ import annotations
 
@@ -12,29 +12,30 @@ from comfy.sd1_clip import SDClipModel
 from torch import Tensor
 
 Tokens = dict[str, Any]
-Output = tuple[Any, ...]
-"""What an encoder returns for n chunks: (n, length, width), pooled (n, width) or None, extras"""
+Forward = Callable[[list[Any]], Any]
+EncoderOutput = tuple[Any, ...]
+"""An encoder's result for n chunks: (n, length, width), pooled (n, width) or None, extras."""
 
 
 class BatchEncoder:
     """Calls every encoder of a CLIP once for a whole list of captions.
 
-    How the encoders' outputs are put together is the business of the host's wrapper, which
-    takes one caption. So it is called twice for each: once to see what it asks of the
-    encoders, with empty answers, and once to be handed its part of the batch.
+    The host's wrapper combines the outputs of the encoders, and it takes one caption at a time. So
+    it runs twice for each caption: first with encoders that record their input and return zeros,
+    then with encoders that return their part of the batch.
     """
 
     def __init__(self, clip: CLIP):
         self._clip = clip
         self._encoders = [m for m in clip.cond_stage_model.modules() if isinstance(m, SDClipModel)]
-        self._examples: dict[SDClipModel, Output] = {}
+        self._examples: dict[SDClipModel, EncoderOutput] = {}
 
     def encode(self, captions: Sequence[Tokens]) -> list[dict[str, Any]]:
-        """The host's result for each caption, as `encode_from_tokens` gives it for one."""
+        """The result of the host's `encode_from_tokens` for each caption."""
         if len(captions) == 1 or not self._examples:
             return [self._single(captions[0]), *(self.encode(captions[1:]) if captions[1:] else [])]
-        asked = self._ask(captions)
-        answers = {encoder: _answer(encoder, chunks) for encoder, chunks in asked.items()}
+        requests = self._requests(captions)
+        answers = {encoder: _answer(encoder, chunks) for encoder, chunks in requests.items()}
         with self._replaced(lambda encoder: _Player(answers[encoder])):
             return [self._wrapped(tokens) for tokens in captions]
 
@@ -42,23 +43,25 @@ class BatchEncoder:
         return self._clip.encode_from_tokens(tokens, return_pooled=True, return_dict=True)
 
     def _single(self, tokens: Tokens) -> dict[str, Any]:
-        """One caption the plain way; what its encoders return shows the shape of their answers."""
+        """Encode one caption as usual and remember the shapes of what its encoders return."""
         with self._replaced(lambda encoder: _Watcher(encoder, self._examples)):
             return self._wrapped(tokens)
 
-    def _ask(self, captions: Sequence[Tokens]) -> dict[SDClipModel, list[list[Any]]]:
-        """For each encoder the chunks that every caption needs from it."""
-        asked: dict[SDClipModel, list[list[Any]]] = {e: [] for e in self._encoders}
+    def _requests(self, captions: Sequence[Tokens]) -> dict[SDClipModel, list[list[Any]]]:
+        """The chunks of every call of an encoder that the captions need."""
+        requests: dict[SDClipModel, list[list[Any]]] = {e: [] for e in self._encoders}
         with (
             torch.no_grad(),
-            self._replaced(lambda encoder: _Recorder(self._examples[encoder], asked[encoder])),
+            self._replaced(lambda encoder: _Recorder(self._examples[encoder], requests[encoder])),
         ):
             for tokens in captions:
                 self._wrapped(tokens)
-        return asked
+        return requests
 
     @contextmanager
-    def _replaced(self, make: Callable[[SDClipModel], Callable[..., Output]]) -> Iterator[None]:
+    def _replaced(
+        self, make: Callable[[SDClipModel], Callable[..., EncoderOutput]]
+    ) -> Iterator[None]:
         for encoder in self._encoders:
             encoder.forward = make(encoder)
         try:
@@ -69,26 +72,26 @@ class BatchEncoder:
 
 
 class _Watcher:
-    """Lets an encoder work and keeps the shapes of what it returns."""
+    """Runs an encoder and keeps an example of what it returns."""
 
-    def __init__(self, encoder: SDClipModel, examples: dict[SDClipModel, Output]):
+    def __init__(self, encoder: SDClipModel, examples: dict[SDClipModel, EncoderOutput]):
         self._encoder, self._examples = encoder, examples
         self._forward = type(encoder).forward
 
-    def __call__(self, chunks: list[Any]) -> Output:
+    def __call__(self, chunks: list[Any]) -> EncoderOutput:
         output = self._forward(self._encoder, chunks)
         self._examples[self._encoder] = _map(output, lambda tensor: tensor.detach()[:1])
         return output
 
 
 class _Recorder:
-    """Notes the chunks that are asked for and answers with zeros of the right shape."""
+    """Records the chunks of each call and returns zeros of the right shape."""
 
-    def __init__(self, example: Output, asked: list[list[Any]]):
-        self._example, self._asked = example, asked
+    def __init__(self, example: EncoderOutput, requests: list[list[Any]]):
+        self._example, self._requests = example, requests
 
-    def __call__(self, chunks: list[Any]) -> Output:
-        self._asked.append(chunks)
+    def __call__(self, chunks: list[Any]) -> EncoderOutput:
+        self._requests.append(chunks)
         count, length = len(chunks), len(chunks[0])
 
         def zeros(tensor: Tensor) -> Tensor:
@@ -103,22 +106,22 @@ class _Recorder:
 
 
 class _Player:
-    """Hands out the parts of a batch in the order in which they were asked for."""
+    """Returns the parts of a batch in the order of the recorded calls."""
 
-    def __init__(self, parts: list[Output]):
+    def __init__(self, parts: list[EncoderOutput]):
         self._parts = iter(parts)
 
-    def __call__(self, chunks: list[Any]) -> Output:
+    def __call__(self, chunks: list[Any]) -> EncoderOutput:
         return next(self._parts)
 
 
-def _answer(encoder: SDClipModel, asked: list[list[Any]]) -> list[Output]:
-    """The encoder's output for every request, from one call when all chunks are equally long."""
-    chunks = [chunk for request in asked for chunk in request]
+def _answer(encoder: SDClipModel, requests: list[list[Any]]) -> list[EncoderOutput]:
+    """The encoder's output for every request, from one call if all chunks have the same length."""
+    chunks = [chunk for request in requests for chunk in request]
     if len({len(chunk) for chunk in chunks}) != 1:
-        return [encoder(request) for request in asked]
+        return [encoder(request) for request in requests]
     whole, parts, start = encoder(chunks), [], 0
-    for request in asked:
+    for request in requests:
         part = slice(start, start + len(request))
         parts.append(_map(whole, lambda tensor, part=part: tensor[part]))
         start += len(request)
@@ -126,7 +129,7 @@ def _answer(encoder: SDClipModel, asked: list[list[Any]]) -> list[Output]:
 
 
 def _map(output: Any, change: Callable[[Tensor], Tensor]) -> Any:
-    """The same nest of tuples and dicts with every tensor changed."""
+    """The same nested tuples and dicts with every tensor changed."""
     if isinstance(output, Tensor):
         return change(output)
     if isinstance(output, tuple):

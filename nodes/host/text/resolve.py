@@ -19,14 +19,14 @@ from .tokenizer import NamedVectors, leaves, named, overlaid_names, with_names
 
 
 class StrengthMode(str, Enum):
-    """What a name's strength s does with its vectors v: s v, or start + s (v - start)."""
+    """How a name's strength s changes its vectors v: s v, or start + s (v - start)."""
 
     SCALE = "scale the vectors"
     FROM_INITIAL = "move from the initial word"
 
 
 class Clash(str, Enum):
-    """What happens to a name that the CLIP knows already from another bundle."""
+    """What happens to a name that the CLIP already knows from another bundle."""
 
     ERROR = "stop with an error"
     PREFIX = "add the prefix"
@@ -36,7 +36,7 @@ class Clash(str, Enum):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class NameSetting:
-    """What to do with one name of a bundle: "old = new : strength", or "-old" to leave it out."""
+    """One line of Load Bundle's names: "old = new : strength", or "-old" to leave the name out."""
 
     new_name: str = ""
     strength: float = 1.0
@@ -56,7 +56,7 @@ class NameRules:
 
 
 def parse_names(text: str) -> dict[str, NameSetting]:
-    """Settings by name, a line each: `old = new : strength`, parts optional; `-old` is off."""
+    """Settings by name from lines `old = new : strength`, parts optional; `-old` is off."""
     settings: dict[str, NameSetting] = {}
     for line in filter(None, map(str.strip, text.splitlines())):
         if line.startswith("-"):
@@ -84,7 +84,7 @@ def _number(text: str, line: str) -> float:
 
 
 def chosen_names(bundle: Bundle, settings: Mapping[str, NameSetting]) -> dict[str, str]:
-    """New name by old name of all that are on; ValueError for a name that is unknown or taken."""
+    """New names by old names of all that are on; ValueError for one that is unknown or taken."""
     unknown = [name for name in settings if name not in bundle.names]
     if unknown:
         raise ValueError(
@@ -107,9 +107,9 @@ def chosen_names(bundle: Bundle, settings: Mapping[str, NameSetting]) -> dict[st
 def bind_names(
     clip: CLIP, bundle: Bundle, rules: NameRules, origin: str
 ) -> tuple[CLIP, list[str], list[str]]:
-    """(a clone of the CLIP that knows the names, the names, notes); the CLIP itself is not touched.
+    """(a clone of the CLIP that knows the names, the names, notes).
 
-    ValueError for vectors of another model family, NaN, and a name that is taken.
+    Raises ValueError for vectors of another model family, for NaN, and for a name that is taken.
     """
     chosen = chosen_names(bundle, rules.settings)
     if not chosen:
@@ -118,46 +118,48 @@ def bind_names(
     taken = {word: entry.name for entry in known.values() for word in entry.bare}
     entries: list[NamedVectors] = []
     for old, new in chosen.items():
-        final = _settle(new, known, rules, origin, notes)
+        final = _resolve_clash(new, known, rules, origin, notes)
         if final is None:
             continue
-        bare = _bare(bundle.entry_of[old], final, taken, notes) if rules.bare_triggers else ()
+        bare = _bare_words(bundle.entry_of[old], final, taken, notes) if rules.bare_triggers else ()
         taken |= dict.fromkeys(bare, final)
-        entry = _named(clip, bundle, old, final, rules, origin, bare)
+        entry = _bound(clip, bundle, old, final, rules, origin, bare)
         notes += _gaps(clip, entry)
         entries.append(entry)
-    made = with_names(clip, entries, replace=rules.clash is Clash.REPLACE)
-    return made, [entry.name for entry in entries], notes
+    clone = with_names(clip, entries, replace=rules.clash is Clash.REPLACE)
+    return clone, [entry.name for entry in entries], notes
 
 
-def _settle(
+def _resolve_clash(
     name: str, known: Mapping[str, NamedVectors], rules: NameRules, origin: str, notes: list[str]
 ) -> str | None:
-    """The name under the rule for clashes; None where the earlier one is kept."""
+    """The final name under the rule for clashes; None if the earlier name is kept."""
     if name not in known:
         return name
     other = known[name].origin or "another bundle"
     if rules.clash is Clash.KEEP:
-        notes.append(f'"{name}" is that of {other}: this one is left out.')
+        notes.append(f'"{name}" is already loaded from {other}: this one is left out.')
         return None
     if rules.clash is Clash.PREFIX:
         final = f"{rules.prefix or PurePath(origin).stem + '_'}{name}"
-        notes.append(f'"{name}" of {other} stays, this one is "{final}".')
+        notes.append(f'"{name}" of {other} stays; this one becomes "{final}".')
         return final
     if rules.clash is Clash.REPLACE:
-        notes.append(f'"{name}" takes the place of that of {other}.')
+        notes.append(f'"{name}" replaces the one of {other}.')
     return name
 
 
-def _bare(entry: Entry, name: str, taken: Mapping[str, str], notes: list[str]) -> tuple[str, ...]:
-    """The words that stand for the name alone: itself, and what stood for it in the captions."""
+def _bare_words(
+    entry: Entry, name: str, taken: Mapping[str, str], notes: list[str]
+) -> tuple[str, ...]:
+    """Words that stand for the name without `embedding:`: itself and its placeholder."""
     words = dict.fromkeys(filter(None, (name, entry.placeholder)))
     lost = [word for word in words if taken.get(word, name) != name]
     notes += [f'"{word}" alone stands for "{taken[word]}", not for "{name}".' for word in lost]
     return tuple(word for word in words if word not in lost)
 
 
-def _named(
+def _bound(
     clip: CLIP,
     bundle: Bundle,
     old: str,
@@ -190,7 +192,7 @@ def _strengthened(
         return {key: rows * strength for key, rows in vectors.items()}
     if not entry.initial:
         raise ValueError(
-            f'The bundle does not say from what word "{entry.name}" started, so there is nothing '
+            f'The bundle does not name the initial word of "{entry.name}", so there is nothing '
             f'to move from: set the strength mode to "{StrengthMode.SCALE.value}".'
         )
     start = HostTextEncoder(clip).rows(entry.initial)

@@ -1,4 +1,8 @@
-"""A CLIP whose tokenizer knows a bundle's names: no files, no change to the host's own objects."""
+"""A CLIP whose tokenizer knows a bundle's names, without files or changes to the host's objects.
+
+The host looks up `embedding:<name>` in files, for all CLIPs alike. Here names belong to one CLIP:
+copies of its tokenizers find them first, under a word of ours that no prompt syntax can split.
+"""
 
 from __future__ import annotations
 
@@ -17,43 +21,43 @@ from torch import Tensor
 
 _serial = itertools.count()
 PLAIN = "pivotal_plain"
-"""Asks a tokenizer of ours to read parentheses as text. The host's own word for this is taken by
-the wrappers of LLM encoders, which always say it."""
+"""Option of our tokenizers to read parentheses as text. The host's own option for this cannot be
+used, since the wrappers of LLM encoders always set it."""
 _TENSOR_ENCODERS = ("clip", "t5", "pile")
-# The host finds a name behind a blank alone, and Mistral's template ends in "[INST]".
-_TOUCHED = re.compile(r"(?<=\S)(?=embedding:pivotal\d+z )")
-# Tokenizers of several encoders hold those of each; none is deeper.
+# The host finds a name only after a blank, and Mistral's template ends in "[INST]".
+_GLUED = re.compile(r"(?<=\S)(?=embedding:pivotal\d+z )")
+# A tokenizer for several encoders holds one for each of them; none nests deeper.
 _DEPTH = 3
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class NamedVectors:
-    """One name with its vectors, as an overlay holds it."""
+    """A name with its vectors, as a tokenizer holds it."""
 
     name: str
     vectors: Mapping[str, Tensor]
-    """encoder key -> (vectors, width)"""
+    """Encoder key to (vectors, width)."""
     origin: str = ""
     """Where the name comes from, for messages."""
     identity: str = ""
-    """Internal word without any character that prompts give a meaning to."""
+    """Internal word without any character that has a meaning in prompts."""
     bare: tuple[str, ...] = ()
     """Words that stand for the name without `embedding:`."""
     fallback: str = ""
-    """What an encoder reads that has no vectors."""
+    """Text for encoders without vectors of their own."""
     outputs: Mapping[str, Tensor] = field(default_factory=dict[str, Tensor])
-    """encoder key -> (vectors, width) of rows that replace the encoder's output"""
+    """Encoder key to (vectors, width) of the rows that replace the encoder's output."""
 
 
 def named(name: str, vectors: Mapping[str, Tensor], origin: str = "", **more: Any) -> NamedVectors:
-    """Vectors under a name, with an identity that no other name ever has."""
+    """Vectors under a name, with an identity that is never used again."""
     identity = f"pivotal{next(_serial)}z"
     return NamedVectors(name=name, vectors=vectors, origin=origin, identity=identity, **more)
 
 
 @dataclass(frozen=True, slots=True)
-class _Known:
-    """What one overlay knows, made once for all of its tokenizers."""
+class _Vocabulary:
+    """The names that the tokenizers of one CLIP know."""
 
     entries: Mapping[str, NamedVectors]
     by_word: Mapping[str, NamedVectors]
@@ -61,7 +65,7 @@ class _Known:
     pattern: re.Pattern[str] | None
 
     @classmethod
-    def of(cls, entries: Mapping[str, NamedVectors]) -> _Known:
+    def of(cls, entries: Mapping[str, NamedVectors]) -> _Vocabulary:
         by_word = {word: entry for entry in entries.values() for word in entry.bare}
         bare = tuple(by_word)
         by_word |= entries
@@ -70,16 +74,16 @@ class _Known:
 
 
 class _Overlay:
-    """Mixed into copies of host tokenizers: names are looked up before the host seeks files."""
+    """Mixed into copies of host tokenizers: looks names up before the host searches files."""
 
-    pivotal: _Known
+    pivotal: _Vocabulary
 
     def tokenize_with_weights(self, text: Any, *args: Any, **kwargs: Any) -> Any:
-        """The host's tokens; each `embedding:<name>` of ours is found, whatever is beside it."""
+        """The host's tokens, with each `embedding:<name>` of ours found wherever it stands."""
         if kwargs.pop(PLAIN, False):
             kwargs["disable_weights"] = True
         if isinstance(text, str) and self.pivotal.pattern is not None:
-            text = _TOUCHED.sub(" ", self.pivotal.pattern.sub(self._spell, text))
+            text = _GLUED.sub(" ", self.pivotal.pattern.sub(self._spell, text))
         tokens = super().tokenize_with_weights(text, *args, **kwargs)  # type: ignore[misc]
         if self.embedding_key.startswith(_TENSOR_ENCODERS):  # type: ignore[attr-defined]
             return tokens
@@ -88,7 +92,7 @@ class _Overlay:
     def _spell(self, match: re.Match[str]) -> str:
         entry = self.pivotal.by_word[unescaped(match)]
         key: str = self.embedding_key  # type: ignore[attr-defined]
-        # The host wants a blank before; a second one would be a token of its own in some encoders.
+        # The host needs a blank before it; in some encoders a second blank would be a token.
         blank = "" if match.string[: match.start()][-1:].isspace() else " "
         if key in entry.outputs and key not in entry.vectors:
             raise ValueError(
@@ -100,32 +104,32 @@ class _Overlay:
         return f"{blank}{self.embedding_identifier}{entry.identity} "  # type: ignore[attr-defined]
 
     def _try_get_embedding(self, embedding_name: str) -> tuple[Any, ...]:
-        head, _, rest = embedding_name.strip().partition(" ")
+        head, _, tail = embedding_name.strip().partition(" ")
         if not head:
-            # The host fails with an IndexError on "embedding:" and nothing after it.
+            # The host would fail with an IndexError if nothing follows "embedding:".
             return _answer(None, "", "")
         entry = self.pivotal.by_identity.get(head)
         if entry is None:
             return super()._try_get_embedding(embedding_name)  # type: ignore[misc]
-        found = entry.vectors.get(self.embedding_key)  # type: ignore[attr-defined]
-        return _answer(found, entry.name, rest.strip())
+        vectors = entry.vectors.get(self.embedding_key)  # type: ignore[attr-defined]
+        return _answer(vectors, entry.name, tail.strip())
 
 
-def _answer(found: Tensor | None, name: str, rest: str) -> tuple[Any, ...]:
-    """As this host's tokenizer wants it: older ones leave the name out."""
-    return (found, name, rest) if _parts_of_an_answer() == 3 else (found, rest)
+def _answer(vectors: Tensor | None, name: str, tail: str) -> tuple[Any, ...]:
+    """The tuple that this host expects; older ones leave the name out."""
+    return (vectors, name, tail) if _parts_of_an_answer() == 3 else (vectors, tail)
 
 
 @functools.cache
 def _parts_of_an_answer() -> int:
-    """Ask the host's own method, of a tokenizer that has no folder to look into."""
+    """Count what the host's own method returns, with a tokenizer that has no folder to search."""
     bare = SDTokenizer.__new__(SDTokenizer)
     bare.embedding_directory, bare.embedding_size, bare.embedding_key = [], 1, ""
     return len(bare._try_get_embedding("nothing"))
 
 
 def _as_item(token: tuple[Any, ...]) -> tuple[Any, ...]:
-    """LLM wrappers compare tokens with numbers, which a tensor cannot bear; the dict form can."""
+    """The dict form of a vector: LLM wrappers compare tokens with numbers, where a tensor fails."""
     if torch.is_tensor(token[0]):
         return ({"type": "embedding", "data": token[0]}, *token[1:])
     return token
@@ -142,29 +146,29 @@ def _overlay_class(kind: type) -> type:
     return _overlaid[kind]
 
 
-def _overlay_leaf(leaf: SDTokenizer, known: _Known) -> SDTokenizer:
-    made = copy.copy(leaf)
-    made.__class__ = _overlay_class(type(leaf))
-    if made.embedding_directory is None:
-        # Without a directory the host reads "embedding:" as plain words.
-        made.embedding_directory = []
-    made.pivotal = known
-    return made
+def _overlay_leaf(leaf: SDTokenizer, known: _Vocabulary) -> SDTokenizer:
+    overlay = copy.copy(leaf)
+    overlay.__class__ = _overlay_class(type(leaf))
+    if overlay.embedding_directory is None:
+        # Without a directory the host reads "embedding:" as ordinary text.
+        overlay.embedding_directory = []
+    overlay.pivotal = known
+    return overlay
 
 
 def overlay_tokenizer(tokenizer: Any, entries: Mapping[str, NamedVectors]) -> Any:
-    """A copy of a host tokenizer, however nested, that knows `entries`; the parts are shared."""
-    return _overlay_tree(tokenizer, _Known.of(entries), _DEPTH)
+    """A copy of a host tokenizer, however nested, that knows `entries`; its data is shared."""
+    return _overlay_tree(tokenizer, _Vocabulary.of(entries), _DEPTH)
 
 
-def _overlay_tree(tokenizer: Any, known: _Known, depth: int) -> Any:
+def _overlay_tree(tokenizer: Any, known: _Vocabulary, depth: int) -> Any:
     if isinstance(tokenizer, SDTokenizer):
         return _overlay_leaf(tokenizer, known)
-    made = copy.copy(tokenizer)
-    for name, part in list(vars(made).items()):
+    overlay = copy.copy(tokenizer)
+    for name, part in list(vars(overlay).items()):
         if next(_leaves(part, depth - 1), None) is not None:
-            setattr(made, name, _overlay_tree(part, known, depth - 1))
-    return made
+            setattr(overlay, name, _overlay_tree(part, known, depth - 1))
+    return overlay
 
 
 def _leaves(tokenizer: Any, depth: int = _DEPTH) -> Iterator[SDTokenizer]:
@@ -176,11 +180,11 @@ def _leaves(tokenizer: Any, depth: int = _DEPTH) -> Iterator[SDTokenizer]:
 
 
 def tokenizer_leaves(tokenizer: Any) -> dict[str, SDTokenizer]:
-    """The tokenizers of single encoders by encoder key; ValueError when none takes vectors."""
-    found = {leaf.embedding_key: leaf for leaf in _leaves(tokenizer)}
-    if not found:
+    """The tokenizers of single encoders by encoder key; ValueError if none takes vectors."""
+    by_key = {leaf.embedding_key: leaf for leaf in _leaves(tokenizer)}
+    if not by_key:
         raise _takes_none(tokenizer)
-    return found
+    return by_key
 
 
 def _takes_none(tokenizer: Any) -> ValueError:
@@ -191,14 +195,11 @@ def _takes_none(tokenizer: Any) -> ValueError:
 
 
 def check_takes_vectors(tokenizer: Any) -> None:
-    """ValueError where an overlaid tokenizer loses its names, such as LongCat's.
-
-    Some subclasses split their text themselves and never come to the host's look-up, which only a
-    trial tells.
-    """
+    """Raise ValueError for a tokenizer that never finds its names, such as LongCat's."""
+    # Some subclasses split the text themselves and skip the host's look-up. Only a trial shows it.
     for key, leaf in tokenizer_leaves(tokenizer).items():
         entries = leaf.pivotal.entries.values()
-        entry = next((one for one in entries if key in one.vectors), None)
+        entry = next((entry for entry in entries if key in entry.vectors), None)
         if entry is None:
             continue
         chunks = leaf.tokenize_with_weights(f"embedding:{entry.name}")
@@ -207,26 +208,26 @@ def check_takes_vectors(tokenizer: Any) -> None:
 
 
 def leaves(clip: CLIP) -> dict[str, SDTokenizer]:
-    """The tokenizers in a CLIP by encoder key; ValueError when none of them takes vectors."""
+    """The tokenizers of a CLIP by encoder key; ValueError if none of them takes vectors."""
     return tokenizer_leaves(clip.tokenizer)
 
 
 def takes_vectors(clip: CLIP) -> bool:
-    """Whether any of a CLIP's encoders can be given trained names."""
+    """Whether any encoder of a CLIP can be given trained names."""
     return next(_leaves(clip.tokenizer), None) is not None
 
 
 def overlaid_names(clip: CLIP) -> dict[str, NamedVectors]:
-    """The names that earlier overlays gave this CLIP."""
+    """The names that this CLIP already knows."""
     any_leaf = next(iter(leaves(clip).values()))
     return dict(any_leaf.pivotal.entries) if isinstance(any_leaf, _Overlay) else {}
 
 
 def with_names(clip: CLIP, entries: Iterable[NamedVectors], *, replace: bool = False) -> CLIP:
-    """A clone of the CLIP that knows `entries` besides the names it knew; weights stay shared.
+    """A clone of the CLIP that knows `entries` in addition to its names; weights are shared.
 
-    Later clones keep the names, since the host hands the tokenizer on by reference.
-    ValueError when a name is taken (unless `replace`) or a width does not fit the encoder.
+    Clones of it keep the names, since the host passes the tokenizer on by reference. Raises
+    ValueError if a name is taken (unless `replace`) or a width does not fit the encoder.
     """
     known, parts = overlaid_names(clip), leaves(clip)
     for entry in entries:
@@ -248,22 +249,22 @@ def with_names(clip: CLIP, entries: Iterable[NamedVectors], *, replace: bool = F
 
 def with_only(clip: CLIP, entries: Mapping[str, NamedVectors]) -> CLIP:
     """A clone of the CLIP that knows exactly these names."""
-    made = clip.clone()
-    made.tokenizer = overlay_tokenizer(clip.tokenizer, entries)
-    check_takes_vectors(made.tokenizer)
-    return made
+    clone = clip.clone()
+    clone.tokenizer = overlay_tokenizer(clip.tokenizer, entries)
+    check_takes_vectors(clone.tokenizer)
+    return clone
 
 
 EXTENSION = r"\.(?:safetensors|pt|bin)\b"
-# What would make a longer name of it; a backslash before a bracket is an escape of the prompt.
+# What would make the name longer; a backslash before a bracket is an escape in prompts.
 _LONGER = rf"(?![\w/-]|\\(?![()])|\.(?=\w)(?!{EXTENSION[2:]}))"
 _EARLIER = r"(?<![\w/.:-])"
 
 
 def name_pattern(names: Iterable[str], bare: Iterable[str]) -> re.Pattern[str] | None:
-    """Groups `name`, after `embedding:`, and `bare`, a whole word; the longest is found first.
+    """The pattern of names in a prompt, of any characters; None if there are no names.
 
-    Names may hold any character. None when there are no names.
+    Its group `name` follows `embedding:`, and `bare` is a whole word; longer names come first.
     """
     called, alone = _alternatives(names), _alternatives(bare, _EARLIER)
     if not called:
@@ -273,9 +274,9 @@ def name_pattern(names: Iterable[str], bare: Iterable[str]) -> re.Pattern[str] |
 
 
 def unescaped(match: re.Match[str]) -> str:
-    """The name that was found, without the backslashes that a prompt puts before brackets."""
-    found = match["name"] or match["bare"]
-    return found.replace("\\(", "(").replace("\\)", ")")
+    """The name in a match, without the backslashes that a prompt has before brackets."""
+    name = match["name"] or match["bare"]
+    return name.replace("\\(", "(").replace("\\)", ")")
 
 
 def _alternatives(names: Iterable[str], before: str = "") -> str:

@@ -63,7 +63,7 @@ def test_strength_moves_from_the_initial_word(sd15, strength):
 
 
 def test_a_name_without_an_initial_word_cannot_move_from_it(sd15):
-    with pytest.raises(ValueError, match='does not say from what word "cat" started'):
+    with pytest.raises(ValueError, match='does not name the initial word of "cat"'):
         bind(
             sd15.clip,
             bundle("cat"),
@@ -108,9 +108,9 @@ def test_one_bare_word_of_two_bundles_stays_with_the_first(sd15):
 
 
 CASES = {
-    Clash.KEEP: ({"cat": 0}, '"cat" is that of a.safetensors: this one is left out.'),
-    Clash.REPLACE: ({"cat": 1}, '"cat" takes the place of that of a.safetensors.'),
-    Clash.PREFIX: ({"cat": 0, "b_cat": 1}, 'of a.safetensors stays, this one is "b_cat".'),
+    Clash.KEEP: ({"cat": 0}, '"cat" is already loaded from a.safetensors: this one is left out.'),
+    Clash.REPLACE: ({"cat": 1}, '"cat" replaces the one of a.safetensors.'),
+    Clash.PREFIX: ({"cat": 0, "b_cat": 1}, 'of a.safetensors stays; this one becomes "b_cat".'),
 }
 
 
