@@ -22,7 +22,7 @@ from harness.host.runner import start_host  # noqa: E402
 from harness.models.captioners import save_captioner  # noqa: E402
 from harness.models.vlm import save_vlm, tiny_qwen  # noqa: E402
 from pack.nodes.host.captioners.clip import ClipCaptioner  # noqa: E402
-from pack.nodes.host.captioners.model import FolderCaptioner, Precision  # noqa: E402
+from pack.nodes.host.captioners.model import ComputePrecision, FolderCaptioner  # noqa: E402
 from pack.nodes.host.images import as_image  # noqa: E402
 from pack.training.dataset.captioning.ask import Asking  # noqa: E402
 
@@ -70,7 +70,7 @@ def folder_rows(work: Path) -> list[dict[str, Any]]:
         ("tiny Qwen2.5-VL", save_captioner("qwen2_5_vl", work / "qwen"), 32),
         ("BLIP-base, random", blip_base(work / "base"), 4),
     ):
-        captioner = FolderCaptioner(folder, Precision.FP32)
+        captioner = FolderCaptioner(folder, ComputePrecision.FP32)
         captioner._model.generation_config.min_new_tokens = TOKENS
         images = pictures(count)
         row = {"model": name, "pictures": count}

@@ -13,7 +13,7 @@ from ...training.dataset.writing.write import OnExisting
 from .. import sockets
 from ..host.captioners.find import captioner_folder, captioner_names, tagger_folder, tagger_names
 from ..host.captioners.job import Captioned, Question, run_captioner
-from ..host.captioners.model import FolderCaptioner, Precision
+from ..host.captioners.model import ComputePrecision, FolderCaptioner
 from ..host.captioners.tagger import Tagger, Tagging
 from ..host.events import show_text
 from ..host.images import as_image
@@ -101,8 +101,8 @@ class LoadCaptioner(io.ComfyNode):
                 ),
                 io.Combo.Input(
                     "precision",
-                    options=Precision,
-                    default=Precision.AUTO,
+                    options=ComputePrecision,
+                    default=ComputePrecision.AUTO,
                     tooltip="Numbers to compute with. auto takes fp16 or bf16 on a GPU and fp32 on "
                     "the CPU.",
                 ),
@@ -112,7 +112,7 @@ class LoadCaptioner(io.ComfyNode):
 
     @classmethod
     def execute(cls, model: str, precision: str) -> io.NodeOutput:
-        return io.NodeOutput(FolderCaptioner(captioner_folder(model), Precision(precision)))
+        return io.NodeOutput(FolderCaptioner(captioner_folder(model), ComputePrecision(precision)))
 
 
 class CaptionDataset(io.ComfyNode):

@@ -35,7 +35,7 @@ class HostLatentCodec:
     @property
     def step(self) -> int:
         """The host encodes sides that are multiples of this, and crops others around the middle."""
-        return self._vae.spacial_compression_encode() if self._vae.crop_input else 1
+        return int(self._vae.spacial_compression_encode()) if self._vae.crop_input else 1
 
     def _make_room(self, count: int, pixels: Tensor) -> None:
         """Free the memory of other models, for which the host would otherwise split a batch."""

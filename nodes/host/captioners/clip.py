@@ -1,4 +1,4 @@
-"""Captions by a text encoder that the host has loaded and that can see and write."""
+"""Captions from a CLIP that can see pictures and write text, such as Qwen3-VL."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from comfy.sd import CLIP
 from comfy.sd1_clip import SDClipModel
 from PIL import Image, ImageOps
 
-from ....training.dataset.captioning.ask import Asking
+from ....training.dataset.captioning.ask import Asking, Captioner
 from ..digests import model_digest
 from ..images import as_image
 
 
 class ClipCaptioner:
-    """A host CLIP such as Qwen3-VL or Gemma 3; one picture after the other, as the host does."""
+    """A CLIP such as Qwen3-VL or Gemma 3; the host generates for one picture at a time."""
 
     follows_instructions = True
 
@@ -31,14 +31,13 @@ class ClipCaptioner:
     def caption(
         self, pictures: Sequence[Image.Image], asking: Asking, seeds: Sequence[int]
     ) -> list[str]:
-        """An answer for each picture."""
         pairs = zip(pictures, seeds, strict=True)
-        return [self._one(picture, asking, seed) for picture, seed in pairs]
+        return [self._answer(picture, asking, seed) for picture, seed in pairs]
 
-    def _one(self, picture: Image.Image, asking: Asking, seed: int) -> str:
+    def _answer(self, picture: Image.Image, asking: Asking, seed: int) -> str:
         management.throw_exception_if_processing_interrupted()
         if self._square:
-            # These encoders cut the ends of a wide or tall picture off.
+            # These encoders cut off the ends of a wide or tall picture.
             side = max(picture.size)
             picture = ImageOps.pad(picture, (side, side), color="white")
         tokens = tokenized(self._clip, asking.prompt or "Describe this picture.", picture)
@@ -57,14 +56,13 @@ class ClipCaptioner:
 
 
 def tokenized(clip: CLIP, prompt: str, picture: Image.Image) -> Any:
-    """Tokens of a question about a picture."""
     return clip.tokenize(
         prompt, image=as_image(picture), skip_template=False, thinking=False, min_length=1
     )
 
 
 def check_sees(clip: CLIP) -> None:
-    """ValueError when the encoder cannot write, or the picture would never reach it."""
+    """Raise ValueError if the encoder cannot write, or if the picture would never reach it."""
     model = clip.cond_stage_model
     name = type(model).__name__
     better = "use Qwen3-VL, Gemma 3 or Gemma 4 in CLIPLoader, or Load Captioner"
@@ -75,7 +73,7 @@ def check_sees(clip: CLIP) -> None:
         raise ValueError(f"The text encoder {name} cannot describe pictures: {better}.")
     probe = Image.new("RGB", (64, 64))
     if not any(_is_picture(token) for token in _flat(tokenized(clip, "Describe.", probe))):
-        raise ValueError(f"The text encoder {name} drops the picture without a word: {better}.")
+        raise ValueError(f"The text encoder {name} silently ignores the picture: {better}.")
     generic = [
         m
         for m in model.modules()
@@ -84,7 +82,7 @@ def check_sees(clip: CLIP) -> None:
         and hasattr(m.transformer, "build_image_inputs")
     ]
     if generic:
-        raise ValueError(f"The text encoder {name} writes without regard to places: {better}.")
+        raise ValueError(f"The text encoder {name} ignores positions in the picture: {better}.")
 
 
 def _flat(tokens: Any) -> list[Any]:
@@ -99,3 +97,6 @@ def _is_picture(token: Any) -> bool:
 def _crops_to_square(clip: CLIP) -> bool:
     names = {type(module).__name__.lower() for module in clip.cond_stage_model.modules()}
     return any("gemma3" in name or "gemma_3" in name for name in names)
+
+
+_: type[Captioner] = ClipCaptioner

@@ -1,7 +1,7 @@
-"""Florence-2 folders in the format of their first release, which needed code from elsewhere.
+"""Florence-2 folders in the format of the first release, which needed code from elsewhere.
 
-transformers knows Florence-2 itself since 4.56, under other names: configuration and weights are
-translated while they load, and the folder stays as it is.
+Since 4.56 transformers itself knows Florence-2, under other names. Configuration and weights are
+translated while they load; the folder is not changed.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ PROJECTION = "model.multi_modal_projector.image_projection.weight"
 
 
 def is_legacy(folder: Path) -> bool:
-    """Whether a folder has the first release's configuration."""
+    """Whether a folder has the configuration of the first release."""
     try:
         config: Any = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -47,7 +47,7 @@ def is_legacy(folder: Path) -> bool:
 
 
 def load_legacy(folder: Path, dtype: torch.dtype) -> tuple[Any, Any]:
-    """Processor and model, translated; ValueError when a weight is missing or one too many."""
+    """Processor and model, translated; ValueError if a weight is missing or unexpected."""
     from transformers import AutoImageProcessor, AutoTokenizer
     from transformers.models.florence2 import (
         Florence2Config,
@@ -66,7 +66,7 @@ def load_legacy(folder: Path, dtype: torch.dtype) -> tuple[Any, Any]:
     config = Florence2Config(**translated_config(old, image_token, rows))
     model = Florence2ForConditionalGeneration(config)
     missing, unexpected = model.load_state_dict(weights, strict=False)
-    # Tied to the shared table.
+    # These are tied to the shared table.
     lost = [name for name in missing if "embed_tokens" not in name and "lm_head" not in name]
     if lost or unexpected:
         raise ValueError(f"its weights do not fit: {', '.join([*lost, *unexpected][:3])}")
@@ -77,27 +77,27 @@ def load_legacy(folder: Path, dtype: torch.dtype) -> tuple[Any, Any]:
 
 
 def translated_config(old: dict[str, Any], image_token: int, rows: int) -> dict[str, Any]:
-    """The old configuration in the new one's words."""
+    """The old configuration under the new names."""
     text = {k: v for k, v in old["text_config"].items() if k not in ("architectures", "auto_map")}
     text |= {"model_type": "bart", "vocab_size": rows}
-    seen = old["vision_config"]
+    images = old["vision_config"]
     vision = {
-        "embed_dim": seen.get("dim_embed", [128, 256, 512, 1024]),
-        "depths": seen.get("depths", [1, 1, 9, 1]),
-        "num_heads": seen.get("num_heads", [4, 8, 16, 32]),
-        "num_groups": seen.get("num_groups", [4, 8, 16, 32]),
-        "window_size": seen.get("window_size", 12),
-        "projection_dim": old.get("projection_dim", seen.get("projection_dim", 1024)),
+        "embed_dim": images.get("dim_embed", [128, 256, 512, 1024]),
+        "depths": images.get("depths", [1, 1, 9, 1]),
+        "num_heads": images.get("num_heads", [4, 8, 16, 32]),
+        "num_groups": images.get("num_groups", [4, 8, 16, 32]),
+        "window_size": images.get("window_size", 12),
+        "projection_dim": old.get("projection_dim", images.get("projection_dim", 1024)),
         "drop_path_rate": 0.0,
-        "patch_size": seen.get("patch_size", [7, 3, 3, 3]),
-        "patch_stride": seen.get("patch_stride", [4, 2, 2, 2]),
-        "patch_padding": seen.get("patch_padding", [3, 1, 1, 1]),
-        "patch_prenorm": seen.get("patch_prenorm", [False, True, True, True]),
-        "qkv_bias": seen.get("qkv_bias", True),
-        "max_temporal_embeddings": (seen.get("visual_temporal_embedding") or {}).get(
+        "patch_size": images.get("patch_size", [7, 3, 3, 3]),
+        "patch_stride": images.get("patch_stride", [4, 2, 2, 2]),
+        "patch_padding": images.get("patch_padding", [3, 1, 1, 1]),
+        "patch_prenorm": images.get("patch_prenorm", [False, True, True, True]),
+        "qkv_bias": images.get("qkv_bias", True),
+        "max_temporal_embeddings": (images.get("visual_temporal_embedding") or {}).get(
             "max_temporal_embeddings", 100
         ),
-        "max_position_embeddings": (seen.get("image_pos_embed") or {}).get(
+        "max_position_embeddings": (images.get("image_pos_embed") or {}).get(
             "max_pos_embeddings", 50
         ),
     }
@@ -106,17 +106,17 @@ def translated_config(old: dict[str, Any], image_token: int, rows: int) -> dict[
 
 def translated(weights: dict[str, Tensor], image_token: int) -> dict[str, Tensor]:
     """The old weights under their new names, with a row for the image token."""
-    found: dict[str, Tensor] = {}
+    renamed: dict[str, Tensor] = {}
     for name, tensor in weights.items():
         if name == "image_projection":
-            found[PROJECTION] = tensor.T.contiguous()
+            renamed[PROJECTION] = tensor.T.contiguous()
         elif not name.endswith("final_logits_bias"):
-            found[_renamed(name)] = tensor
-    for name in [n for n in found if n.endswith(("shared.weight", "embed_tokens.weight"))]:
-        found[name] = _longer(found[name], image_token)
-    if "lm_head.weight" in found:
-        found["lm_head.weight"] = _longer(found["lm_head.weight"], image_token)
-    return found
+            renamed[_renamed(name)] = tensor
+    for name in [n for n in renamed if n.endswith(("shared.weight", "embed_tokens.weight"))]:
+        renamed[name] = _longer(renamed[name], image_token)
+    if "lm_head.weight" in renamed:
+        renamed["lm_head.weight"] = _longer(renamed["lm_head.weight"], image_token)
+    return renamed
 
 
 def _renamed(name: str) -> str:

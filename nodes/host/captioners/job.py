@@ -1,8 +1,10 @@
-"""A captioning in the host: progress, Cancel, the journal, and files as they come."""
+"""A captioning in the host: progress, Cancel, the journal, and caption files."""
 
 from __future__ import annotations
 
 import time
+from collections.abc import Generator, Iterator
+from contextlib import closing
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -23,17 +25,17 @@ from ....training.dataset.captioning.questions import Preset, preset_prompt
 from ....training.dataset.pictures.decode import open_small
 from ....training.dataset.records import Dataset, Record
 from ....training.dataset.writing.write import CaptionFile, plan_changes
-from ..dataset.caption_files import check_writable, history, tidy
+from ..dataset.caption_files import caption_history, check_writable, remove_leftovers
 from ..events import show_text
 from ..folders import file_facts, user_folder
 from .clip import ClipCaptioner
 
-PREVIEW, SHOWN = 512, 12
+PREVIEW_SIDE, MOST_SHOWN = 512, 12
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Question:
-    """What is asked about every picture."""
+    """The question about every picture."""
 
     preset: Preset
     prompt: str
@@ -42,13 +44,13 @@ class Question:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Captioned:
-    """What came of a captioning."""
+    """The result of a captioning."""
 
     dataset: Dataset
     report: str
-    """Counts, what failed, and the first captions"""
+    """Counts, failures, and the first captions."""
     shown: tuple[Record, ...]
-    """Pictures of those captions"""
+    """The pictures of those captions."""
 
 
 def run_captioner(
@@ -60,78 +62,76 @@ def run_captioner(
     *,
     write: bool,
 ) -> Captioned:
-    """Caption a dataset, concept by concept; the report names what failed."""
+    """Caption a dataset concept by concept, since the prompt names the concept."""
     if write:
         check_writable(dataset)
-        tidy(dataset)
+        remove_leftovers(dataset)
     model = chosen(captioner, clip)
-    facts, reports = file_facts(), list[str]()
-    # One bar for all: concepts differ in what they are called.
     left = sum(map(order.wants, dataset.records))
     left = min(left, order.limit) if order.limit else left
+    # One bar for all concepts, with previews.
     bar = comfy.utils.ProgressBar(max(left, 1))
-    made: dict[str, Record] = {}
-    described: list[tuple[Record, str]] = []
-    try:
-        for concept, class_word in dict.fromkeys(
-            (r.concept, r.class_word) for r in dataset.records
-        ):
-            part = replace(
-                dataset,
-                records=tuple(
-                    r for r in dataset.records if (r.concept, r.class_word) == (concept, class_word)
-                ),
-            )
-            if not left:
-                made |= {record.name: record for record in part.records}
-                continue
-            prompt = preset_prompt(question.preset, concept, class_word, question.prompt)
-            asking = replace(question.asking, prompt=prompt)
-            path = user_folder("captions") / f"{question_digest(model.identity, asking)}.jsonl"
-            memory = Memory(Journal(path), lambda record: facts.content(record.path))
-            run = _Run(order, write, bar)
-            steps = caption_dataset(part, model, asking, replace(order, limit=left), memory)
-            captioned = run.follow(steps)
-            left -= run.total
-            made |= {record.name: record for record in captioned.records}
-            described += run.described
-            reports.append(run.report(concept))
-    finally:
-        facts.close()
+    records: dict[str, Record] = {}
+    captions: list[tuple[Record, str]] = []
+    reports: list[str] = []
+    with closing(file_facts()) as facts:
+        for concept, class_word, part in _by_concept(dataset):
+            if left:
+                prompt = preset_prompt(question.preset, concept, class_word, question.prompt)
+                asking = replace(question.asking, prompt=prompt)
+                path = user_folder("captions") / f"{question_digest(model.identity, asking)}.jsonl"
+                memory = Memory(Journal(path), lambda record: facts.content(record.path))
+                run = _ConceptRun(order, write, bar)
+                limited = replace(order, limit=left)
+                part = run.follow(caption_dataset(part, model, asking, limited, memory))
+                left -= run.total
+                captions += run.captions
+                reports.append(run.report(concept))
+            records |= {record.name: record for record in part.records}
     if not getattr(model, "follows_instructions", True) and question.preset is not Preset.ANYTHING:
         reports.append("This model follows no instructions: presets and prompts change nothing.")
-    reports += ["", *(f"{record.name}: {text}" for record, text in described[:SHOWN])]
+    reports += ["", *(f"{record.name}: {text}" for record, text in captions[:MOST_SHOWN])]
     return Captioned(
-        dataset=dataset.with_records(lambda record: made[record.name]),
+        dataset=dataset.with_records(lambda record: records[record.name]),
         report="\n".join(reports).rstrip(),
-        shown=tuple(made[record.name] for record, _ in described[:SHOWN]),
+        shown=tuple(records[record.name] for record, _ in captions[:MOST_SHOWN]),
     )
 
 
+def _by_concept(dataset: Dataset) -> Iterator[tuple[str, str, Dataset]]:
+    """(placeholder, class word, the dataset with the pictures of that concept alone)."""
+    for key in dict.fromkeys((r.concept, r.class_word) for r in dataset.records):
+        own = tuple(r for r in dataset.records if (r.concept, r.class_word) == key)
+        yield *key, replace(dataset, records=own)
+
+
 def chosen(captioner: Captioner | None, clip: CLIP | None) -> Captioner:
-    """The one that is connected; ValueError for none or both, or a CLIP that cannot see."""
-    if (captioner is None) == (clip is None):
-        raise ValueError("Connect either a captioner or a clip that can see, such as Qwen3-VL.")
-    return ClipCaptioner(clip) if captioner is None else captioner
+    """The captioner that is connected; ValueError for none or two, or a CLIP that cannot see."""
+    if captioner is not None and clip is None:
+        return captioner
+    if clip is not None and captioner is None:
+        return ClipCaptioner(clip)
+    raise ValueError("Connect either a captioner or a clip that can see, such as Qwen3-VL.")
 
 
-class _Run:
-    """Follows one captioning: shows it, writes files as captions come, sums it up."""
+class _ConceptRun:
+    """Follows the captioning of one concept: shows it, writes files, and reports."""
 
     def __init__(self, order: Order, write: bool, bar: Any):
         self._order, self._bar = order, bar
-        self._history = history() if write else None
+        self._history = caption_history() if write else None
         self._revision = self._history.revision() + 1 if self._history else 0
         self._started, self._count, self._last = time.monotonic(), 0, Progress(total=0)
-        self.described: list[tuple[Record, str]] = []
+        self.captions: list[tuple[Record, str]] = []
+        """The first captions."""
 
     @property
     def total(self) -> int:
-        """How many pictures were asked for."""
+        """How many pictures the order wanted."""
         return self._last.total
 
-    def follow(self, steps: Any) -> Dataset:
-        """Drive it to its end; Cancel leaves between two tokens, with everything before kept."""
+    def follow(self, steps: Generator[Progress, None, Dataset]) -> Dataset:
+        """Drive a captioning to its end. Cancel raises between two tokens; what is done is kept."""
         while True:
             try:
                 progress = next(steps)
@@ -141,20 +141,20 @@ class _Run:
 
     def _show(self, progress: Progress) -> None:
         self._last = progress
-        self.described += progress.fresh[: max(SHOWN - len(self.described), 0)]
+        self.captions += progress.fresh[: max(MOST_SHOWN - len(self.captions), 0)]
         if self._history:
-            described = [replace(record, caption=text) for record, text in progress.fresh]
+            captioned = [replace(record, caption=text) for record, text in progress.fresh]
             mode = self._order.on_existing
-            self._history.write(plan_changes(described, CaptionFile.TXT, mode), self._revision)
+            self._history.write(plan_changes(captioned, CaptionFile.TXT, mode), self._revision)
         preview = None
         if progress.fresh and progress.done > progress.reused:
-            preview = ("JPEG", open_small(progress.fresh[-1][0], PREVIEW), PREVIEW)
+            preview = ("JPEG", open_small(progress.fresh[-1][0], PREVIEW_SIDE), PREVIEW_SIDE)
         self._bar.update_absolute(self._bar.current + progress.done - self._count, preview=preview)
         self._count = progress.done
         show_text(self.report(""))
 
     def report(self, concept: str) -> str:
-        """Counts, the speed, and a line for every picture that failed."""
+        """Counts and speed, then one line for each picture that failed."""
         p, seconds = self._last, time.monotonic() - self._started
         new = p.done - p.reused - len(p.failed)
         lines = [

@@ -1,4 +1,4 @@
-"""Caption models of transformers, read from a folder and run under the host's memory management."""
+"""Caption models of transformers, read from a folder and run in the host's memory management."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from comfy.model_patcher import ModelPatcher
 from PIL import Image
 from torch import nn
 
-from ....training.dataset.captioning.ask import Asking
+from ....training.dataset.captioning.ask import Asking, Captioner
 from ..versions import is_oom
 from .find import FLOORS, model_type
 from .florence import is_legacy, load_legacy
 
-# Models that continue a fixed text or begin on their own: questions mean nothing to them.
+# Models that continue a fixed text or start without one, and do not follow instructions.
 OWN_PROMPTS = {
     "blip": "",
     "blip-2": "",
@@ -29,13 +29,13 @@ OWN_PROMPTS = {
     "paligemma": "caption en",
     "vision-encoder-decoder": "",
     "pix2struct": "",
-    # Its "<grounding>" would put places among the words.
+    # With "<grounding>" it would mix coordinates into the text.
     "kosmos-2": "An image of",
 }
 
 
-class Precision(str, Enum):
-    """Numbers that a caption model computes with."""
+class ComputePrecision(str, Enum):
+    """The number format in which a caption model computes."""
 
     AUTO = "auto"
     FP32 = "fp32"
@@ -43,8 +43,8 @@ class Precision(str, Enum):
     BF16 = "bf16"
 
 
-class Shell(nn.Module):
-    """Wraps a foreign model: the host's patcher sets attributes that transformers protects."""
+class _Shell(nn.Module):
+    """Wraps a model of transformers, which refuses the attributes that the host's patcher sets."""
 
     def __init__(self, model: Any):
         super().__init__()
@@ -55,20 +55,20 @@ class Shell(nn.Module):
 
 
 class FolderCaptioner:
-    """Any model of a folder that transformers maps from picture and text to text.
+    """A model from a folder that transformers knows as one from pictures and text to text.
 
-    The host loads and unloads it as it does its own models; nothing is fetched from a network
-    and no code of the folder is run.
+    The host loads and unloads it like its own models. Nothing is downloaded, and no code from the
+    folder is run.
     """
 
-    def __init__(self, folder: Path, precision: Precision):
+    def __init__(self, folder: Path, precision: ComputePrecision):
         self.kind = checked_kind(folder)
         self.name = folder.name
         dtype = chosen_dtype(precision, self.kind)
         self._processor, model = load_model(folder, dtype)
         self._model = model.eval().requires_grad_(False)
         self._patcher = ModelPatcher(
-            Shell(self._model),
+            _Shell(self._model),
             load_device=management.text_encoder_device(),
             offload_device=management.text_encoder_offload_device(),
         )
@@ -76,20 +76,19 @@ class FolderCaptioner:
 
     @property
     def follows_instructions(self) -> bool:
-        """Whether a question changes the answer."""
+        """Whether the prompt changes the answer."""
         return self.kind not in OWN_PROMPTS
 
     @property
     def patcher(self) -> ModelPatcher:
-        """What the host manages."""
         return self._patcher
 
     def caption(
         self, pictures: Sequence[Image.Image], asking: Asking, seeds: Sequence[int]
     ) -> list[str]:
-        """An answer for each picture, all at once where the memory allows.
+        """An answer for each picture, in one batch if the memory allows it.
 
-        RuntimeError when there is no room for the model itself.
+        Raises RuntimeError if there is not enough memory for the model itself.
         """
         self._load()
         try:
@@ -113,16 +112,16 @@ class FolderCaptioner:
     ) -> list[str]:
         management.throw_exception_if_processing_interrupted()
         if asking.temperature > 0 and len(pictures) > 1:
-            # Sampling draws for the batch as a whole: alone, a picture gets what its seed says.
+            # Sampling draws for the whole batch; alone, each picture depends on its own seed.
             pairs = zip(pictures, seeds, strict=True)
-            return [self._generate([one], asking, [seed])[0] for one, seed in pairs]
+            return [self._generate([picture], asking, [seed])[0] for picture, seed in pairs]
         inputs = self._inputs(pictures, asking.prompt)
         self._load(self._memory(inputs, asking.max_tokens))
         inputs = self._placed(inputs)
         return self._decoded(inputs, asking, seeds[0])
 
     def _load(self, memory: int = 0) -> None:
-        """Have the host load the weights, with room for so many bytes beside them."""
+        """Let the host load the weights, with so many bytes free in addition."""
         try:
             management.load_models_gpu(
                 [self._patcher], memory_required=memory, force_full_load=True
@@ -180,42 +179,42 @@ class FolderCaptioner:
         settings: dict[str, Any] = {"do_sample": False, "num_beams": 1}
         if asking.temperature > 0:
             settings = {"do_sample": True, "temperature": asking.temperature, "num_beams": 1}
-        with _seeded(seed, self._patcher.load_device), torch.inference_mode():
+        with _Seeded(seed, self._patcher.load_device), torch.inference_mode():
             answer = self._model.generate(
                 **inputs,
                 max_new_tokens=asking.max_tokens,
                 stopping_criteria=StoppingCriteriaList([_Interrupt()]),
                 **settings,
             )
-        asked = inputs.get("input_ids")
-        # Decoders repeat the question before the answer; BLIP's text includes its own opening.
-        whole = bool(getattr(self._model.config, "is_encoder_decoder", False)) or asked is None
-        start = 0 if whole or answer.shape[1] <= asked.shape[1] else asked.shape[1]
+        prompt, start = inputs.get("input_ids"), 0
+        # Decoders repeat the prompt before the answer; BLIP's caption includes its own opening.
+        if prompt is not None and not getattr(self._model.config, "is_encoder_decoder", False):
+            start = prompt.shape[1] if answer.shape[1] > prompt.shape[1] else 0
         return list(self._processor.batch_decode(answer[:, start:], skip_special_tokens=True))
 
     def _memory(self, inputs: Any, max_tokens: int) -> int:
-        """An upper bound of what a batch needs beside the weights, in bytes."""
+        """An upper bound of the bytes that a batch needs in addition to the weights."""
         text = getattr(self._model.config, "text_config", self._model.config)
         layers = getattr(text, "num_hidden_layers", None) or getattr(text, "decoder_layers", 12)
         width = getattr(text, "hidden_size", None) or getattr(text, "d_model", 1024)
-        asked = inputs.get("input_ids")
-        rows = len(asked if asked is not None else next(iter(inputs.values())))
-        length = (asked.shape[1] if asked is not None else 64) + max_tokens
+        prompt = inputs.get("input_ids")
+        rows = len(prompt if prompt is not None else next(iter(inputs.values())))
+        length = (prompt.shape[1] if prompt is not None else 64) + max_tokens
         size = torch.finfo(self._model.dtype).bits // 8
         pixels = inputs["pixel_values"].numel() if "pixel_values" in inputs else 0
         return int(rows * length * layers * 2 * width * size + 64 * pixels * size)
 
 
 class _Interrupt:
-    """Ends a generation within one token when the user cancels."""
+    """Stops a generation within one token when the user cancels."""
 
     def __call__(self, input_ids: Any, scores: Any, **rest: Any) -> Any:
         management.throw_exception_if_processing_interrupted()
         return torch.zeros(len(input_ids), dtype=torch.bool, device=input_ids.device)
 
 
-class _seeded:
-    """transformers samples from the global generators: they are put back afterwards."""
+class _Seeded:
+    """Seeds the global generators, which transformers samples from, and restores them later."""
 
     def __init__(self, seed: int, device: torch.device):
         devices = [device] if device.type == "cuda" else []
@@ -230,14 +229,14 @@ class _seeded:
         self._fork.__exit__(*error)
 
 
-def chosen_dtype(precision: Precision, kind: str) -> torch.dtype:
-    """fp32 on the CPU; on a GPU bf16 where it is fast, else fp16, which small models bear."""
+def chosen_dtype(precision: ComputePrecision, kind: str) -> torch.dtype:
+    """fp32 on the CPU; on a GPU bf16 if it is fast, or fp16 for small models, which allow it."""
     named = {
-        Precision.FP32: torch.float32,
-        Precision.FP16: torch.float16,
-        Precision.BF16: torch.bfloat16,
+        ComputePrecision.FP32: torch.float32,
+        ComputePrecision.FP16: torch.float16,
+        ComputePrecision.BF16: torch.bfloat16,
     }
-    if precision is not Precision.AUTO:
+    if precision is not ComputePrecision.AUTO:
         return named[precision]
     device = management.text_encoder_device()
     if management.is_device_cpu(device):
@@ -248,7 +247,7 @@ def chosen_dtype(precision: Precision, kind: str) -> torch.dtype:
 
 
 def _weights_digest(folder: Path) -> str:
-    """Names, sizes and dates of the files of a model."""
+    """A digest of the names, sizes and dates of a model's files."""
     rows = sorted(
         (path.name, path.stat().st_size, path.stat().st_mtime_ns)
         for path in folder.iterdir()
@@ -258,9 +257,9 @@ def _weights_digest(folder: Path) -> str:
 
 
 class PlainProcessor:
-    """Of folders that hold an image processor and a tokenizer and no processor, such as ViT-GPT2.
+    """For folders with an image processor and a tokenizer but no processor, such as ViT-GPT2.
 
-    Such models take a picture alone.
+    Such models take a picture and no text.
     """
 
     def __init__(self, folder: Path, **options: Any):
@@ -273,22 +272,21 @@ class PlainProcessor:
         return self._images(images, return_tensors=return_tensors)
 
     def batch_decode(self, tokens: Any, **options: Any) -> list[str]:
-        """The answers as text."""
         return self.tokenizer.batch_decode(tokens, **options)
 
 
 def load_processor(folder: Path, **options: Any) -> Any:
-    """The processor of a model's folder, from what lies in it alone."""
+    """The processor of a model's folder, made from local files only."""
     from transformers import AutoProcessor
 
     processor = AutoProcessor.from_pretrained(folder, **options)
-    # Without a processor's own file transformers gives one half of it.
+    # If the processor has no file of its own, transformers returns only one half of it.
     whole = hasattr(processor, "image_processor") and hasattr(processor, "tokenizer")
     return processor if whole else PlainProcessor(folder, **options)
 
 
 def checked_kind(folder: Path) -> str:
-    """The model type of a folder that this transformers can load; ValueError otherwise."""
+    """The model type of a folder; ValueError if this version of transformers cannot load it."""
     import transformers
     from transformers.models.auto.modeling_auto import (
         MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES as KNOWN,
@@ -303,14 +301,14 @@ def checked_kind(folder: Path) -> str:
             f'is {transformers.__version__}. Run: python -m pip install -U "transformers"'
         )
     raise ValueError(
-        f'{folder.name} is of the kind "{kind}", which transformers {transformers.__version__} '
+        f'{folder.name} is a model of type "{kind}", which transformers {transformers.__version__} '
         "does not load as a caption model without code from elsewhere: choose another, such as "
         "Florence-2, Qwen2.5-VL or JoyCaption."
     )
 
 
 def load_model(folder: Path, dtype: torch.dtype) -> tuple[Any, Any]:
-    """Processor and model of a folder, on the CPU; ValueError when the folder is not whole."""
+    """Processor and model of a folder, on the CPU; ValueError if the folder is incomplete."""
     from transformers import AutoModelForImageTextToText
 
     options = {"local_files_only": True, "trust_remote_code": False}
@@ -331,7 +329,7 @@ def load_model(folder: Path, dtype: torch.dtype) -> tuple[Any, Any]:
 
 
 def missing_package(folder: Path, error: ImportError) -> str:
-    """Which package a model wants and how to get it, else what the error says."""
+    """The package that a model needs and how to install it, or else the text of the error."""
     advised = re.search(r"pip install ([\w.\[\]-]+)", str(error))
     name = advised[1] if advised else error.name
     if not name:
@@ -340,3 +338,6 @@ def missing_package(folder: Path, error: ImportError) -> str:
         f"{folder.name} needs the package {name}, which ComfyUI does not bring: run python -m pip "
         f"install {name} with ComfyUI's own Python, then start ComfyUI again."
     )
+
+
+_: type[Captioner] = FolderCaptioner

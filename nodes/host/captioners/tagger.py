@@ -1,4 +1,4 @@
-"""WD taggers: tags for pictures by an ONNX file, where onnxruntime is installed."""
+"""WD taggers: tags for pictures from an ONNX file, which needs onnxruntime."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ import comfy.model_management as management
 from PIL import Image, ImageOps
 from torch import Tensor
 
-from ....training.dataset.captioning.ask import Asking
+from ....training.dataset.captioning.ask import Asking, Captioner
 from ....training.dataset.captions.tags import join_tags, same_tag, split_tags
 from ....training.dataset.pictures.pixels import to_tensor
 
 GENERAL, CHARACTER = "0", "4"
 SHORTEST_WORD = 4
-"""Tags of fewer letters and marks only, such as ^_^ or o_o, keep their underscore."""
+"""Shorter tags, such as ^_^ or o_o, are faces and keep their underscore."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Tagging:
-    """Which tags are given, and how they are written."""
+    """Which tags to give and how to write them."""
 
     general: float = 0.35
     character: float = 0.85
@@ -33,7 +33,7 @@ class Tagging:
 
 
 class Tagger:
-    """A WD tagger as a captioner: one session for the run, pictures in batches."""
+    """A WD tagger as a captioner."""
 
     follows_instructions = False
 
@@ -44,17 +44,18 @@ class Tagger:
         entry = self._session.get_inputs()[0]
         self._input, self._side = entry.name, int(entry.shape[1])
         status = (folder / "model.onnx").stat()
+        # Part of the names of journals: the name of the class and of its fields must stay.
         self.identity = f"{folder.name} {status.st_size} {status.st_mtime_ns} {tagging}"
 
     def caption(
         self, pictures: Sequence[Image.Image], asking: Asking, seeds: Sequence[int]
     ) -> list[str]:
-        """Tags of each picture, the surest first, characters before all others."""
+        """The tags of each picture, characters first, and the most certain first within a kind."""
         management.throw_exception_if_processing_interrupted()
         pixels = [_pixels(picture, self._side) for picture in pictures]
         stack = pixels[0].new_empty((len(pixels), *pixels[0].shape))
-        for row, one in enumerate(pixels):
-            stack[row] = one
+        for row, picture in enumerate(pixels):
+            stack[row] = picture
         (scores,) = self._session.run(None, {self._input: stack.numpy()})
         return [self._tags(row) for row in scores.tolist()]
 
@@ -62,7 +63,7 @@ class Tagger:
         t = self._tagging
         excluded = {same_tag(tag) for tag in split_tags(t.exclude)}
         limits = {GENERAL: t.general, CHARACTER: t.character}
-        found = [
+        scored = [
             (category != CHARACTER, -score, written(name, spaces=t.spaces))
             for (name, category), score in zip(self._rows, scores, strict=True)
             if limits.get(category, 1.0) < 1
@@ -70,14 +71,14 @@ class Tagger:
             and same_tag(name) not in excluded
         ]
         first = split_tags(t.first)
-        known = {same_tag(tag) for tag in first}
+        written_first = {same_tag(tag) for tag in first}
         return join_tags(
-            [*first, *(tag for *_, tag in sorted(found) if same_tag(tag) not in known)]
+            [*first, *(tag for *_, tag in sorted(scored) if same_tag(tag) not in written_first)]
         )
 
 
 def written(name: str, *, spaces: bool) -> str:
-    """A tag as it goes into a caption: with blanks, unless it is a face such as ^_^."""
+    """A tag as written in a caption: with blanks, unless it is a face such as ^_^."""
     is_face = len(name) < SHORTEST_WORD or not any(part.isalnum() and len(part) > 1 for part in
                                                    name.split("_"))  # fmt: skip
     return name.replace("_", " ") if spaces and not is_face else name
@@ -85,7 +86,8 @@ def written(name: str, *, spaces: bool) -> str:
 
 def _pixels(picture: Image.Image, side: int) -> Tensor:
     """(side, side, 3) floats of 0..255 in the order blue, green, red, padded with white."""
-    square = ImageOps.pad(picture.convert("RGB"), (max(picture.size),) * 2, color="white")
+    longest = max(picture.size)
+    square = ImageOps.pad(picture.convert("RGB"), (longest, longest), color="white")
     small = square.resize((side, side), Image.Resampling.BICUBIC)
     return (to_tensor(small) * 255).flip(2)
 
@@ -105,3 +107,6 @@ def _session(path: Path) -> Any:
     wanted = ("CUDAExecutionProvider", "CPUExecutionProvider")
     providers = [name for name in wanted if name in onnxruntime.get_available_providers()]
     return onnxruntime.InferenceSession(str(path), providers=providers)
+
+
+_: type[Captioner] = Tagger

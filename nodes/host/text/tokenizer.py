@@ -96,8 +96,8 @@ class _Overlay:
         blank = "" if match.string[: match.start()][-1:].isspace() else " "
         if key in entry.outputs and key not in entry.vectors:
             raise ValueError(
-                f'"{entry.name}" is an output embedding for {key}, which acts behind the text '
-                "encoder: encode this text by Encode with Output Embeddings."
+                f'"{entry.name}" is an output embedding for {key}, which acts after the text '
+                "encoder: use Encode with Output Embeddings for this text."
             )
         if key not in entry.vectors:
             return f"{blank}{entry.fallback} " if entry.fallback else blank

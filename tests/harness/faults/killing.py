@@ -25,7 +25,12 @@ from pack.training.dataset.captioning.ask import (
 )
 from pack.training.dataset.facts import content_digest
 from pack.training.dataset.folder.read import read_folder
-from pack.training.dataset.writing.write import CaptionFile, History, OnExisting, plan_changes
+from pack.training.dataset.writing.write import (
+    CaptionFile,
+    CaptionHistory,
+    OnExisting,
+    plan_changes,
+)
 
 PICTURES = 24
 SECONDS_A_BATCH = 0.004
@@ -64,7 +69,7 @@ def own(number: int) -> str:
 def run(folder: Path, user: Path) -> None:
     """Caption a folder, each caption kept and appended to its file as it comes."""
     order = Order(batch_size=2, on_existing=OnExisting.APPEND)
-    asking, history = Asking(), History(user / "history.jsonl")
+    asking, history = Asking(), CaptionHistory(user / "history.jsonl")
     path = user / f"{question_digest(Steady.identity, asking)}.jsonl"
     memory = Memory(Journal(path), lambda record: content_digest(record.path))
     revision = history.revision() + 1

@@ -20,7 +20,7 @@ from harness.host.runner import GraphFailed, GraphInterrupted, Host
 from harness.models.captioners import FAMILIES, save_captioner
 from pack.nodes.host.captioners.find import captioner_folder, captioner_names
 from pack.nodes.host.captioners.job import Question, run_captioner
-from pack.nodes.host.captioners.model import FolderCaptioner, Precision
+from pack.nodes.host.captioners.model import ComputePrecision, FolderCaptioner
 from pack.nodes.host.captioners.tagger import Tagger, Tagging, written
 from pack.training.dataset.captioning.ask import Asking, Order
 from pack.training.dataset.captioning.questions import Preset
@@ -57,7 +57,7 @@ def test_a_family_captions_in_batches_is_interrupted_and_unloaded(
     family, models, host, monkeypatch
 ):
     with torch.inference_mode():
-        captioner = FolderCaptioner(folder_of(family, models), Precision.AUTO)
+        captioner = FolderCaptioner(folder_of(family, models), ComputePrecision.AUTO)
     never_ending(captioner)
     together = ask(captioner, PICTURES)
     assert together == [text for one in PICTURES for text in ask(captioner, [one])]
@@ -94,7 +94,7 @@ def test_a_florence_folder_of_the_first_format_answers_as_the_new_one(models, tm
     old = make_legacy(new, tmp_path / "legacy")
     answers = []
     for folder in (new, old):
-        captioner = FolderCaptioner(folder, Precision.FP32)
+        captioner = FolderCaptioner(folder, ComputePrecision.FP32)
         never_ending(captioner)
         answers.append(ask(captioner, PICTURES))
     assert answers[0] == answers[1]
@@ -102,7 +102,7 @@ def test_a_florence_folder_of_the_first_format_answers_as_the_new_one(models, tm
     weights.pop("image_proj_norm.weight")
     save_file(weights, old / "model.safetensors")
     with pytest.raises(ValueError, match=r"legacy cannot be loaded \(its weights do not fit"):
-        FolderCaptioner(old, Precision.FP32)
+        FolderCaptioner(old, ComputePrecision.FP32)
 
 
 # Names of the first release, from its published weights.
@@ -209,7 +209,7 @@ def test_a_dataset_is_captioned_kept_and_written_as_asked(host, run_graph, capti
 def test_a_limit_is_of_all_pictures_and_not_of_each_concept(host, captioner, tmp_path):
     dataset = read_folder(shared(host, tmp_path, [""] * 3))
     labelled = dataset.with_records(lambda record: replace(record, concept=record.path.stem))
-    model = FolderCaptioner(captioner_folder(captioner), Precision.FP32)
+    model = FolderCaptioner(captioner_folder(captioner), ComputePrecision.FP32)
     question = Question(preset=Preset.ANYTHING, prompt="", asking=Asking(max_tokens=8))
     order = Order(limit=2)
     done = run_captioner(labelled, model, None, question, order, write=False)
@@ -292,7 +292,7 @@ def with_base(graph: Graph) -> Graph:
 def test_a_folder_that_cannot_be_loaded_is_a_sentence(tmp_path: Path, config, sentence):
     (tmp_path / "config.json").write_text(json.dumps(config))
     with pytest.raises(ValueError, match=sentence):
-        FolderCaptioner(tmp_path, Precision.AUTO)
+        FolderCaptioner(tmp_path, ComputePrecision.AUTO)
 
 
 def test_a_package_that_a_family_wants_is_named(models, monkeypatch):
@@ -303,7 +303,7 @@ def test_a_package_that_a_family_wants_is_named(models, monkeypatch):
     with pytest.raises(
         ValueError, match="smolvlm needs the package num2words, .*install num2words"
     ):
-        FolderCaptioner(folder, Precision.FP32)
+        FolderCaptioner(folder, ComputePrecision.FP32)
 
 
 def make_tagger(folder: Path) -> Path:

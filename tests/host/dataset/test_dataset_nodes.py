@@ -355,10 +355,10 @@ def test_captions_are_saved_beside_pictures_inside_the_hosts_folders_alone(
     outside = tmp_path / "outside"
     write_pictures(outside, ["x"])
     load = {"folder": folder.name, "path": str(outside)}
-    with pytest.raises(GraphFailed, match="0.png lies outside of the folders"):
+    with pytest.raises(GraphFailed, match="0.png is outside the folders"):
         save(load=load, dry_run=False)
     (folder / "link").symlink_to(outside, target_is_directory=True)
-    with pytest.raises(GraphFailed, match="0.png lies outside of the folders"):
+    with pytest.raises(GraphFailed, match="0.png is outside the folders"):
         save(load={"folder": folder.name, "path": str(folder / "link")}, dry_run=False)
 
 

@@ -44,7 +44,7 @@ TABLE_FILES = {
 
 
 @dataclass(frozen=True, slots=True)
-class Change:
+class FileChange:
     """A file with what it holds now, None when there is none, and what it is to hold."""
 
     path: Path
@@ -67,7 +67,7 @@ def joined(old: str, new: str, mode: OnExisting) -> str:
 
 def plan_changes(
     records: Sequence[Record], kind: CaptionFile, mode: OnExisting
-) -> Iterator[Change]:
+) -> Iterator[FileChange]:
     """The files that would change; pictures without a caption never do."""
     described = [record for record in records if record.caption.strip()]
     if kind in TABLE_FILES:
@@ -78,12 +78,12 @@ def plan_changes(
         old = read_text(path)[0] if path.exists() else ""
         after = joined(old, record.caption, mode)
         if after != old:
-            yield Change(path, text_now(path), f"{after}\n")
+            yield FileChange(path, text_now(path), f"{after}\n")
 
 
 def _plan_tables(
     records: Sequence[Record], kind: CaptionFile, mode: OnExisting
-) -> Iterator[Change]:
+) -> Iterator[FileChange]:
     folders: dict[Path, list[Record]] = defaultdict(list)
     for record in records:
         folders[record.path.parent].append(record)
@@ -92,7 +92,7 @@ def _plan_tables(
         before = text_now(path)
         after = _rewritten(before or "", own, kind, mode)
         if after != (before or ""):
-            yield Change(path, before, after)
+            yield FileChange(path, before, after)
 
 
 def _rewritten(before: str, records: Sequence[Record], kind: CaptionFile, mode: OnExisting) -> str:
@@ -114,7 +114,7 @@ TABLES: dict[CaptionFile, Callable[[str], Table]] = {
 }
 
 
-class History:
+class CaptionHistory:
     """Every change that was made to caption files, with the text before it."""
 
     def __init__(self, path: Path):
@@ -124,7 +124,7 @@ class History:
         """The number of the latest revision, 0 before the first."""
         return max((int(entry["revision"]) for entry in self.journal.entries()), default=0)
 
-    def write(self, changes: Iterable[Change], revision: int | None = None) -> int:
+    def write(self, changes: Iterable[FileChange], revision: int | None = None) -> int:
         """Make the changes one by one under one revision; return how many.
 
         The old text is on the disk before the file is touched. A file that no longer holds what
@@ -161,10 +161,10 @@ class History:
             if text_now(path) != last[name]:
                 refused.append(f"{path.name} was changed since and is left as it is.")
                 continue
-            self._make(number, Change(path, last[name], before))
+            self._make(number, FileChange(path, last[name], before))
         return refused
 
-    def _make(self, revision: int, change: Change) -> None:
+    def _make(self, revision: int, change: FileChange) -> None:
         self.journal.add(
             {
                 "revision": revision,

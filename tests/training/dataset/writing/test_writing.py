@@ -11,7 +11,12 @@ import pytest
 from PIL import Image
 
 from pack.training.dataset.folder.read import read_folder
-from pack.training.dataset.writing.write import CaptionFile, History, OnExisting, plan_changes
+from pack.training.dataset.writing.write import (
+    CaptionFile,
+    CaptionHistory,
+    OnExisting,
+    plan_changes,
+)
 
 OLD = b"\xef\xbb\xbfold caf\xe9\r\n"
 
@@ -30,7 +35,9 @@ def captioned(folder: Path, **captions: str):
     return [replace(r, caption=captions.get(r.path.stem, "")) for r in records]
 
 
-def write(folder: Path, history: History, mode: OnExisting, kind=CaptionFile.TXT, **captions: str):
+def write(
+    folder: Path, history: CaptionHistory, mode: OnExisting, kind=CaptionFile.TXT, **captions: str
+):
     return history.write(plan_changes(captioned(folder, **captions), kind, mode))
 
 
@@ -39,7 +46,7 @@ def texts(folder: Path) -> dict[str, str]:
 
 
 def test_existing_captions_are_skipped_by_default_and_pictures_without_text_are_left(folder: Path):
-    history = History(folder.parent / "history.jsonl")
+    history = CaptionHistory(folder.parent / "history.jsonl")
     assert write(folder, history, OnExisting.SKIP, a="new", b="two") == 1
     assert (folder / "a.txt").read_bytes() == OLD
     assert (folder / "b.txt").read_text() == "two\n" and not (folder / "c.txt").exists()
@@ -54,7 +61,7 @@ def test_existing_captions_are_skipped_by_default_and_pictures_without_text_are_
     ],
 )
 def test_text_is_added_or_replaced_once_and_undone_to_the_byte(folder, mode, text):
-    history = History(folder.parent / "history.jsonl")
+    history = CaptionHistory(folder.parent / "history.jsonl")
     assert write(folder, history, mode, a="new", b="b") == 2
     assert texts(folder) == {"a.txt": text, "b.txt": "b\n"}
     assert write(folder, history, mode, a="new", b="b") == 0
@@ -65,7 +72,7 @@ def test_text_is_added_or_replaced_once_and_undone_to_the_byte(folder, mode, tex
 
 
 def test_an_undo_leaves_what_was_changed_since(folder: Path):
-    history = History(folder.parent / "history.jsonl")
+    history = CaptionHistory(folder.parent / "history.jsonl")
     write(folder, history, OnExisting.REPLACE, a="new", b="two")
     (folder / "a.txt").write_text("by hand")
     assert history.undo(1) == ["a.txt was changed since and is left as it is."]
@@ -78,7 +85,7 @@ def test_a_file_that_changed_after_the_plan_is_not_overwritten(folder: Path):
     changes = list(plan_changes(captioned(folder, a="new"), CaptionFile.TXT, OnExisting.REPLACE))
     (folder / "a.txt").write_text("by hand")
     with pytest.raises(FileExistsError, match="a.txt was changed meanwhile"):
-        History(folder.parent / "history.jsonl").write(changes)
+        CaptionHistory(folder.parent / "history.jsonl").write(changes)
     assert texts(folder) == {"a.txt": "by hand"}
 
 
@@ -86,10 +93,10 @@ def test_a_file_that_changed_after_the_plan_is_not_overwritten(folder: Path):
 def test_every_format_is_read_back_as_it_was_written(folder: Path, kind: CaptionFile):
     (folder / "a.txt").unlink()
     wanted = {"a": 'x, "y"\nzwei', "b": "ünï 猫"}
-    write(folder, History(folder.parent / "h.jsonl"), OnExisting.SKIP, kind, **wanted)
+    write(folder, CaptionHistory(folder.parent / "h.jsonl"), OnExisting.SKIP, kind, **wanted)
     found = {r.path.stem: r.caption for r in read_folder(folder).records}
     assert found == {**wanted, "c": ""}
-    write(folder, History(folder.parent / "h.jsonl"), OnExisting.REPLACE, kind, a="other")
+    write(folder, CaptionHistory(folder.parent / "h.jsonl"), OnExisting.REPLACE, kind, a="other")
     found = {r.path.stem: r.caption for r in read_folder(folder).records}
     assert found == {**wanted, "a": "other", "c": ""}
 
@@ -99,7 +106,12 @@ def test_other_columns_of_a_table_stay(folder: Path):
     row = {"file_name": "a.png", "text": "old", "width": 8}
     (folder / "metadata.jsonl").write_text(json.dumps(row) + "\n")
     write(
-        folder, History(folder.parent / "h"), OnExisting.REPLACE, CaptionFile.JSONL, a="new", b="b"
+        folder,
+        CaptionHistory(folder.parent / "h"),
+        OnExisting.REPLACE,
+        CaptionFile.JSONL,
+        a="new",
+        b="b",
     )
     lines = (folder / "metadata.jsonl").read_text().splitlines()
     assert json.loads(lines[0]) == row | {"text": "new"}
@@ -112,6 +124,6 @@ def test_a_write_that_fails_leaves_the_old_file_and_no_draft(folder, monkeypatch
 
     monkeypatch.setattr(os, "replace", full)
     with pytest.raises(OSError, match="No space"):
-        write(folder, History(folder.parent / "h.jsonl"), OnExisting.REPLACE, a="new")
+        write(folder, CaptionHistory(folder.parent / "h.jsonl"), OnExisting.REPLACE, a="new")
     assert (folder / "a.txt").read_bytes() == OLD
     assert {p.name for p in folder.iterdir()} == {"a.png", "a.txt", "b.png", "c.png"}
