@@ -7,7 +7,7 @@ from typing import Any
 from comfy_api.latest import io
 
 from .. import sockets
-from ..host.dataset.lists import Size, from_lists, to_lists
+from ..host.dataset.lists import PixelSize, from_lists, to_lists
 
 
 class DatasetToLists(io.ComfyNode):
@@ -25,8 +25,8 @@ class DatasetToLists(io.ComfyNode):
                 sockets.Dataset.Input("dataset", tooltip="Dataset to convert."),
                 io.Combo.Input(
                     "size",
-                    options=Size,
-                    default=Size.ORIGINAL,
+                    options=PixelSize,
+                    default=PixelSize.ORIGINAL,
                     tooltip='"original" is for detectors; "trained" gives exactly the pixels used '
                     "for training. The list is held in memory: 12 bytes per pixel.",
                 ),
@@ -49,7 +49,7 @@ class DatasetToLists(io.ComfyNode):
 
     @classmethod
     def execute(cls, dataset: Any, size: str, resolution: int) -> io.NodeOutput:
-        return io.NodeOutput(*to_lists(dataset, Size(size), resolution))
+        return io.NodeOutput(*to_lists(dataset, PixelSize(size), resolution))
 
 
 class DatasetFromLists(io.ComfyNode):

@@ -9,7 +9,7 @@ from comfy_api.latest import io, ui
 
 from ...bundles.bundle import Bundle
 from .. import sockets
-from ..host.evaluate.grid_run import GridRequest, Result, compare_bundles, report_concepts
+from ..host.evaluate.grid_run import Compared, GridRequest, compare_bundles, report_concepts
 from ..host.sampling import Sampling
 from ..inputs import model_inputs, sampling_inputs, saving_inputs
 from ..widget_text import lines, numbers, seed_numbers
@@ -34,7 +34,7 @@ def result_outputs() -> list[io.Output]:
     ]
 
 
-def shown(node: type[io.ComfyNode], result: Result, filename_prefix: str) -> io.NodeOutput:
+def shown(node: type[io.ComfyNode], result: Compared, filename_prefix: str) -> io.NodeOutput:
     """Save the grid, and show it with the report."""
     saved = ui.ImageSaveHelper.get_save_images_ui(result.grid, filename_prefix, cls=node)
     told = {**saved.as_dict(), "text": (result.report,)}

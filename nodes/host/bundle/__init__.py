@@ -1,1 +1,1 @@
-"""Bundles in ComfyUI: patches for a MODEL and CLIP, and their routes."""
+"""Bundles in ComfyUI: patches for a MODEL and a CLIP, and a route for the editor."""

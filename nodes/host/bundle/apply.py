@@ -1,4 +1,4 @@
-"""A bundle applied to host models: the LoRA as the host's own patches, the names by an overlay."""
+"""A bundle applied to a MODEL and CLIP: the LoRA as host patches, the names in its tokenizer."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from ..text.resolve import NameRules, bind_names
 
 
 def read_back(files: Sequence[Path]) -> Bundle:
-    """What files that were saved together hold, as one bundle."""
+    """Files that were saved together, as one bundle."""
     whole = load_bundle(files[0])
     if whole.lora or len(files) == 1:
         return replace(whole, notes=())
@@ -46,10 +46,9 @@ def add_lora(
     strength_model: float,
     strength_clip: float,
 ) -> list[str]:
-    """Give clones the LoRA as host patches; a note about keys that no layer of theirs has.
+    """Patch clones with a LoRA as the host's loader does; returns a note about unused keys.
 
-    The same steps as the host's LoRA loader, which reports misfits only as log lines. ValueError
-    when it does not fit them.
+    Raises ValueError if the LoRA does not fit, which the host's loader would only log.
     """
     if not lora or not (strength_model or strength_clip):
         return []
@@ -57,7 +56,7 @@ def add_lora(
     keys = comfy.lora.model_lora_keys_unet(model.model, {})
     keys = comfy.lora.model_lora_keys_clip(clip.cond_stage_model, keys)
     converted = comfy.lora_convert.convert_lora(dict(lora))
-    patches, unused = _load(converted, keys)
+    patches, unused = _patches(converted, keys)
     if not patches:
         raise ValueError(
             "None of the bundle's LoRA fits this model: the bundle belongs to another model family."
@@ -73,8 +72,8 @@ def add_lora(
     return unused
 
 
-class _Read(dict[str, Tensor]):
-    """A LoRA that notes which of its tensors the host's loader takes."""
+class _TrackedLora(dict[str, Tensor]):
+    """A LoRA that records which of its tensors the host's loader reads."""
 
     def __init__(self, lora: Mapping[str, Tensor]) -> None:
         super().__init__(lora)
@@ -83,7 +82,7 @@ class _Read(dict[str, Tensor]):
     def __getitem__(self, key: str) -> Tensor:
         if key not in self:
             raise ValueError(
-                f"The bundle's LoRA lacks {key}, a part of a layer that it holds: the file is "
+                f"The bundle's LoRA lacks {key}, a part of a layer that it changes: the file is "
                 "damaged, copy it again."
             )
         self.taken.add(key)
@@ -95,12 +94,14 @@ class _Read(dict[str, Tensor]):
         return self[key]
 
 
-def _load(lora: Mapping[str, Tensor], keys: Mapping[str, Any]) -> tuple[dict[Any, Any], list[str]]:
-    """The host's patches, and a sentence about the tensors that it had no use for."""
-    lora = _as_known(lora, keys)
-    names = as_scales(lora)
-    read = _Read({names[key]: tensor for key, tensor in lora.items()})
-    patches = with_lengths(comfy.lora.load_lora(read, keys, log_missing=False), lora)
+def _patches(
+    lora: Mapping[str, Tensor], keys: Mapping[str, Any]
+) -> tuple[dict[Any, Any], list[str]]:
+    """The host's patches, and a sentence about the tensors that it did not use."""
+    lora = _with_family_prefix(lora, keys)
+    names = loader_names(lora)
+    read = _TrackedLora({names[key]: tensor for key, tensor in lora.items()})
+    patches = as_peft_dora(comfy.lora.load_lora(read, keys, log_missing=False), lora)
     left = [key for key in lora if names[key] not in read.taken]
     if not left:
         return patches, []
@@ -108,8 +109,10 @@ def _load(lora: Mapping[str, Tensor], keys: Mapping[str, Any]) -> tuple[dict[Any
     return patches, [f"{len(left)} LoRA tensors fit no layer of these models, {example}."]
 
 
-def _as_known(lora: Mapping[str, Tensor], keys: Mapping[str, Any]) -> Mapping[str, Tensor]:
-    """PEFT's names of a transformer's layers behind the prefix that the family's loader wants."""
+def _with_family_prefix(
+    lora: Mapping[str, Tensor], keys: Mapping[str, Any]
+) -> Mapping[str, Tensor]:
+    """PEFT's names of a transformer's layers, with the prefix that the family's loader expects."""
     adapter = [key for key in lora if key.startswith(PEFT_PREFIX)]
 
     def behind(prefix: str) -> dict[str, str]:
@@ -123,22 +126,20 @@ def _as_known(lora: Mapping[str, Tensor], keys: Mapping[str, Any]) -> Mapping[st
 
 
 def _check_shapes(model: ModelPatcher, patches: Mapping[Any, Any]) -> None:
-    """Raise ValueError for low-rank factors of another size than their layer.
-
-    The host logs a line for each of these when it samples, and leaves the layer as it is.
-    """
-    # Not the state dict, which gives quantized weights in the shape that they are stored in.
+    """Raise ValueError for low-rank factors whose size is not that of their layer."""
+    # The host would only log these when it samples, and leave the layer unchanged. Parameters and
+    # not the state dict, which gives quantized weights in the shape in which they are stored.
     weights = dict(model.model.named_parameters())
     for key, patch in patches.items():
         if key not in weights or not isinstance(patch, LoRAAdapter):
             continue
         up, down, _, mid, _, reshape = patch.weights
-        made = (up.shape[0], down[0].numel())
+        out, into = up.shape[0], down[0].numel()
         outputs, *inputs = weights[key].shape
         layer = (outputs, math.prod(inputs))
-        if mid is None and reshape is None and made != layer:
+        if mid is None and reshape is None and (out, into) != layer:
             raise ValueError(
-                f"The bundle's LoRA for {key} is made for a layer of {made[0]} x {made[1]}, which "
+                f"The bundle's LoRA for {key} is made for a layer of {out} x {into}, which "
                 f"is {layer[0]} x {layer[1]} here: the bundle belongs to another model family."
             )
 
@@ -153,24 +154,24 @@ def apply_bundle(
     rules: NameRules | None = None,
     origin: str = "",
 ) -> tuple[ModelPatcher, CLIP, list[str], list[str]]:
-    """(MODEL, CLIP, names, notes): the LoRA at its strengths, the names on that CLIP alone.
+    """(MODEL, CLIP, names, notes): clones with the LoRA, and with the names bound to that CLIP.
 
-    With both strengths 0 the LoRA is not looked at, and the names are bound all the same.
+    With both strengths at 0 the LoRA is ignored, and the names are bound anyway.
     """
     check_bundle(model, bundle.family)
-    # One clone each: a chain of them that is dropped at once leaves the host's books in disorder.
-    made_clip, names, notes = bind_names(clip, bundle, rules or NameRules(), origin)
-    made = model.clone()
+    # One clone each: the host loses track when a chain of clones is dropped at once.
+    new_clip, names, notes = bind_names(clip, bundle, rules or NameRules(), origin)
+    new_model = model.clone()
     notes += add_lora(
-        made, made_clip, bundle.lora, strength_model=strength_model, strength_clip=strength_clip
+        new_model, new_clip, bundle.lora, strength_model=strength_model, strength_clip=strength_clip
     )
-    return made, made_clip, names, [*bundle.notes, *notes]
+    return new_model, new_clip, names, [*bundle.notes, *notes]
 
 
 class PeftDora(LoRAAdapter):
-    """W' = m (W + s B A) / |W + s B A|, a length m for each output (arXiv 2402.09353, eq. 5).
+    """PEFT's DoRA: W' = m (W + s B A) / |W + s B A|, m for each output (arXiv 2402.09353, eq. 5).
 
-    Below a strength of 1 the weight lies on the line from W to W', as with the host's own DoRA.
+    At a strength below 1 the weight is on the line from W to W', as with the host's own DoRA.
     """
 
     def calculate_weight(
@@ -184,45 +185,45 @@ class PeftDora(LoRAAdapter):
         *args: Any,
         **kwargs: Any,
     ) -> Tensor:
-        """The host's own arithmetic, with lengths in its form for the weight that it gives."""
+        """Converts the lengths for this weight into the host's form and lets the host compute."""
         up, down, alpha, mid, lengths, reshape = self.weights
         plain = LoRAAdapter(self.loaded_keys, (up, down, alpha, mid, None, reshape))
-        rest = (strength_model, offset, function, *args)
-        changed = plain.calculate_weight(weight.clone(), key, 1.0, *rest, **kwargs)
+        options = (strength_model, offset, function, *args)
+        changed = plain.calculate_weight(weight.clone(), key, 1.0, *options, **kwargs)
         column = (-1, *[1] * (weight.ndim - 1))
         own = function(lengths.to(weight.device, torch.float32).reshape(column))
         scale = own * _divisor(weight).reshape(column) / _norms(changed.float()).reshape(column)
         host = LoRAAdapter(self.loaded_keys, (up, down, alpha, mid, scale, reshape))
-        return host.calculate_weight(weight, key, strength, *rest, **kwargs)
+        return host.calculate_weight(weight, key, strength, *options, **kwargs)
 
 
 def _divisor(weight: Tensor) -> Tensor:
-    """What the host divides lengths of outputs by, in the precision in which it does."""
+    """The norms by which the host divides lengths, in the host's precision."""
     return (_norms(weight) + torch.finfo(weight.dtype).eps).float()
 
 
 def _norms(weight: Tensor) -> Tensor:
-    """The Euclidean norm of each row, (out,); a row of zeros can have no other length."""
+    """The Euclidean norm of each row, (out,), and a tiny number for a row of zeros."""
     return weight.flatten(1).norm(dim=1).clamp_min(torch.finfo(weight.dtype).tiny)
 
 
-def as_scales(lora: Mapping[str, Tensor]) -> dict[str, str]:
-    """The name under which the host's loader hands on each tensor, by the tensor's own.
+def loader_names(lora: Mapping[str, Tensor]) -> dict[str, str]:
+    """The key that the host's loader reads for each tensor.
 
-    Lengths of PEFT go by the name of the host's own DoRA, and `with_lengths` tells them apart.
+    PEFT's lengths pass under the key of the host's own DoRA; `as_peft_dora` then converts them.
     """
     layers = {key: magnitude_layer(key) for key in lora}
     named = {key: f"{layer}.dora_scale" if layer else key for key, layer in layers.items()}
     return {key: name if name == key or name not in lora else key for key, name in named.items()}
 
 
-def with_lengths(patches: Mapping[Any, Any], lora: Mapping[str, Tensor]) -> dict[Any, Any]:
-    """The host's patches, those with lengths of PEFT among them as `PeftDora`."""
+def as_peft_dora(patches: Mapping[Any, Any], lora: Mapping[str, Tensor]) -> dict[Any, Any]:
+    """The host's patches, with those that have lengths of PEFT as `PeftDora`."""
     lengths = {id(tensor): key for key, tensor in lora.items() if magnitude_layer(key)}
-    return {target: _own(patch, lengths) for target, patch in patches.items()}
+    return {target: _as_peft_dora(patch, lengths) for target, patch in patches.items()}
 
 
-def _own(patch: Any, lengths: Mapping[int, str]) -> Any:
+def _as_peft_dora(patch: Any, lengths: Mapping[int, str]) -> Any:
     if not isinstance(patch, LoRAAdapter) or id(patch.weights[4]) not in lengths:
         return patch
     up, magnitude = patch.weights[0], patch.weights[4]
@@ -235,7 +236,7 @@ def _own(patch: Any, lengths: Mapping[int, str]) -> Any:
 
 
 def with_thumbnails(bundle: Bundle, pictures: Tensor | None) -> Bundle:
-    """Small pictures for the header: the first is the file's, the others the names' in order."""
+    """The bundle with thumbnails: the first for the file, the others for its names in order."""
     if pictures is None:
         return bundle
     # The levels that Save Image writes: the same pictures always gave the same header.

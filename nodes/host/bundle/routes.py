@@ -1,4 +1,4 @@
-"""The route that tells the editor what a bundle file is called by, before anything is queued."""
+"""The route that shows the names in a bundle file before anything is queued."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from ..folders import bundle_files, bundle_path
 from ..routes import Call, Route
 
 
-def bundle_glance(call: Call) -> dict[str, Any]:
-    """Names, triggers and thumbnails of one file of the lists that the nodes offer."""
+def bundle_overview(call: Call) -> dict[str, Any]:
+    """Names, triggers and thumbnails of a file that the nodes list."""
     file = call.query.get("file", "")
     if file not in bundle_files():
         raise FileNotFoundError("There is no such bundle: refresh the list.")
-    found = peek(bundle_path(file))
+    bundle = peek(bundle_path(file))
     names = [
         {
             "name": entry.name,
@@ -23,16 +23,16 @@ def bundle_glance(call: Call) -> dict[str, Any]:
             "placeholder": entry.placeholder,
             "thumbnail": entry.thumbnail,
         }
-        for entry in found.entries
+        for entry in bundle.entries
     ]
     return {
         "file": file,
         "names": names,
-        "lora": found.lora,
-        "family": found.family,
-        "thumbnail": found.thumbnail,
-        "notes": list(found.notes),
+        "lora": bundle.lora,
+        "family": bundle.family,
+        "thumbnail": bundle.thumbnail,
+        "notes": list(bundle.notes),
     }
 
 
-ROUTES = [Route("GET", "/pivotal/bundle", bundle_glance)]
+ROUTES = [Route("GET", "/pivotal/bundle", bundle_overview)]

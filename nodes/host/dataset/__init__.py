@@ -1,1 +1,1 @@
-"""Datasets in ComfyUI: the gallery, checks and lists."""
+"""Datasets in ComfyUI: the gallery, checks, lists and caption files."""

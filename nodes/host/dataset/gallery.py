@@ -1,9 +1,10 @@
-"""The gallery's datasets in this process, their journals, and the routes that change them."""
+"""The datasets that the gallery shows, their journals, and the routes that change them."""
 
 from __future__ import annotations
 
 import hashlib
 import threading
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -26,36 +27,36 @@ LOCK = threading.Lock()
 
 @dataclass(slots=True)
 class Reviewed:
-    """A dataset that a Review Dataset node has shown."""
+    """A dataset shown by a Review Dataset node."""
 
     dataset: Dataset
     review: Review
     items: dict[str, Record]
-    """Pictures by their id"""
+    """Pictures by id."""
     stamps: dict[str, str]
-    """What each caption's file was like when the graph ran"""
+    """The state of each caption file when the graph ran."""
     crops: dict[str, Crop] = field(default_factory=dict[str, Crop])
-    """The first crop of each picture, once one was asked for"""
+    """The first crop of each picture, filled on first use."""
 
     def crop(self, item: str) -> Crop:
-        """The part of a picture that is trained; which bucket it is in depends on the others."""
+        """The part of a picture that is trained; its bucket depends on the other pictures."""
         if not self.crops:
             planned = plan_crops(list(self.items.values()), Framing())
             self.crops = {key: crops[0] for key, crops in zip(self.items, planned, strict=True)}
         return self.crops[item]
 
 
-# What ran in this process; ids are all that a page may name, so paths never come from it.
+# Datasets by id. A page can only send ids, so no path ever comes from it.
 REVIEWED: dict[str, Reviewed] = {}
 
 
 def review_of(identity: str) -> Review:
-    """The edits of a dataset; an id is sixteen hex digits."""
+    """The edits of a dataset, whose id is sixteen hex digits."""
     return Review(user_folder("reviews") / f"{identity}.jsonl")
 
 
 def show(dataset: Dataset) -> tuple[str, Dataset, int]:
-    """Make a dataset known to the gallery; return its id, the edited dataset and its revision."""
+    """Show a dataset in the gallery; returns its id, the edited dataset and its revision."""
     identity = dataset_id(dataset)
     with LOCK:
         review = review_of(identity)
@@ -66,9 +67,9 @@ def show(dataset: Dataset) -> tuple[str, Dataset, int]:
 
 
 def revision_of(identity: str) -> int:
-    """The latest revision of a dataset's edits, 0 for an unknown one."""
-    known = all(c in "0123456789abcdef" for c in identity) and len(identity) == 16
-    return review_of(identity).revision if known else 0
+    """The latest revision of a dataset's edits, 0 for an unknown dataset."""
+    is_id = all(c in "0123456789abcdef" for c in identity) and len(identity) == 16
+    return review_of(identity).revision if is_id else 0
 
 
 def _item_id(record: Record) -> str:
@@ -76,10 +77,10 @@ def _item_id(record: Record) -> str:
 
 
 def _find(call: Call) -> Reviewed:
-    found = REVIEWED.get(call.ids["dataset"])
-    if found is None:
+    reviewed = REVIEWED.get(call.ids["dataset"])
+    if reviewed is None:
         raise FileNotFoundError("This dataset is not loaded: queue the graph once.")
-    return found
+    return reviewed
 
 
 def _record(reviewed: Reviewed, item: str) -> Record:
@@ -90,19 +91,19 @@ def _record(reviewed: Reviewed, item: str) -> Record:
 
 
 def _caption_file(record: Record) -> Path | None:
-    """The file that a caption is from; None for tables and captions that are no file's."""
+    """The text file of a caption; None for captions from tables or without a file."""
     source = record.caption_source
     return record.path.with_suffix(source) if source.startswith(".") else None
 
 
 def _stamp(record: Record) -> str:
-    """Changes with the caption's file."""
+    """A text that changes with the caption's file."""
     path = _caption_file(record)
     return repr(file_stamp(path)) if path is not None and path.is_file() else ""
 
 
 def items(call: Call) -> dict[str, Any]:
-    """A page of pictures that pass the filter, and how many do."""
+    """A page of the pictures that pass the filter, with counts."""
     with LOCK:
         reviewed = _find(call)
         offset, text = call.number("offset", 0), call.query.get("text", "").casefold()
@@ -114,7 +115,7 @@ def items(call: Call) -> dict[str, Any]:
         "all": len(rows),
         "offset": offset,
         "revision": reviewed.review.revision,
-        "flags": sorted({one for row in rows for one in row["flags"]}),
+        "flags": sorted({flag for row in rows for flag in row["flags"]}),
         "placeholders": _placeholders(reviewed.dataset),
         "items": shown[offset : offset + PAGE],
     }
@@ -157,21 +158,18 @@ def _row(reviewed: Reviewed, key: str, record: Record) -> dict[str, Any]:
 
 
 def _in_file(record: Record) -> str:
-    """What a caption's file says now, empty when it is gone."""
+    """The caption in its file now; empty if the file is gone."""
     path = _caption_file(record)
     return read_text(path)[0] if path is not None and path.is_file() else ""
 
 
 def thumbnail(call: Call) -> Path:
-    """A small version of a picture that shows its mask and crop, made once for each content."""
+    """A small version of a picture with its mask and crop, made once for each content."""
     reviewed, key = _find(call), call.ids["item"]
     record = _record(reviewed, key)
     crop = reviewed.crop(key) if record.framing else None
-    facts = file_facts()
-    try:
+    with closing(file_facts()) as facts:
         name = f"{facts.content(record.path)[:32]}{_shown(record, crop)}"
-    finally:
-        facts.close()
     path = user_folder("thumbs") / f"{name}.webp"
     if not path.exists():
         small = trained(record, THUMB, crop)
@@ -180,16 +178,17 @@ def thumbnail(call: Call) -> Path:
 
 
 def _shown(record: Record, crop: Crop | None = None) -> str:
-    """What of a thumbnail is not its file's content; empty for a plain picture."""
+    """Names what a thumbnail shows in addition to its file's content; empty for a plain picture."""
     mask = file_stamp(record.mask) if record.mask and record.mask.is_file() else None
     if record.framing is None and mask is None and record.transparency is Transparency.WHITE:
         return ""
+    # Part of the names of thumbnails: the names of these classes and their fields must stay.
     seen = repr((record.framing, crop, mask, record.transparency.value))
     return f"_{hashlib.sha256(seen.encode('utf-8', 'surrogatepass')).hexdigest()[:12]}"
 
 
 def edit(call: Call) -> dict[str, Any]:
-    """Change the caption of a picture, or switch it on or off; 409 when it changed meanwhile."""
+    """Change a picture's caption, or switch the picture on or off; 409 if it changed meanwhile."""
     values = {name: call.body[name] for name in ("caption", "enabled") if name in call.body}
     kinds = {"caption": str, "enabled": bool}
     if not values or any(not isinstance(v, kinds[name]) for name, v in values.items()):
@@ -205,13 +204,13 @@ def edit(call: Call) -> dict[str, Any]:
             reviewed.review.change(record, tag, values, stamp, seen)
         except Conflict as conflict:
             raise Refused(409, str(conflict)) from conflict
-        # The page has shown what the file says now.
+        # The page now shows what the file says.
         reviewed.stamps[key] = stamp
         return {"revision": reviewed.review.revision, "item": _row(reviewed, key, record)}
 
 
-def replace_text(call: Call) -> dict[str, Any]:
-    """Find and replace in all captions; with `preview` only what it would change."""
+def replace_in_captions(call: Call) -> dict[str, Any]:
+    """Find and replace in all captions; with `preview` only report what would change."""
     find, new = (str(call.body.get(name, "")) for name in ("find", "replace"))
     with LOCK:
         reviewed = _find(call)
@@ -233,14 +232,13 @@ def undo(call: Call) -> dict[str, Any]:
     """Take back the latest change."""
     with LOCK:
         reviewed = _find(call)
-        done = reviewed.review.undo()
-        return {"undone": done, "revision": reviewed.review.revision}
+        return {"undone": reviewed.review.undo(), "revision": reviewed.review.revision}
 
 
 ROUTES = [
     Route("GET", "/pivotal/datasets/{dataset}/items", items),
     Route("GET", "/pivotal/datasets/{dataset}/thumbs/{item}", thumbnail),
     Route("POST", "/pivotal/datasets/{dataset}/edit", edit),
-    Route("POST", "/pivotal/datasets/{dataset}/replace", replace_text),
+    Route("POST", "/pivotal/datasets/{dataset}/replace", replace_in_captions),
     Route("POST", "/pivotal/datasets/{dataset}/undo", undo),
 ]

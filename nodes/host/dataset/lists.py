@@ -1,4 +1,4 @@
-"""A dataset from the host's lists of pictures, and lists from a dataset."""
+"""A dataset from lists of images, and lists from a dataset."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ from ..images import as_image, as_mask, keep_picture
 Lists = tuple[list[Tensor], list[Tensor], list[str], list[str]]
 
 
-class Size(str, Enum):
-    """Which pixels of a picture are given."""
+class PixelSize(str, Enum):
+    """Whether to return whole pictures or what is trained of them."""
 
     ORIGINAL = "original"
     TRAINED = "trained"
 
 
-def to_lists(dataset: Dataset, size: Size, resolution: int) -> Lists:
-    """(1, h, w, 3) pictures, (1, h, w) masks, captions and names; without a mask it is white."""
+def to_lists(dataset: Dataset, size: PixelSize, resolution: int) -> Lists:
+    """Pictures (1, h, w, 3), masks (1, h, w), captions and names; a missing mask is white."""
     crops = [each[0] for each in plan_crops(dataset.records, Framing(resolution=resolution))]
     images, masks = list[Tensor](), list[Tensor]()
     for record, crop in watched(zip(dataset.records, crops, strict=True), len(crops)):
-        image, mask = _original(record) if size is Size.ORIGINAL else _trained(record, crop)
+        image, mask = _original(record) if size is PixelSize.ORIGINAL else _trained(record, crop)
         images.append(image)
         masks.append(torch.ones(image.shape[:3]) if mask is None else mask)
     captions = [record.caption for record in dataset.records]
@@ -51,7 +51,7 @@ def _trained(record: Record, crop: Crop) -> tuple[Tensor, Tensor | None]:
 def from_lists(
     images: Sequence[Tensor], name: str, captions: Sequence[str], masks: Sequence[Tensor]
 ) -> Dataset:
-    """A dataset of every picture of every batch; ValueError when the numbers do not fit."""
+    """A dataset of every picture of every batch; ValueError if the lists have other lengths."""
     pictures = [picture for batch in images for picture in batch]
     flat = [mask for batch in masks for mask in (batch if batch.ndim == 3 else batch[None])]
     for kind, values in (("captions", captions), ("masks", flat)):
@@ -78,7 +78,7 @@ def from_lists(
 
 
 def _at(values: Sequence, number: int):
-    """The value for a picture: its own, the only one, or None."""
+    """A picture's value: its own, the only one, or None if there are none."""
     if not values:
         return None
     return values[0] if len(values) == 1 else values[number]

@@ -1,4 +1,4 @@
-"""What the checks need of the host: progress, Cancel, tokens, boxes and masks of its nodes."""
+"""Checks of a dataset in the host: measures, features, tokens, and boxes and masks of nodes."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ from ....training.dataset.pictures.decode import open_small
 from ....training.dataset.records import Box, Dataset, Framing, Record
 from ....training.words.concepts import Concept
 from ..digests import model_digest
-from ..evaluate.features import encoded
+from ..evaluate.features import encode_pictures
 from ..events import watched
 from ..folders import file_facts
 from ..images import as_image, keep_picture
 from ..text.tokenizer import PLAIN, takes_vectors, with_names
 
 SEEN = 448
-"""Longer side in pixels of what a vision model is shown; most look at 224 to 384."""
+"""Longer side, in pixels, of a picture for a vision model; most of them look at 224 to 384."""
 
 
 def measure_all(dataset: Dataset) -> list[Measures]:
-    """Measures of every picture, with progress; Cancel keeps those that are done."""
+    """Measures of every picture; after Cancel, those that are done need not be repeated."""
     with closing(file_facts()) as store:
         return list(watched(measured(dataset, store), len(dataset.records)))
 
@@ -38,9 +38,9 @@ def measure_all(dataset: Dataset) -> list[Measures]:
 def features_of(
     dataset: Dataset, measures: Sequence[Measures], vision: ClipVisionModel | None
 ) -> list[Tensor] | None:
-    """A vision model's features (d) of every picture, empty for those that cannot be decoded.
+    """A vision model's features (d) of every picture, empty if it cannot be decoded.
 
-    They are kept for the next time, as half-precision numbers. None without a vision model.
+    They are stored in half precision. None without a vision model.
     """
     if vision is None:
         return None
@@ -55,23 +55,23 @@ def features_of(
 
 def _features(record: Record, vision: ClipVisionModel, store: Store, kind: str) -> Tensor:
     kind = f"{kind} {record.transparency.value}"
-    known = store.get(kind, record.path)
-    if known is None:
-        made = encoded(vision, as_image(open_small(record, SEEN)))[0]
-        known = bytes(made.half().numpy().tobytes()).hex()
-        store.put(kind, record.path, known)
-    return torch.frombuffer(bytearray.fromhex(known), dtype=torch.float16).float()
+    text = store.get(kind, record.path)
+    if text is None:
+        features = encode_pictures(vision, as_image(open_small(record, SEEN)))[0]
+        text = bytes(features.half().numpy().tobytes()).hex()
+        store.put(kind, record.path, text)
+    return torch.frombuffer(bytearray.fromhex(text), dtype=torch.float16).float()
 
 
 def placeholders_of(dataset: Dataset, concepts: Sequence[Concept]) -> list[str]:
-    """Placeholders that captions should have: of the concepts, else of the pictures' labels."""
+    """Placeholders that captions should mention: of the concepts, else of the pictures' labels."""
     given = [concept.placeholder for concept in concepts]
     labels = [record.concept for record in dataset.records if record.concept and record.kind]
     return list(dict.fromkeys(given or labels))
 
 
 def token_counter(clip: CLIP | None) -> Callable[[str], int] | None:
-    """How many tokens a caption is to the encoder that splits it most; None without a CLIP."""
+    """Counts a caption's tokens in the encoder that needs the most of them; None without a CLIP."""
     if clip is None:
         return None
 
@@ -91,13 +91,13 @@ def token_counter(clip: CLIP | None) -> Callable[[str], int] | None:
 
 
 def with_boxes(dataset: Dataset, bboxes: Any) -> Dataset:
-    """Each picture with the host's boxes for it; ValueError when their number does not fit."""
+    """The dataset with the host's boxes; ValueError if there is not one entry for each picture."""
     if bboxes is None:
         return dataset
     rows = _rows(bboxes, len(dataset.records))
     if len(rows) != len(dataset.records):
         raise ValueError(
-            f"There are bboxes for {len(rows)} pictures and {len(dataset.records)} pictures: "
+            f"There are bboxes for {len(rows)} pictures, but {len(dataset.records)} pictures: "
             "give the detector the images of Dataset to Lists."
         )
     records = tuple(
@@ -108,21 +108,24 @@ def with_boxes(dataset: Dataset, bboxes: Any) -> Dataset:
 
 
 def _rows(bboxes: Any, pictures: int) -> list[list[Mapping[str, Any]]]:
-    """Boxes by picture: hosts give a box, a list for one picture, or a list of lists, and lists
-    of those where a detector ran once for each picture."""
+    """Boxes by picture, from any of the forms in which nodes return them.
+
+    Nodes return one box, a list for one picture, a list of lists, or lists of those if a detector
+    ran once for each picture.
+    """
     if isinstance(bboxes, Mapping):
         return [[cast("Mapping[str, Any]", bboxes)]]
     rows: list[list[Mapping[str, Any]]] = []
-    flat = all(isinstance(one, Mapping) for one in bboxes)
+    flat = all(isinstance(entry, Mapping) for entry in bboxes)
     if flat and bboxes:
         return [[box] for box in bboxes] if len(bboxes) == pictures else [list(bboxes)]
-    for one in bboxes:
-        if isinstance(one, Mapping):
-            rows.append([cast("Mapping[str, Any]", one)])
-        elif one and all(isinstance(inner, list) for inner in one):
-            rows += [list(inner) for inner in one]
+    for entry in bboxes:
+        if isinstance(entry, Mapping):
+            rows.append([cast("Mapping[str, Any]", entry)])
+        elif entry and all(isinstance(inner, list) for inner in entry):
+            rows += [list(inner) for inner in entry]
         else:
-            rows.append(list(one))
+            rows.append(list(entry))
     return rows
 
 
@@ -132,7 +135,7 @@ def _box(box: Mapping[str, Any]) -> Box:
 
 
 def with_masks(dataset: Dataset, masks: Sequence[Tensor] | None, framing: Framing) -> Dataset:
-    """Each picture framed, with the host's mask for it if there are any."""
+    """The dataset with settings for its crops and, if given, the host's masks."""
     paths: list[Any] = [record.mask for record in dataset.records]
     if masks is not None:
         flat = [mask for batch in masks for mask in (batch if batch.ndim == 3 else batch[None])]
@@ -141,8 +144,8 @@ def with_masks(dataset: Dataset, masks: Sequence[Tensor] | None, framing: Framin
                 f"There are {len(flat)} masks for {len(paths)} pictures: give one for each, made "
                 "from the images of Dataset to Lists."
             )
-        kept = [keep_picture(mask) for mask in flat]
-        paths = kept * len(paths) if len(kept) == 1 else kept
+        saved = [keep_picture(mask) for mask in flat]
+        paths = saved * len(paths) if len(saved) == 1 else saved
     records = tuple(
         replace(record, mask=path, framing=framing)
         for record, path in zip(dataset.records, paths, strict=True)

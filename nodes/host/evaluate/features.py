@@ -1,4 +1,4 @@
-"""Features of pictures and texts from the host's CLIP vision models and text encoders."""
+"""Features of pictures and texts, from the host's CLIP vision models and text encoders."""
 
 from __future__ import annotations
 
@@ -21,45 +21,46 @@ CHUNK = 8
 
 
 def picture_features(vision: ClipVisionModel, pictures: Tensor) -> Tensor:
-    """(n, height, width, 3) in 0..1 -> the projected image embeddings (n, d), fp32 on the CPU.
+    """(n, height, width, 3) in 0..1 to projected image embeddings (n, d), fp32 on the CPU.
 
-    Preprocessed by the host as CLIP asks for it: shorter side resized, center cropped.
+    The host prepares pictures as CLIP expects them: shorter side resized, center cropped.
     """
     chunks = pictures.split(CHUNK)
-    return torch.cat([encoded(vision, chunk) for chunk in watched(chunks, len(chunks))])
+    return torch.cat([encode_pictures(vision, chunk) for chunk in watched(chunks, len(chunks))])
 
 
-def encoded(vision: ClipVisionModel, pictures: Tensor) -> Tensor:
-    """As `picture_features`, all at once and without progress."""
+def encode_pictures(vision: ClipVisionModel, pictures: Tensor) -> Tensor:
+    """Like `picture_features`, in one batch and without progress."""
     management.throw_exception_if_processing_interrupted()
-    found = vision.encode_image(pictures[..., :3])["image_embeds"]
-    if found.ndim != 2:
+    embeddings = vision.encode_image(pictures[..., :3])["image_embeds"]
+    if embeddings.ndim != 2:
         raise ValueError(
-            "This vision model gives features of patches and none of the whole picture: load "
+            "This vision model has features of patches and none of the whole picture: load "
             "a CLIP vision model such as CLIP-ViT-L."
         )
-    return found.float().cpu()
+    return embeddings.float().cpu()
 
 
 def text_features(clip: CLIP, texts: Sequence[str], width: int) -> Tensor:
-    """The projected text embeddings (n, width), fp32 on the CPU; parentheses are plain text.
+    """Projected text embeddings (n, width), fp32 on the CPU; parentheses are plain text.
 
-    ValueError when they are not as wide as the pictures' or the CLIP has no projection. A text
-    counts up to CLIP's 77 tokens, as in arXiv 2104.08718.
+    A text counts up to CLIP's 77 tokens, as in arXiv 2104.08718. Raises ValueError if the
+    embeddings are not as wide as those of pictures, or if the CLIP has no projection.
     """
     _check_projection(clip)
-    known = {text: _projected(clip, text) for text in dict.fromkeys(texts)}
-    found = torch.cat([known[text] for text in texts])
-    if found.shape[1] != width:
+    by_text = {text: _projected(clip, text) for text in dict.fromkeys(texts)}
+    embeddings = torch.cat([by_text[text] for text in texts])
+    if embeddings.shape[1] != width:
         raise ValueError(
-            f"This CLIP makes text embeddings {found.shape[1]} wide and the vision model picture "
-            f"embeddings {width} wide: load the text encoder and the vision model of one CLIP."
+            f"This CLIP makes text embeddings {embeddings.shape[1]} wide and the vision model "
+            f"picture embeddings {width} wide: load the text encoder and the vision model of one "
+            "CLIP."
         )
-    return found
+    return embeddings
 
 
 def _projected(clip: CLIP, text: str) -> Tensor:
-    """As CLIP.encode_from_tokens, which cannot be asked for the projection."""
+    """Like CLIP.encode_from_tokens, which has no option for the projection."""
     management.throw_exception_if_processing_interrupted()
     tokens = clip.tokenize(text, disable_weights=True)
     model, device = clip.cond_stage_model, clip.load_model(tokens).load_device
@@ -76,11 +77,9 @@ def _projected(clip: CLIP, text: str) -> Tensor:
 
 
 def _check_projection(clip: CLIP) -> None:
-    """Refuse a CLIP whose file lacks the projection: the host leaves memory as it was there.
-
-    An encoder that the host itself pools through the projection has one; another one, such as
-    that of SD1.5, is looked up in the file that it came from.
-    """
+    """Raise ValueError for a CLIP whose file lacks the projection."""
+    # The host leaves a missing projection uninitialized. An encoder whose pooled output the host
+    # projects has one; for another, such as SD1.5's, look into the file that it came from.
     clip.cond_stage_model.reset_clip_options()
     encoder = _pooling_encoder(clip.cond_stage_model)
     if getattr(encoder, "return_projected_pooled", False) or _in_files(_files(clip)):
@@ -93,16 +92,16 @@ def _check_projection(clip: CLIP) -> None:
 
 def _pooling_encoder(model: nn.Module) -> nn.Module | None:
     """The CLIP encoder whose pooled output the host takes: SDXL's is clip_g."""
-    found = {
+    encoders = {
         name: module
         for name, module in model.named_modules()
         if hasattr(getattr(module, "transformer", None), "text_projection")
     }
-    return found.get("clip_g") or next(iter(found.values()), None)
+    return encoders.get("clip_g") or next(iter(encoders.values()), None)
 
 
 def _files(clip: CLIP) -> list[Path]:
-    """The files that the host remembers having loaded the CLIP from."""
+    """The files from which the host loaded the CLIP, if it remembers."""
     origin: Any = getattr(clip.patcher, "cached_patcher_init", None)
     if not origin:
         return []

@@ -1,4 +1,4 @@
-"""Bundles side by side: what is sampled for each cell of a grid, and what is told about it."""
+"""Grids that compare bundles: the pictures to sample for each cell, and a report."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ OTHER_COLUMN = "another name in its place"
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class GridRequest:
-    """What to sample, and how."""
+    """The prompts, seeds and settings of a grid."""
 
     model: ModelPatcher
     clip: CLIP
@@ -40,19 +40,19 @@ class GridRequest:
     seeds: Sequence[int]
     sampling: Sampling
     without: str
-    """The word in place of a name that a bundle or the base does not have."""
+    """The word that replaces a name which a bundle or the base model lacks."""
     largest_side: int
-    """Larger pictures are made smaller in the grid, in pixels."""
+    """Pictures with a longer side, in pixels, are shrunk in the grid."""
 
     def __post_init__(self) -> None:
         if not self.prompts:
-            raise ValueError("There is no prompt: write at least one line into it.")
+            raise ValueError("There is no prompt: write at least one line.")
         check_clip(self.model, self.clip)
         check_vae(self.model, self.vae)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Result:
+class Compared:
     """The labelled grid (1, h, w, 3), the pictures at full size (n, h, w, 3), and a report."""
 
     grid: Tensor
@@ -62,7 +62,7 @@ class Result:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Column:
-    """Models under a label, with the names that they know."""
+    """A labelled column of a grid: models with the names that they know."""
 
     label: str
     model: ModelPatcher
@@ -73,7 +73,7 @@ class Column:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Sheet:
-    """A grid before it is drawn: cells[row][column], and each shot's picture."""
+    """The sampled pictures of a grid; cells[row][column] are keys of `pictures`."""
 
     cells: Sequence[Sequence[Shot]]
     pictures: dict[Shot, Tensor]
@@ -95,27 +95,27 @@ def compare_bundles(
     *,
     with_base: bool,
     bundles_down: bool,
-) -> Result:
-    """Each prompt and seed by each bundle that is there, at each strength of its LoRA."""
+) -> Compared:
+    """A row for each prompt and seed, a column for each bundle and strength."""
     columns = [_base(request, "without bundle")] if with_base else []
     for label, bundle in _labelled(bundles, labels):
         columns += [_tuned(request, bundle, f"{label}\nstrength {s:g}", s) for s in strengths]
     if not columns:
         raise ValueError("Nothing to compare: connect a bundle, or switch with_base on.")
-    known = {name for column in columns for name in column.names}
+    all_names = {name for column in columns for name in column.names}
     rows = [(prompt, seed) for prompt in request.prompts for seed in request.seeds]
-    cells = [[_shot(request, c, prompt, seed, known) for c in columns] for prompt, seed in rows]
-    sheet = _make(request, cells)
+    cells = [[_shot(request, c, prompt, seed, all_names) for c in columns] for prompt, seed in rows]
+    sheet = _make_sheet(request, cells)
     down = [_row_label(request, prompt, seed) for prompt, seed in rows]
     across = [column.label for column in columns]
     if bundles_down:
         down, across, cells = across, down, list(zip(*cells, strict=True))
-    report = [_headline(request, sheet), *_told(columns, sheet, with_base)]
+    report = [_headline(request, sheet), *_column_report(columns, sheet, with_base)]
     return _result(request, sheet, cells, down, across, report)
 
 
-def report_concepts(request: GridRequest, bundle: Bundle) -> Result:
-    """Each name of a bundle, without it (with the LoRA and on the base), and the next name."""
+def report_concepts(request: GridRequest, bundle: Bundle) -> Compared:
+    """A row for each name and seed: with the name, without it, and with another in its place."""
     names = list(bundle.embeddings)
     if not names:
         raise ValueError(
@@ -131,19 +131,19 @@ def report_concepts(request: GridRequest, bundle: Bundle) -> Result:
         spelled = [(tuned, _trigger(name)), (tuned, words[name]), (base, words[name])]
         spelled += [(tuned, _trigger(others[name]))] if len(names) > 1 else []
         cells.append([_spelled(request, column, text, seed) for column, text in spelled])
-    sheet = _make(request, cells)
+    sheet = _make_sheet(request, cells)
     across = [*CONCEPT_COLUMNS, *([OTHER_COLUMN] if len(names) > 1 else [])]
     down = [_concept_label(request, name, seed, words[name], others[name]) for name, seed in rows]
     report = [_headline(request, sheet), f"prompt: {request.prompts[0]}", *tuned.notes]
     for index, name in enumerate(names):
         start = index * len(request.seeds)
-        seen = [made[start : start + len(request.seeds)] for made in sheet.columns()]
-        report += _concept_told(bundle, name, words[name], others[name], seen)
+        own = [pictures[start : start + len(request.seeds)] for pictures in sheet.columns()]
+        report += _concept_report(bundle, name, words[name], others[name], own)
     return _result(request, sheet, cells, down, across, report)
 
 
 def spell(prompt: str, names: Sequence[str], known: Collection[str], word: str) -> str:
-    """A prompt for models that know `names`; `{...}` of a name known elsewhere becomes the word."""
+    """A prompt for models that know `names`; `{cat}` of any other known name becomes the word."""
 
     def spelled(match: re.Match[str]) -> str:
         inside = match[1]
@@ -157,14 +157,15 @@ def spell(prompt: str, names: Sequence[str], known: Collection[str], word: str) 
 
 
 def _labelled(bundles: Sequence[Bundle | None], labels: Sequence[str]) -> list[tuple[str, Bundle]]:
-    """Bundles by the given labels, by number and names where those end."""
-    found: list[tuple[str, Bundle]] = []
+    """Bundles with the given labels, or with a number and names if there are too few labels."""
+    labelled: list[tuple[str, Bundle]] = []
     for number, bundle in enumerate(bundles, start=1):
         if bundle is not None:
             names = ", ".join(bundle.embeddings)
             own = f"bundle {number}: {names}" if names else f"bundle {number}"
-            found.append((labels[len(found)] if len(found) < len(labels) else own, bundle))
-    return found
+            label = labels[len(labelled)] if len(labelled) < len(labels) else own
+            labelled.append((label, bundle))
+    return labelled
 
 
 def _trigger(name: str) -> str:
@@ -195,7 +196,7 @@ def _shot(
 
 
 def _spelled(request: GridRequest, column: Column, text: str, seed: int) -> Shot:
-    """The first prompt with a text in place of `{name}`."""
+    """A shot of the first prompt with a text in place of `{name}`."""
     return Shot(
         model=column.model,
         clip=column.clip,
@@ -205,13 +206,13 @@ def _spelled(request: GridRequest, column: Column, text: str, seed: int) -> Shot
     )
 
 
-def _make(request: GridRequest, cells: Sequence[Sequence[Shot]]) -> Sheet:
-    """Column by column, so that a bundle's patches are put on once; equal shots are made once."""
+def _make_sheet(request: GridRequest, cells: Sequence[Sequence[Shot]]) -> Sheet:
+    """Sample column by column, so that each bundle is patched once; equal shots are made once."""
     shots = list(dict.fromkeys(shot for column in zip(*cells, strict=True) for shot in column))
     started = time.monotonic()
-    made = make_pictures(shots, request.vae, request.sampling)
+    pictures = make_pictures(shots, request.vae, request.sampling)
     seconds = time.monotonic() - started
-    return Sheet(cells=cells, pictures=dict(zip(shots, made, strict=True)), seconds=seconds)
+    return Sheet(cells=cells, pictures=dict(zip(shots, pictures, strict=True)), seconds=seconds)
 
 
 def _result(
@@ -221,10 +222,10 @@ def _result(
     down: Sequence[str],
     across: Sequence[str],
     report: Sequence[str],
-) -> Result:
+) -> Compared:
     small = [[_picture(sheet.pictures[s], request.largest_side) for s in row] for row in cells]
     grid = labelled_grid(small, down, across, request.sampling.text())
-    return Result(
+    return Compared(
         grid=as_image(grid),
         pictures=torch.stack(list(sheet.pictures.values())),
         report="\n".join(report),
@@ -232,12 +233,12 @@ def _result(
 
 
 def _picture(pixels: Tensor, largest_side: int) -> Image.Image:
-    """(height, width, 3) in 0..1 as the grid shows it."""
-    # The level that Save Image writes for the same pixels.
-    made = to_picture(pixels, truncate=True)
-    if max(made.size) > largest_side:
-        made.thumbnail((largest_side, largest_side), Image.Resampling.LANCZOS)
-    return made
+    """A picture of the grid from (height, width, 3) in 0..1."""
+    # The levels that Save Image writes for the same pixels.
+    picture = to_picture(pixels, truncate=True)
+    if max(picture.size) > largest_side:
+        picture.thumbnail((largest_side, largest_side), Image.Resampling.LANCZOS)
+    return picture
 
 
 def _row_label(request: GridRequest, prompt: str, seed: int) -> str:
@@ -251,7 +252,7 @@ def _concept_label(request: GridRequest, name: str, seed: int, word: str, other:
 
 
 def _words(request: GridRequest, bundle: Bundle) -> dict[str, str]:
-    """What stands for each name when it is left out: the given word, or what it started from."""
+    """The word that replaces each name: the given one, or the name's initial word."""
     initial = {entry.name: entry.initial for entry in bundle.entries}
     return {name: request.without or initial.get(name, "") for name in bundle.embeddings}
 
@@ -260,14 +261,16 @@ def _headline(request: GridRequest, sheet: Sheet) -> str:
     return f"{len(sheet.pictures)} pictures in {sheet.seconds:.1f} s: {request.sampling.text()}"
 
 
-def _told(columns: Sequence[Column], sheet: Sheet, with_base: bool) -> list[str]:
-    """The prompts of each column as they were sent, and how far it is from the base."""
+def _column_report(columns: Sequence[Column], sheet: Sheet, with_base: bool) -> list[str]:
+    """Each column's prompts as they were encoded, and its distance from the base."""
     lines: list[str] = []
-    made = sheet.columns()
+    pictures = sheet.columns()
     shots = list(zip(*sheet.cells, strict=True))
     for index, column in enumerate(columns):
         label = column.label.replace("\n", ", ")
-        away = f": {_percent(made[0], made[index])} from the base" if with_base and index else ""
+        away = ""
+        if with_base and index:
+            away = f": {_percent(pictures[0], pictures[index])} from the base"
         lines += [
             f"{label}{away}",
             *(f"  {p}" for p in dict.fromkeys(s.prompt for s in shots[index])),
@@ -276,16 +279,18 @@ def _told(columns: Sequence[Column], sheet: Sheet, with_base: bool) -> list[str]
     return lines
 
 
-def _concept_told(
-    bundle: Bundle, name: str, word: str, other: str, seen: Sequence[Tensor]
+def _concept_report(
+    bundle: Bundle, name: str, word: str, other: str, pictures: Sequence[Tensor]
 ) -> list[str]:
     sizes = ", ".join(f"{len(rows)} in {key}" for key, rows in bundle.embeddings[name].items())
     lines = [
         f"{_trigger(name)} (vectors: {sizes})",
-        f'  {_percent(seen[0], seen[1])} from "{word}" with the LoRA',
-        f'  {_percent(seen[1], seen[2])} is what the LoRA alone does to "{word}"',
+        f'  {_percent(pictures[0], pictures[1])} from "{word}" with the LoRA',
+        f'  {_percent(pictures[1], pictures[2])} is what the LoRA alone does to "{word}"',
     ]
-    return lines + ([f"  {_percent(seen[0], seen[3])} from {other}"] if len(seen) > 3 else [])
+    if len(pictures) > 3:
+        lines.append(f"  {_percent(pictures[0], pictures[3])} from {other}")
+    return lines
 
 
 def _percent(first: Tensor, second: Tensor) -> str:

@@ -1,4 +1,4 @@
-"""Scores of pictures by the host's vision models, with a report of what was measured."""
+"""Scores of pictures by the host's vision models, with reports."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from .features import picture_features, text_features
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Distance:
-    """A Frechet distance, and its share of the base model's (NaN without one)."""
+    """A Frechet distance, and its ratio to the base model's (NaN without one)."""
 
     distance: float
     normalized: float
@@ -33,17 +33,17 @@ class Distance:
 def score_against_texts(
     vision: ClipVisionModel, pictures: Tensor, clip: CLIP | None, prompts: Sequence[str]
 ) -> tuple[ClipScore, str]:
-    """CLIP-T: each picture with its own text, or all with the one that is given."""
+    """CLIP-T: each picture with its own text, or all pictures with a single one."""
     if clip is None:
         raise ValueError(
-            "CLIP-T compares with prompts: connect to clip the text encoder of the same CLIP, or "
+            "CLIP-T compares with prompts: connect the text encoder of the same CLIP to clip, or "
             "choose reference pictures."
         )
     texts = _texts(prompts, len(pictures))
     features = picture_features(vision, pictures)
     cosines = paired_cosines(features, text_features(clip, texts, features.shape[1]))
-    found = clip_score(cosines)
-    return found, _told("CLIP-T", found, f"{len(pictures)} pictures, each with its prompt")
+    score = clip_score(cosines)
+    return score, _score_report("CLIP-T", score, f"{len(pictures)} pictures, each with its prompt")
 
 
 def score_against_pictures(
@@ -56,36 +56,35 @@ def score_against_pictures(
             "prompts."
         )
     features = [picture_features(vision, batch) for batch in (pictures, references)]
-    found = clip_score(all_cosines(*features))
+    score = clip_score(all_cosines(*features))
     pairs = f"{len(pictures)} pictures, each with each of {len(references)} references"
-    return found, _told("CLIP-I", found, pairs)
+    return score, _score_report("CLIP-I", score, pairs)
 
 
 def distance_of_sets(
     vision: ClipVisionModel, pictures: Tensor, references: Tensor, base: Tensor | None
 ) -> Distance:
-    """The Frechet distance of pictures from the references, and the base pictures' distance."""
-    known = picture_features(vision, references)
+    """The Frechet distance of pictures from references, also relative to the base pictures'."""
+    target = picture_features(vision, references)
     features = picture_features(vision, pictures)
-    distance, normalized = frechet_distance(features, known), math.nan
+    distance, normalized = frechet_distance(features, target), math.nan
     lines = [
         f"Frechet distance {distance:.4g} of {len(pictures)} pictures from {len(references)} "
         f"references, by vision features {features.shape[1]} wide"
     ]
     if base is not None:
-        base_distance = frechet_distance(picture_features(vision, base), known)
+        base_distance = frechet_distance(picture_features(vision, base), target)
         normalized = normalized_distance(distance, base_distance)
         lines.append(f"{normalized:.3f} of the base model's {base_distance:.4g}")
         if len(base) != len(pictures):
             lines.append(
                 f"The base has {len(base)} pictures: fewer pictures make a distance larger, so "
-                "give both sets as many."
+                "use the same number in both sets."
             )
     return Distance(distance=distance, normalized=normalized, report="\n".join(lines))
 
 
 def _texts(prompts: Sequence[str], count: int) -> list[str]:
-    """One text for each picture."""
     texts = [line.strip() for line in prompts if line.strip()]
     if len(texts) == 1:
         return texts * count
@@ -97,5 +96,5 @@ def _texts(prompts: Sequence[str], count: int) -> list[str]:
     return texts
 
 
-def _told(kind: str, found: ClipScore, pairs: str) -> str:
-    return f"{kind} of {pairs}: score {found.score:.4f}, cosine x 100 {100 * found.cosine:.2f}"
+def _score_report(kind: str, score: ClipScore, pairs: str) -> str:
+    return f"{kind} of {pairs}: score {score.score:.4f}, cosine x 100 {100 * score.cosine:.2f}"

@@ -201,7 +201,7 @@ def test_clip_i_is_the_mean_cosine_of_all_pairs_of_pictures(run_graph, vision, r
 @pytest.mark.parametrize(
     ("inputs", "sentence"),
     [
-        ({"prompts": "a"}, "CLIP-T compares with prompts: connect to clip"),
+        ({"prompts": "a"}, "CLIP-T compares with prompts: connect the text encoder"),
         ({"against": "reference pictures (CLIP-I)"}, "connect them to references"),
     ],
 )
