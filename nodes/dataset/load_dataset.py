@@ -9,7 +9,7 @@ from comfy_api.latest import io
 from ...training.dataset.captions.label import Kind, Label, label_dataset
 from ...training.dataset.folder.read import FolderOptions, folder_fingerprint, read_folder
 from ...training.dataset.folder.scan import Subfolders
-from ...training.dataset.merge import describe, merge, split
+from ...training.dataset.merge import describe, merge_datasets, split_dataset
 from ...training.dataset.records import Transparency
 from .. import sockets
 from ..host.events import show_text
@@ -161,7 +161,9 @@ class MergeDatasets(io.ComfyNode):
 
     @classmethod
     def execute(cls, dataset_1: Any, **others: Any) -> io.NodeOutput:
-        merged = merge([dataset_1, *(others[name] for name in sorted(others) if others[name])])
+        merged = merge_datasets(
+            [dataset_1, *(others[name] for name in sorted(others) if others[name])]
+        )
         return io.NodeOutput(merged, show_text(describe(merged)))
 
 
@@ -194,7 +196,7 @@ class FilterDataset(io.ComfyNode):
 
     @classmethod
     def execute(cls, dataset: Any, query: str) -> io.NodeOutput:
-        kept, dropped = split(dataset, query)
+        kept, dropped = split_dataset(dataset, query)
         report = f"{len(kept.records)} of {len(dataset.records)} pictures kept"
         names = [record.name for record in dropped.records]
         lines = [report, *(f"dropped: {name}" for name in names)]

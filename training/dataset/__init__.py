@@ -1,1 +1,1 @@
-"""The pictures and captions that a run learns from, and the order in which it sees them."""
+"""The pictures and captions of a run, and the order in which it sees them."""

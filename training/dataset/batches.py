@@ -10,10 +10,10 @@ from ..randomness import generator
 
 
 class Batches:
-    """The endless row of batches of item indices, a pure function of seed and position.
+    """An endless sequence of batches of item indices, a pure function of seed and position.
 
-    Every epoch shows each item `repeats` times. All items of a batch lie in one bucket, since
-    only latents of one size stack; the last batch of a bucket may be smaller.
+    Every epoch shows each item `repeats` times. A batch has items of one bucket, since only latents
+    of the same size can be stacked; the last batch of a bucket may be smaller.
     """
 
     def __init__(
@@ -32,7 +32,7 @@ class Batches:
             self.groups.setdefault(bucket, []).append(item)
         counts = (sum(self.repeats[item] for item in group) for group in self.groups.values())
         self.per_epoch = sum(-(-count // batch_size) for count in counts)
-        """Batches in an epoch, the same in every epoch."""
+        """Number of batches in every epoch."""
         self._epoch = (-1, list[tuple[int, ...]]())
 
     def at(self, index: int) -> tuple[int, ...]:
@@ -40,27 +40,27 @@ class Batches:
         if index < 0:
             raise IndexError(f"Batch {index} does not exist: the first is batch 0.")
         epoch, place = divmod(index, self.per_epoch)
-        if self._epoch[0] != epoch:  # one epoch is kept, since a run walks through it in order
+        if self._epoch[0] != epoch:  # cached, since a run goes through an epoch in order
             self._epoch = (epoch, self._shuffled(epoch))
         return self._epoch[1][place]
 
     def _shuffled(self, epoch: int) -> list[tuple[int, ...]]:
-        draw = generator(self.seed, "order", epoch)
+        rng = generator(self.seed, "order", epoch)
         batches: list[tuple[int, ...]] = []
         for group in self.groups.values():
-            copies = self._passes(group, draw)
+            copies = self._passes(group, rng)
             starts = range(0, len(copies), self.batch_size)
             batches += [tuple(copies[start : start + self.batch_size]) for start in starts]
-        return [batches[i] for i in _permutation(len(batches), draw)]
+        return [batches[i] for i in _permutation(len(batches), rng)]
 
-    def _passes(self, group: list[int], draw: torch.Generator) -> list[int]:
-        """Repeats go around the bucket pass by pass: a batch seldom holds a picture twice."""
+    def _passes(self, group: list[int], rng: torch.Generator) -> list[int]:
+        """Repeats in passes over the bucket, so that a batch rarely has the same picture twice."""
         copies: list[int] = []
         for turn in range(max(self.repeats[item] for item in group)):
             present = [item for item in group if self.repeats[item] > turn]
-            copies += [present[i] for i in _permutation(len(present), draw)]
+            copies += [present[i] for i in _permutation(len(present), rng)]
         return copies
 
 
-def _permutation(count: int, draw: torch.Generator) -> list[int]:
-    return torch.randperm(count, generator=draw).tolist()  # pyright: ignore[reportUnknownVariableType, reportUnknownMemberType]
+def _permutation(count: int, rng: torch.Generator) -> list[int]:
+    return torch.randperm(count, generator=rng).tolist()  # pyright: ignore[reportUnknownVariableType, reportUnknownMemberType]

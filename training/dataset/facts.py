@@ -1,4 +1,4 @@
-"""What was once found out about files, kept on disk until the files change."""
+"""Facts about files, kept on disk until the files change."""
 
 from __future__ import annotations
 
@@ -11,7 +11,9 @@ from pathlib import Path
 from typing import Any
 
 LOG = logging.getLogger(__name__)
-NOT_KEPT = "%s cannot be written (%s): make room or access there. Files are read anew until then."
+NOT_SAVED = (
+    "%s cannot be written (%s): make room or access there. Until then, files are read again."
+)
 TABLE = (
     "CREATE TABLE IF NOT EXISTS facts (kind TEXT, path TEXT, stamp TEXT, value TEXT, "
     "PRIMARY KEY (kind, path)) WITHOUT ROWID"
@@ -19,23 +21,23 @@ TABLE = (
 
 
 class Store:
-    """Facts about files by kind and path; one is forgotten when size or date of its file change.
+    """Facts about files by kind and path, valid until the size or date of the file changes.
 
-    A file that is no database is put aside: everything in it can be found out again.
+    A damaged database is moved away: every fact in it can be determined again.
     """
 
     def __init__(self, path: Path | None = None):
         self._path = path
         self._base = _open(path)
-        # Kept back, since what is begun and not committed locks the file for all others.
+        # Buffered, since an open transaction would lock the database for everyone else.
         self._waiting: dict[tuple[str, str], tuple[str, str]] = {}
 
     def get(self, kind: str, path: Path) -> Any:
-        """The fact as JSON values, None when it is not known of the file as it is now."""
+        """A fact as JSON values; None if it is unknown for the file as it is now."""
         name, stamp = _text(path), _stamp(path)
         if (kind, name) in self._waiting:
-            found = self._waiting[kind, name]
-            return json.loads(found[1]) if found[0] == stamp else None
+            old_stamp, value = self._waiting[kind, name]
+            return json.loads(value) if old_stamp == stamp else None
         row = self._base.execute(
             "SELECT value FROM facts WHERE kind = ? AND path = ? AND stamp = ?",
             (kind, name, stamp),
@@ -43,17 +45,16 @@ class Store:
         return None if row is None else json.loads(row[0])
 
     def put(self, kind: str, path: Path, value: Any) -> None:
-        """Keep a fact about the file as it is now."""
+        """Store a fact about the file as it is now."""
         self._waiting[kind, _text(path)] = _stamp(path), json.dumps(value)
         if len(self._waiting) >= 64:
             self.flush()
 
     def flush(self) -> None:
-        """Bring what was put to the disk."""
         try:
             self._write()
         except sqlite3.OperationalError as error:
-            self._go_on_in_memory(error)
+            self._continue_in_memory(error)
             self._write()
         self._waiting.clear()
 
@@ -62,25 +63,25 @@ class Store:
         with self._base:
             self._base.executemany("INSERT OR REPLACE INTO facts VALUES (?, ?, ?, ?)", rows)
 
-    def _go_on_in_memory(self, error: sqlite3.Error) -> None:
-        """A disk that takes nothing more costs what was found out, never the work that asked."""
-        LOG.warning(NOT_KEPT, self._path, error)
+    def _continue_in_memory(self, error: sqlite3.Error) -> None:
+        """A full disk costs the facts so far, but never the work that needs them."""
+        LOG.warning(NOT_SAVED, self._path, error)
         with suppress(sqlite3.Error):
             self._base.close()
         self._base = _connect(":memory:")
 
     def close(self) -> None:
-        """End the connection, with everything on the disk."""
+        """Write everything to the disk and close the database."""
         self.flush()
         self._base.close()
 
     def content(self, path: Path) -> str:
-        """Hex SHA-256 of a file's bytes, read once for each version of the file."""
-        known = self.get("content", path)
-        if known is None:
-            known = content_digest(path)
-            self.put("content", path, known)
-        return known
+        """Hex SHA-256 of a file's bytes, which are read once for each version of the file."""
+        digest = self.get("content", path)
+        if digest is None:
+            digest = content_digest(path)
+            self.put("content", path, digest)
+        return digest
 
 
 def content_digest(path: Path) -> str:
@@ -99,7 +100,7 @@ def _open(path: Path | None) -> sqlite3.Connection:
         path.parent.mkdir(parents=True, exist_ok=True)
         return _connect(str(path))
     except (OSError, sqlite3.OperationalError) as error:
-        LOG.warning(NOT_KEPT, path, error)
+        LOG.warning(NOT_SAVED, path, error)
         return _connect(":memory:")
     except sqlite3.DatabaseError as error:
         broken = path.with_name(f"{path.name}.broken")
@@ -109,7 +110,7 @@ def _open(path: Path | None) -> sqlite3.Connection:
 
 
 def _connect(name: str) -> sqlite3.Connection:
-    # The host runs nodes in one thread and routes in another, one after the other.
+    # The host runs nodes and routes in different threads, one at a time.
     base = sqlite3.connect(name, timeout=30.0, check_same_thread=False)
     base.execute(TABLE)
     return base

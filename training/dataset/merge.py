@@ -1,4 +1,4 @@
-"""Several datasets as one, or one as those pictures that are wanted."""
+"""Datasets merged into one, split by a query, and described."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from .query import parse_query
 from .records import Dataset, Record
 
 
-def merge(datasets: Sequence[Dataset]) -> Dataset:
-    """All pictures in the order of the datasets; places that would be the same get a number."""
+def merge_datasets(datasets: Sequence[Dataset]) -> Dataset:
+    """All pictures in the order of the datasets; datasets of the same name are numbered."""
     if not datasets:
         raise ValueError("There is no dataset to merge: connect at least one.")
     if len(datasets) == 1:
@@ -35,25 +35,22 @@ def merge(datasets: Sequence[Dataset]) -> Dataset:
     )
 
 
-def split(dataset: Dataset, query: str) -> tuple[Dataset, Dataset]:
-    """The pictures that a query picks, and the others; ValueError when the query is wrong."""
+def split_dataset(dataset: Dataset, query: str) -> tuple[Dataset, Dataset]:
+    """The pictures that a query selects, and the others; ValueError for a wrong query."""
     test = parse_query(query)
-    kept = [test(record) for record in dataset.records]
-    return _picked(dataset, kept, True), _picked(dataset, kept, False)
-
-
-def _picked(dataset: Dataset, kept: Sequence[bool], wanted: bool) -> Dataset:
-    pairs = zip(dataset.records, kept, strict=True)
-    records = tuple(record for record, keep in pairs if keep is wanted)
-    if wanted:
-        return replace(dataset, records=records)
-    return replace(dataset, records=records, skipped=(), notes=())
+    passes = [test(record) for record in dataset.records]
+    pairs = list(zip(dataset.records, passes, strict=True))
+    selected = tuple(record for record, passed in pairs if passed)
+    others = tuple(record for record, passed in pairs if not passed)
+    return replace(dataset, records=selected), replace(
+        dataset, records=others, skipped=(), notes=()
+    )
 
 
 TRAITS = {
-    "rotated": "turned upright by their EXIF tag, which ComfyUI's own loader and kohya ignore",
+    "rotated": "rotated by their EXIF tag, which ComfyUI's own loader and kohya ignore",
     "alpha": "with transparency",
-    "animated": "animated, of which the first frame is used",
+    "animated": "animated; the first frame is used",
     "profile": "with a color profile, converted to sRGB",
     "deep": "with 16 bits, scaled to 8",
     "cmyk": "in CMYK, converted to sRGB",
@@ -61,7 +58,7 @@ TRAITS = {
 
 
 def describe(dataset: Dataset) -> str:
-    """What was loaded, in lines: counts, sources of captions, traits, what is odd or left out."""
+    """A report of counts, sources of captions, traits, oddities and files that were left out."""
     records = dataset.records
     sources = Counter(record.caption_source for record in records if record.caption)
     listed = ", ".join(f"{source or 'given'} {n}" for source, n in sources.most_common())
@@ -78,7 +75,7 @@ def describe(dataset: Dataset) -> str:
 
 
 def concepts_of(records: Sequence[Record]) -> list[str]:
-    """A line for each concept that pictures are labelled with."""
+    """One line for each concept that labels pictures."""
     counts = Counter((r.concept, r.class_word) for r in records if r.concept)
     return [
         f'concept "{concept}"' + (f", a {word}" if word else "") + f": {n} pictures"

@@ -1,4 +1,4 @@
-"""A small language that picks pictures: `faces == 1 and short >= 768 and not caption ~ "hat"`."""
+"""Queries that select pictures: `faces == 1 and short >= 768 and not caption ~ "hat"`."""
 
 from __future__ import annotations
 
@@ -48,16 +48,16 @@ TOKEN = re.compile(r'\s*(?:(<=|>=|==|!=|[<>=~()])|("[^"]*"|\'[^\']*\')|([\w.]+))
 
 
 def parse_query(text: str) -> Test:
-    """The test that a query stands for; an empty one keeps every picture.
+    """The test of a query; an empty query selects every picture.
 
-    ValueError says where a query is not understood.
+    The ValueError for a wrong query says where it is wrong.
     """
     if not text.strip():
         return lambda record: True
     parser = _Parser(text)
     test = parser.either()
     if parser.peek():
-        raise parser.error(f'"{parser.peek()}" is one too many')
+        raise parser.error(f'"{parser.peek()}" is not expected there')
     return test
 
 
@@ -75,7 +75,7 @@ class _Parser:
     def error(self, reason: str) -> ValueError:
         return ValueError(
             f"The query {self.text!r} is not understood: {reason}. "
-            'Write such as: short >= 768 and not caption ~ "hat"'
+            'An example: short >= 768 and not caption ~ "hat"'
         )
 
     def either(self) -> Test:
@@ -104,7 +104,7 @@ class _Parser:
             return test
         if word not in FIELDS:
             known = ", ".join(FIELDS)
-            raise self.error(f'"{word}" is none of {known}' if word else "something is missing")
+            raise self.error(f'"{word}" is not one of {known}' if word else "something is missing")
         return self.comparison(word)
 
     def comparison(self, name: str) -> Test:
@@ -122,24 +122,24 @@ class _Parser:
 def _comparison(
     field: Callable[[Record], Value], sign: str, word: str, error: Callable[[str], ValueError]
 ) -> Test:
-    wanted = word[1:-1] if word[0] in "\"'" else word
+    target = word[1:-1] if word[0] in "\"'" else word
     if sign == "~":
         try:
-            pattern = re.compile(wanted, re.IGNORECASE)
+            pattern = re.compile(target, re.IGNORECASE)
         except re.error as bad:
-            raise error(f'"{wanted}" is no search pattern ({bad})') from bad
+            raise error(f'"{target}" is not a search pattern ({bad})') from bad
         return lambda record: any(pattern.search(text) for text in _texts(field(record)))
 
     def test(record: Record) -> bool:
         value = field(record)
         if isinstance(value, bool):
-            return COMPARE[sign](value, wanted.lower() in ("1", "true", "yes"))
+            return COMPARE[sign](value, target.lower() in ("1", "true", "yes"))
         if isinstance(value, int | float):
-            return COMPARE[sign](float(value), _number(wanted, error))
+            return COMPARE[sign](float(value), _number(target, error))
         if isinstance(value, str):
-            return COMPARE[sign](same_name(value), same_name(wanted))
-        found = same_tag(wanted) in {same_tag(one) for one in value}
-        return found if sign == "==" else not found
+            return COMPARE[sign](same_name(value), same_name(target))
+        has_tag = same_tag(target) in {same_tag(tag) for tag in value}
+        return has_tag if sign == "==" else not has_tag
 
     return test
 
@@ -148,7 +148,7 @@ def _number(word: str, error: Callable[[str], ValueError]) -> float:
     try:
         return float(word)
     except ValueError:
-        raise error(f'"{word}" is no number') from None
+        raise error(f'"{word}" is not a number') from None
 
 
 def _texts(value: Value) -> list[str]:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 
 class Transparency(str, Enum):
-    """What becomes of the transparent places of a picture; their hidden color is never seen."""
+    """What to show at transparent places of a picture, never the color that its file has there."""
 
     WHITE = "white"
     BLACK = "black"
@@ -18,7 +18,7 @@ class Transparency(str, Enum):
     CHECKER = "checker"
     RANDOM = "random color"
     MASK = "mask"
-    """White, and the transparency weighs the loss."""
+    """White, with the opacity as the mask of the loss."""
 
 
 HUMAN = "human"
@@ -26,7 +26,7 @@ HUMAN = "human"
 
 @dataclass(frozen=True, slots=True)
 class Box:
-    """A rectangle of the upright picture, in pixels."""
+    """A rectangle in the upright picture, in pixels."""
 
     left: int
     top: int
@@ -40,33 +40,33 @@ class Record:
 
     path: Path
     caption: str
-    """Raw text, "" for none."""
+    """Raw text; empty if there is none."""
     width: int
-    """Pixels of the upright picture, after its EXIF rotation."""
+    """Pixels of the picture after its EXIF rotation."""
     height: int
     repeats: int = 1
-    """How often an epoch shows the picture."""
+    """How many times an epoch shows the picture."""
     key: str = ""
-    """Its place in the dataset, such as "10_dog/cat 1.png"; empty means the file's name."""
+    """Path within the dataset, such as "10_dog/cat 1.png"; if empty, the file's name."""
     caption_source: str = ""
-    """Where the caption is from, such as ".txt" or "metadata.jsonl"; empty for none."""
+    """Where the caption comes from, such as ".txt" or "metadata.jsonl"; empty if there is none."""
     mask: Path | None = None
-    """Picture whose brightness says where the loss counts."""
+    """A picture whose brightness weighs the loss."""
     transparency: Transparency = Transparency.WHITE
     concept: str = ""
-    """What the picture shows: the placeholder of its concept."""
+    """Placeholder of the concept that the picture shows."""
     class_word: str = ""
-    """What the concept is one of."""
+    """Class of the concept, such as dog."""
     kind: str = ""
-    """Person, character, object or style."""
+    """Kind of the concept: person, character, object or style."""
     traits: frozenset[str] = frozenset()
-    """What the file is like: "alpha", "animated", "rotated", "profile", "deep"."""
+    """Traits of the file, such as "alpha" or "rotated"."""
     flags: tuple[str, ...] = ()
-    """Names of what a check found."""
+    """Names of the findings of a check."""
     boxes: tuple[Box, ...] | None = None
-    """Faces or other subjects that a detector found; None where none has looked."""
+    """Faces or other subjects that a detector found; None if none has run."""
     framing: Framing | None = None
-    """How the picture is cropped; None leaves it to the run."""
+    """How the picture is cropped; None for the settings of the run."""
     variation: Variation | None = None
     """How the caption varies while training."""
 
@@ -76,11 +76,10 @@ class Record:
 
     @property
     def name(self) -> str:
-        """The place in the dataset, as people read it."""
+        """The path within the dataset."""
         return self.key or self.path.name
 
     def with_variation(self, variation: Variation) -> Record:
-        """The same picture with a caption that varies."""
         return replace(self, variation=variation)
 
 
@@ -93,14 +92,13 @@ class Dataset:
     records: tuple[Record, ...] = field(repr=False)
     skipped: tuple[str, ...] = field(default=(), repr=False)
     notes: tuple[str, ...] = field(default=(), repr=False)
-    """A sentence for whatever was odd about files that are used all the same."""
+    """A sentence for each oddity of a file that is used anyway."""
 
     def fingerprint(self) -> str:
-        """Hex digest of files and everything that a run sees of them; decodes no picture."""
+        """Hex digest of everything that a run sees of the files; no picture is decoded."""
         return digest(_described(record) for record in self.records)
 
     def with_records(self, change: Callable[[Record], Record]) -> Dataset:
-        """The same dataset with each record changed."""
         return replace(self, records=tuple(change(record) for record in self.records))
 
 
@@ -112,18 +110,19 @@ def _described(record: Record) -> tuple[str | int, ...]:
         *(file_stamp(record.mask) if record.mask else ()),
         record.transparency.value,
         record.class_word,
+        # The names of these classes and their fields are part of every run's digest.
         repr((record.boxes, record.framing, record.variation)),
     )
 
 
 def file_stamp(path: Path) -> tuple[str, int, int]:
-    """What changes when a file is edited: its name, bytes and date in nanoseconds."""
+    """Changes when a file is edited: its name, size and date in nanoseconds."""
     status = path.stat()
     return path.name, status.st_size, status.st_mtime_ns
 
 
 def digest(items: Iterable[tuple[str | int, ...]]) -> str:
-    """Hex SHA-256 over tuples, in their order."""
+    """Hex SHA-256 of tuples in order."""
     total = hashlib.sha256()
     for item in items:
         total.update(repr(item).encode("utf-8", "surrogatepass") + b"\n")
@@ -131,7 +130,7 @@ def digest(items: Iterable[tuple[str | int, ...]]) -> str:
 
 
 class Anchor(str, Enum):
-    """What a crop keeps when a picture does not fit its bucket."""
+    """What to keep if a picture does not fit its bucket."""
 
     CENTER = "center"
     TOP = "top"
@@ -141,7 +140,7 @@ class Anchor(str, Enum):
 
 
 class Template(str, Enum):
-    """Which sentences are put around a concept."""
+    """The sentences to put around a concept."""
 
     NONE = "none"
     OBJECT = "object"
@@ -150,37 +149,37 @@ class Template(str, Enum):
 
 
 class Lines(str, Enum):
-    """What the lines of a caption are."""
+    """What the lines of a caption mean."""
 
     ONE_TEXT = "one text"
     CHOICES = "a choice"
-    """Each line is a caption of its own and one of them is drawn."""
+    """Each line is a caption, and one of them is drawn."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Variation:
-    """How the text of a picture changes from one time that it is shown to the next."""
+    """How a picture's caption varies each time the picture is shown."""
 
     texts: int = 8
-    """Captions drawn for each picture before the run; they are all encoded once."""
+    """Captions to draw for each picture before the run; each is encoded once."""
     prefix: str = ""
     suffix: str = ""
     shuffle_tags: bool = False
     keep_tags: int = 1
-    """Tags at the beginning that stay in place; all before a "|||" do where there is one."""
+    """Tags at the start that stay in place; with "|||" in a caption, those before it."""
     tag_dropout: float = 0.0
-    """Share of the tags that are left out; kept tags and placeholders never are."""
+    """Share of the tags to drop; tags that stay in place and placeholders are never dropped."""
     caption_dropout: float = 0.0
-    """Share of the texts that are empty."""
+    """Share of the captions to replace by an empty one."""
     wildcards: bool = False
-    """Draw one of a|b|c in braces."""
+    """Draw one of the choices in {a|b|c}."""
     lines: Lines = Lines.ONE_TEXT
     capitals: float = 0.0
-    """Share of the texts with other capitals: all lower case, or the first letter large."""
+    """Share of the captions to put in lower case, or to start with a capital."""
     template: Template = Template.NONE
-    """Sentences put around, or in place of, the caption."""
+    """Sentences to put before the caption, or in place of an empty one."""
     template_share: float = 1.0
-    """Share of the texts that use the template."""
+    """Share of the captions that use the template."""
 
     def __post_init__(self) -> None:
         if self.texts < 1:
@@ -197,22 +196,22 @@ class Framing:
     """The settings of Prepare Images."""
 
     resolution: int = 512
-    """Side of a square of the area that pictures are brought to."""
+    """Side of a square with the area to which pictures are resized."""
     bucket_step: int = 64
-    """Sides of buckets are multiples of it."""
+    """Sides of buckets are multiples of this."""
     min_side: int = 0
     """Shortest side of a bucket; 0 is half the resolution."""
     max_side: int = 0
     """Longest side of a bucket; 0 is twice the resolution."""
     upscale: bool = True
-    """Enlarge pictures that are smaller than their bucket, rather than make a smaller bucket."""
+    """Enlarge pictures that are smaller than their bucket instead of using a smaller bucket."""
     min_pictures: int = 1
     """Buckets with fewer pictures are merged into the nearest one."""
     anchor: Anchor = Anchor.CENTER
     views: int = 8
-    """With the anchor random: crops of each picture, one of them drawn each time it is shown."""
+    """Crops of each picture for a random anchor; one is drawn each time it is shown."""
     mask_floor: float = 0.1
-    """What the loss still counts for where a mask is black."""
+    """Weight of the loss where a mask is black."""
 
     def __post_init__(self) -> None:
         if self.bucket_step < 8 or self.bucket_step % 8:

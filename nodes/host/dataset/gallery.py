@@ -14,7 +14,7 @@ from ....training.dataset.captions.placeholders import placeholder_pattern
 from ....training.dataset.checks.findings import rough_tokens
 from ....training.dataset.folder.sidecars import read_text
 from ....training.dataset.pictures.crops import plan_crops
-from ....training.dataset.pictures.sheets import trained
+from ....training.dataset.pictures.sheets import trained_view
 from ....training.dataset.records import Dataset, Framing, Record, Transparency, file_stamp
 from ....training.dataset.writing.review import Conflict, Review, dataset_id
 from ....training.ports import Crop
@@ -172,7 +172,7 @@ def thumbnail(call: Call) -> Path:
         name = f"{facts.content(record.path)[:32]}{_shown(record, crop)}"
     path = user_folder("thumbs") / f"{name}.webp"
     if not path.exists():
-        small = trained(record, THUMB, crop)
+        small = trained_view(record, THUMB, crop)
         replace_file(path, lambda draft: small.save(draft, format="WEBP", quality=80))
     return path
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from pack.training.dataset.merge import merge, split
+from pack.training.dataset.merge import merge_datasets, split_dataset
 from pack.training.dataset.records import Box, Dataset, Record
 
 
@@ -43,7 +43,7 @@ DATASET = Dataset(
     ],
 )
 def test_a_query_picks(query: str, names: str):
-    kept, dropped = split(DATASET, query)
+    kept, dropped = split_dataset(DATASET, query)
     assert "".join(r.name[0] for r in kept.records) == names
     assert len(kept.records) + len(dropped.records) == 3
 
@@ -51,25 +51,25 @@ def test_a_query_picks(query: str, names: str):
 @pytest.mark.parametrize(
     ("query", "reason"),
     [
-        ("depth > 3", '"depth" is none of width, height'),
+        ("depth > 3", '"depth" is not one of width, height'),
         ("short >", "a value is missing after >"),
-        ("short > big", '"big" is no number'),
+        ("short > big", '"big" is not a number'),
         ("(short > 3", "a bracket is not closed"),
-        ("short > 3 short", '"short" is one too many'),
-        ("and", '"and" is none of'),
-        ('caption ~ "("', "is no search pattern"),
+        ("short > 3 short", '"short" is not expected there'),
+        ("and", '"and" is not one of'),
+        ('caption ~ "("', "is not a search pattern"),
         ('caption ~ "x', "close its quotes"),
     ],
 )
 def test_what_is_not_understood_is_a_sentence(query: str, reason: str):
     with pytest.raises(ValueError, match="The query .* is not understood") as error:
-        kept, _ = split(DATASET, query)
+        kept, _ = split_dataset(DATASET, query)
     assert reason in str(error.value)
 
 
 def test_merged_datasets_keep_all_and_tell_their_pictures_apart():
     other = Dataset(name="set", records=DATASET.records[:1], skipped=("x",))
-    both = merge([DATASET, other])
+    both = merge_datasets([DATASET, other])
     assert both.name == "set (1) + set (2)" and both.skipped == ("x",)
     assert [r.name for r in both.records] == [
         "set (1)/a.png",
@@ -77,4 +77,4 @@ def test_merged_datasets_keep_all_and_tell_their_pictures_apart():
         "set (1)/c.png",
         "set (2)/a.png",
     ]
-    assert merge([DATASET]) is DATASET
+    assert merge_datasets([DATASET]) is DATASET

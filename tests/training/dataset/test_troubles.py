@@ -93,7 +93,7 @@ TROUBLES: dict[str, tuple[Callable[[Path], object], str]] = {
             "Pillow reads it only with pillow-jxl-plugin"),
     "broken link": (lambda f: (f / "link.png").symlink_to(f / "none.png"), "link.png cannot be"),
     "float tiff": (lambda f: Image.new("F", SIZE).save(f / "float.tif"), "float.tif cannot be"),
-    "exif": (with_orientation, "1 turned upright by their EXIF tag"),
+    "exif": (with_orientation, "1 rotated by their EXIF tag"),
     "alpha": (lambda f: with_alpha(f, "veil.png", 200), "with transparency"),
     "mostly clear": (lambda f: with_alpha(f, "clear.png", 10), "mostly transparent: clear.png"),
     "animation": (lambda f: saved(f / "moves.gif", 5, save_all=True, append_images=[drawing(6)]),

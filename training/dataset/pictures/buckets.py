@@ -1,4 +1,4 @@
-"""Aspect-ratio buckets: the sizes that pictures are trained at, and their pixels at that size."""
+"""Aspect-ratio buckets: the sizes at which pictures are trained, and their pixels at a size."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ def bucket_sizes(
 ) -> tuple[tuple[int, int], ...]:
     """All (width, height) in multiples of `step` with at most `resolution` squared pixels.
 
-    To each width from half to twice the resolution, or between the sides that are given, belongs
-    the largest height, and each size is there lying and standing; the square is always among them.
+    For each width from half to twice the resolution, or between the given sides, the height is as
+    large as possible. Each size exists in both orientations, and the square is always included.
     """
     if step < 1 or resolution < step:
         raise ValueError(f"resolution is {resolution}: use at least the bucket step of {step}.")
@@ -39,8 +39,8 @@ def bucket_sizes(
 def nearest_bucket(width: int, height: int, sizes: Iterable[tuple[int, int]]) -> tuple[int, int]:
     """The bucket of the nearest aspect ratio.
 
-    Nearness is the difference of the logarithms, so that 2:1 and 1:2 are equally far from 1:1;
-    of two buckets as near the larger is taken.
+    Distance is the difference of the logarithms, so that 2:1 and 1:2 are equally far from 1:1. Of
+    two buckets at the same distance, the larger is taken.
     """
     aspect = math.log(width / height)
     return min(sizes, key=lambda s: (abs(math.log(s[0] / s[1]) - aspect), -s[0] * s[1]))
@@ -49,7 +49,7 @@ def nearest_bucket(width: int, height: int, sizes: Iterable[tuple[int, int]]) ->
 def cover(
     width: int, height: int, bucket: tuple[int, int], focus: tuple[float, float] = (0.5, 0.5)
 ) -> Crop:
-    """The crop of a bucket's size around a focus, in shares of the picture, that stays inside."""
+    """The crop of a bucket's size inside the picture, near a focus in shares of its size."""
     crop = Crop(
         width=bucket[0],
         height=bucket[1],
@@ -67,7 +67,7 @@ def cover(
 
 def cut(picture: Image.Image, crop: Crop) -> Image.Image:
     """The part of an upright picture that is trained, resized."""
-    # Only what is kept is resized: a mask or a huge panorama is never held at its full new size.
+    # Resize the crop only: a huge panorama never exists at its full new size.
     scale_x, scale_y = (a / b for a, b in zip(picture.size, crop.resized, strict=True))
     right, bottom = crop.left + crop.width, crop.top + crop.height
     box = (crop.left * scale_x, crop.top * scale_y, right * scale_x, bottom * scale_y)
@@ -75,12 +75,12 @@ def cut(picture: Image.Image, crop: Crop) -> Image.Image:
 
 
 def load_pixels(record: Record, crop: Crop) -> Tensor:
-    """The cropped picture, (height, width, 3) in 0..1; ValueError when it cannot be decoded."""
+    """The cropped picture, (height, width, 3) in 0..1; ValueError if it cannot be decoded."""
     return to_tensor(cut(open_picture(record), crop))
 
 
 def load_mask(record: Record, crop: Crop) -> Tensor | None:
-    """The mask cropped alike, (height, width) in 0..1; None for a picture without one."""
+    """The mask with the same crop, (height, width) in 0..1; None for a picture without a mask."""
     mask = open_mask(record)
     return None if mask is None else to_tensor(cut(mask, crop))[..., 0]
 
@@ -88,10 +88,10 @@ def load_mask(record: Record, crop: Crop) -> Tensor | None:
 def latent_mask(
     record: Record, crop: Crop, size: tuple[int, int], floor: float, step: int = 1
 ) -> Tensor | None:
-    """How much each place of a latent of `size` (height, width) counts, from `floor` to 1.
+    """The weight of each place of a latent of `size` (height, width), from `floor` to 1.
 
-    Each place gets the mean of the mask over its pixels. The codec sees multiples of `step`
-    pixels, from the middle of the crop. ValueError for a mask under which nothing would count.
+    It is the mean of the mask over the place's pixels. The codec encodes multiples of `step`
+    pixels from the middle of the crop. Raises ValueError for a mask that is black everywhere.
     """
     mask = load_mask(record, crop)
     if mask is None:

@@ -1,4 +1,4 @@
-"""Which crops of each picture are trained: its bucket, and the places that the anchor gives."""
+"""The crops of each picture to train: its bucket, and positions from its anchor."""
 
 from __future__ import annotations
 
@@ -18,9 +18,10 @@ Size = tuple[int, int]
 
 
 def plan_crops(records: Sequence[Record], default: Framing) -> list[tuple[Crop, ...]]:
-    """The crops of each picture, one except for random ones; `default` frames where none is set.
+    """The crops of each picture: several for a random anchor, else one.
 
-    Masks are opened for the anchor that needs them; nothing else is decoded.
+    `default` is used for pictures without settings of their own. Nothing is decoded except masks,
+    for the anchor that needs them.
     """
     framings = [record.framing or default for record in records]
     buckets: dict[int, Size] = {}
@@ -45,7 +46,7 @@ def _bucket(size: Size, full: Sequence[Size], framing: Framing) -> Size:
     bucket = nearest_bucket(*size, full)
     if framing.upscale or (bucket[0] <= size[0] and bucket[1] <= size[1]):
         return bucket
-    # A smaller bucket of the picture's own shape; below one step nothing but enlarging is left.
+    # A smaller bucket in the picture's own shape; one step is the least, even if that enlarges.
     scale = min(1.0, framing.resolution / (size[0] * size[1]) ** 0.5)
     step = framing.bucket_step
     return max(step, int(size[0] * scale) // step * step), max(
@@ -54,7 +55,7 @@ def _bucket(size: Size, full: Sequence[Size], framing: Framing) -> Size:
 
 
 def _merged(sizes: Sequence[Size], chosen: list[Size], framing: Framing) -> list[Size]:
-    """Move the pictures of the smallest bucket on, until all are large enough or one is left."""
+    """Move the pictures of the smallest bucket until every bucket is full enough or one is left."""
     stuck = set[Size]()
     while True:
         counts = Counter(chosen)
@@ -84,17 +85,17 @@ def _crops(record: Record, framing: Framing, bucket: Size) -> tuple[Crop, ...]:
         return (cover(*size, bucket, _focus(record, framing.anchor)),)
     crops: list[Crop] = []
     for number in range(framing.views):
-        draw = random.Random(generator("crop", record.name, number).initial_seed())
+        rng = random.Random(generator("crop", record.name, number).initial_seed())
         whole = cover(*size, bucket).resized
-        # The focus is drawn where it moves the crop: no place is more likely than another.
-        left, top = (draw.randint(0, w - b) for w, b in zip(whole, bucket, strict=True))
+        # Draw offsets, not focus points: near the edges many points give the same crop.
+        left, top = (rng.randint(0, w - b) for w, b in zip(whole, bucket, strict=True))
         focus = ((left + bucket[0] / 2) / whole[0], (top + bucket[1] / 2) / whole[1])
         crops.append(cover(*size, bucket, focus))
     return tuple(dict.fromkeys(crops))
 
 
 def _focus(record: Record, anchor: Anchor) -> tuple[float, float]:
-    """The point that the crop is centered on, in shares of the picture."""
+    """The point to center the crop on, in shares of the picture."""
     if anchor is Anchor.TOP:
         return 0.5, 0.0
     if anchor is Anchor.FACE and record.boxes:
@@ -108,7 +109,7 @@ def _focus(record: Record, anchor: Anchor) -> tuple[float, float]:
 
 
 def _middle(mask: Image.Image) -> tuple[float, float]:
-    """The middle of what is more white than black."""
+    """The middle of the box around everything that is more white than black."""
     box = mask.point([0] * 128 + [255] * 128).getbbox() or (0, 0, *mask.size)
     return (box[0] + box[2]) / 2 / mask.width, (box[1] + box[3]) / 2 / mask.height
 
@@ -120,12 +121,12 @@ def kept_share(crop: Crop) -> float:
 
 
 def enlargement(crop: Crop) -> float:
-    """How many times a side grows: above 1 the picture is smaller than its bucket."""
+    """The factor by which a side grows; above 1 the picture is smaller than its bucket."""
     return crop.resized[0] / crop.original_width
 
 
 def histogram(crops: Iterable[Crop]) -> str:
-    """A line a bucket with the number of its pictures, the fullest first."""
+    """One line for each bucket with its number of pictures, the fullest first."""
     counts = Counter((crop.width, crop.height) for crop in crops)
     most = max(counts.values(), default=1)
     rows = sorted(counts.items(), key=lambda row: (-row[1], row[0]))

@@ -1,4 +1,4 @@
-"""Picture files: upright RGB pixels, and a check of a file that decodes none."""
+"""Picture files: upright sRGB pixels, and checks that do not decode them."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from PIL.TiffImagePlugin import TiffImageFile
 
 from ..records import Record, Transparency
 
-# Pillow has no decoder of the last three; they are told apart from files that are no pictures.
+# Pillow cannot decode the last three; they are listed so that they are reported as pictures.
 EXTENSIONS = frozenset(
     {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".avif", ".jp2", ".j2k"}
     | {".heic", ".heif", ".jxl"}
 )
-# What Pillow raises on files that are cut off, damaged or too large.
+# Raised by Pillow for files that are truncated, damaged or too large.
 UNREADABLE = (
     *(OSError, EOFError, SyntaxError, ValueError, RuntimeError),
     *(struct.error, Image.DecompressionBombError),
@@ -38,38 +38,37 @@ UNDECODED = {".heic": "pillow-heif", ".heif": "pillow-heif", ".jxl": "pillow-jxl
 
 
 @dataclass(frozen=True, slots=True)
-class Header:
-    """What a picture file says of itself before its pixels."""
+class PictureHeader:
+    """What a picture file states before its pixels."""
 
     width: int
-    """Pixels of the upright picture."""
+    """Width of the upright picture, in pixels."""
     height: int
     traits: frozenset[str]
     """Among alpha, animated, rotated, profile, deep (16 bits) and cmyk."""
 
     @property
     def size(self) -> tuple[int, int]:
-        """(width, height)"""
         return self.width, self.height
 
 
-def inspect_picture(path: Path) -> Header:
-    """Size and traits of the upright picture; ValueError when the file is seen to be damaged."""
+def inspect_picture(path: Path) -> PictureHeader:
+    """Size and traits of the upright picture; ValueError if the file is visibly damaged."""
     try:
         image = Image.open(path)
         with image:
             check_mode(image)
-            header = Header(*upright_size(image), frozenset(_traits(image)))
+            header = PictureHeader(*upright_size(image), frozenset(_traits(image)))
             check_complete(image)
     except UNREADABLE as error:
-        raise unreadable(path, error) from error
+        raise unreadable_picture(path, error) from error
     return header
 
 
 def _traits(image: ImageFile.ImageFile) -> Iterator[str]:
     if has_alpha(image):
         yield "alpha"
-    # Phones put a second picture into JPEG files (MPO), which is no animation.
+    # Phones put a second picture into JPEG files (MPO), which is not an animation.
     if image.format != "MPO" and getattr(image, "is_animated", False):
         yield "animated"
     if orientation(image) != 1:
@@ -83,35 +82,35 @@ def _traits(image: ImageFile.ImageFile) -> Iterator[str]:
 
 
 def has_alpha(image: Image.Image) -> bool:
-    """Whether any place of the picture may be transparent."""
+    """Whether parts of the picture may be transparent."""
     return image.mode in ("LA", "PA", "RGBA") or "transparency" in image.info
 
 
 def open_picture(record: Record) -> Image.Image:
     """Decode the first frame as upright sRGB without transparency.
 
-    ValueError names a damaged file, and one of another size than when its folder was read.
+    Raises ValueError for a file that is damaged or changed its size since its folder was read.
     """
     return _decode(record, lambda image: to_rgb(image, record))
 
 
 def open_mask(record: Record) -> Image.Image | None:
-    """Where the loss counts, 8-bit gray of the picture's size; None without a mask.
+    """The mask of a picture, 8-bit gray in the picture's size; None if there is none.
 
-    It is the mask's file, else the opacity of a picture whose transparency is to be a mask.
+    It comes from the mask's file, or from the opacity if the transparency serves as mask.
     """
     if record.mask is None:
-        wanted = record.transparency is Transparency.MASK and "alpha" in record.traits
-        return open_alpha(record) if wanted else None
+        is_mask = record.transparency is Transparency.MASK and "alpha" in record.traits
+        return open_alpha(record) if is_mask else None
     try:
         opened = Image.open(record.mask)
         with opened:
             check_mode(opened)
             turned = eight_bits(upright(opened))
-            # A mask drawn into the alpha channel alone has one color.
+            # A mask that is drawn into the alpha channel has a single color.
             mask = turned.getchannel("A") if _is_drawn_in_alpha(turned) else turned.convert("L")
     except UNREADABLE as error:
-        raise unreadable(record.mask, error) from error
+        raise unreadable_picture(record.mask, error) from error
     size = (record.width, record.height)
     return mask if mask.size == size else mask.resize(size, Image.Resampling.BILINEAR)
 
@@ -122,9 +121,9 @@ def open_alpha(record: Record) -> Image.Image:
 
 
 def open_small(record: Record, side: int) -> Image.Image:
-    """The picture with its longer side at most `side`, as `open_picture` shows it.
+    """The picture of `open_picture` with its longer side at most `side`.
 
-    JPEG files are decoded at a fraction of their size, which is several times as fast.
+    JPEG files are decoded at a fraction of their size, which is several times faster.
     """
 
     def convert(image: Image.Image) -> Image.Image:
@@ -159,7 +158,7 @@ def _decode(
             "folder again to do without it."
         ) from error
     except UNREADABLE as error:
-        raise unreadable(record.path, error) from error
+        raise unreadable_picture(record.path, error) from error
     if size != (record.width, record.height):
         raise ValueError(
             f"{record.path.name} is {size[0]}x{size[1]} now and was "
@@ -168,8 +167,8 @@ def _decode(
     return picture
 
 
-def unreadable(path: Path, error: Exception) -> ValueError:
-    """One sentence for a file that Pillow refuses, without the full path of Pillow's own."""
+def unreadable_picture(path: Path, error: Exception) -> ValueError:
+    """A sentence for a file that Pillow cannot read, without the path that Pillow's own has."""
     reason = str(error) or type(error).__name__
     plugin = UNDECODED.get(path.suffix.lower())
     if isinstance(error, UnidentifiedImageError):
@@ -183,20 +182,18 @@ def unreadable(path: Path, error: Exception) -> ValueError:
 
 
 def check_mode(image: Image.Image) -> None:
-    """Refuse pixels without a known range (floats, 32 bits) and color spaces without a rule."""
+    """Raise ValueError for pixels of unknown range (floats, 32 bits) or unknown color space."""
     known = {"1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr"}
-    # Older Pillow opens 16-bit gray PNG as "I", which elsewhere means 32 bits.
+    # Older versions of Pillow open 16-bit gray PNG as "I", which otherwise means 32 bits.
     sixteen = image.mode.startswith("I;16") or (image.mode == "I" and image.format == "PNG")
     if image.mode not in known and not sixteen:
-        raise ValueError(f"its pixels are of the kind {image.mode}, not 8 or 16 bits of color")
+        raise ValueError(f"its pixels are in mode {image.mode}, not 8 or 16 bits of color")
 
 
 def check_complete(image: ImageFile.ImageFile) -> None:
-    """Raise when the file is cut off, as far as that shows without decoding.
-
-    PNG carries checksums, WebP and AVIF do not open. A whole JPEG has its end marker after the
-    header, which is as far as Pillow has read; one without is decoded to see what is missing.
-    """
+    """Raise if the file is truncated, as far as that shows without decoding it."""
+    # PNG has checksums, and truncated WebP and AVIF do not open. A whole JPEG has an end marker
+    # somewhere after the header, where Pillow has stopped reading; without one, decode it.
     if image.format == "JPEG" and image.fp is not None and JPEG_END not in image.fp.read():
         image.load()
     else:
@@ -204,19 +201,19 @@ def check_complete(image: ImageFile.ImageFile) -> None:
 
 
 def orientation(image: Image.Image) -> int:
-    """The EXIF orientation, 1 to 8, from what lies before the pixels."""
+    """The EXIF orientation, 1 to 8, from the part of the file before the pixels."""
     try:
-        # PngImageFile.getexif decodes the picture to look behind it, so the method of its base.
+        # The method of the base class: PngImageFile.getexif decodes the picture to read on.
         value: object = Image.Image.getexif(image).get(ExifTags.Base.Orientation)
-    except (SyntaxError, struct.error):  # damaged EXIF: the pixels are good as they lie
+    except (SyntaxError, struct.error):  # damaged EXIF: leave the pixels as they are
         return 1
     return value if isinstance(value, int) else 1
 
 
 def upright_size(image: Image.Image) -> tuple[int, int]:
-    """(width, height) once the EXIF orientation is applied."""
+    """(width, height) after the EXIF orientation is applied."""
     width, height = image.size
-    if isinstance(image, TiffImageFile):  # Pillow 11 and later give the turned size already
+    if isinstance(image, TiffImageFile):  # Pillow 11 and later report the rotated size
         tags = (ExifTags.Base.ImageWidth, ExifTags.Base.ImageLength)
         width, height = (int(image.tag_v2[tag]) for tag in tags)  # pyright: ignore
     return (height, width) if orientation(image) in (5, 6, 7, 8) else (width, height)
@@ -224,14 +221,14 @@ def upright_size(image: Image.Image) -> tuple[int, int]:
 
 def upright(image: Image.Image) -> Image.Image:
     """Decode and apply the EXIF orientation."""
-    # Pillow itself turns TIFF while it loads.
+    # Pillow itself rotates TIFF while loading.
     turn = None if isinstance(image, TiffImageFile) else TRANSPOSE.get(orientation(image))
     image.load()
     return image if turn is None else image.transpose(turn)
 
 
 def to_rgb(image: Image.Image, record: Record) -> Image.Image:
-    """Bring every mode that `check_mode` passes to 8-bit sRGB, transparency over a backdrop."""
+    """Convert any mode that passes `check_mode` to 8-bit sRGB, with a backdrop for transparency."""
     profile = image.info.get("icc_profile")
     image, alpha = eight_bits(image), None
     if has_alpha(image):
@@ -243,7 +240,7 @@ def to_rgb(image: Image.Image, record: Record) -> Image.Image:
 
 
 def eight_bits(image: Image.Image) -> Image.Image:
-    """Gray of 16 bits rounded from 0..65535 to 0..255; anything else as it is."""
+    """Round 16-bit gray from 0..65535 to 0..255; other pictures are returned unchanged."""
     if not image.mode.startswith("I"):
         return image
     # convert("L") alone would clip at 255.
@@ -251,7 +248,7 @@ def eight_bits(image: Image.Image) -> Image.Image:
 
 
 def backdrop(record: Record, size: tuple[int, int]) -> Image.Image:
-    """What is seen through transparent places."""
+    """What is visible through transparent places."""
     kind = record.transparency
     if kind is Transparency.CHECKER:
         squares = Image.new("L", (-(-size[0] // 16), -(-size[1] // 16)))
@@ -259,22 +256,22 @@ def backdrop(record: Record, size: tuple[int, int]) -> Image.Image:
                          for x in range(squares.width)])  # fmt: skip
         large = squares.resize((squares.width * 16, squares.height * 16), Image.Resampling.NEAREST)
         return large.crop((0, 0, *size)).convert("RGB")
-    if kind is Transparency.RANDOM:  # the same for the same picture, so that a run can go on
+    if kind is Transparency.RANDOM:  # always the same for a picture, so that a run can be resumed
         color = hashlib.sha256(record.name.encode("utf-8", "surrogatepass")).digest()
         return Image.new("RGB", size, (color[0], color[1], color[2]))
-    named = {Transparency.BLACK: "black", Transparency.GRAY: "gray"}
-    return Image.new("RGB", size, named.get(kind, "white"))
+    colors = {Transparency.BLACK: "black", Transparency.GRAY: "gray"}
+    return Image.new("RGB", size, colors.get(kind, "white"))
 
 
 def plain(image: Image.Image) -> Image.Image:
-    """Take transparency and palettes away: gray, RGB or CMYK, the modes that profiles speak of."""
+    """Remove transparency and palettes: gray, RGB or CMYK, the modes that profiles describe."""
     if image.mode in ("L", "RGB", "CMYK"):
         return image
     return image.convert("L" if image.mode in ("1", "LA") else "RGB")
 
 
 def to_srgb(image: Image.Image, profile: bytes | None) -> Image.Image:
-    """Convert by the embedded ICC profile; one that is broken or of another mode is ignored."""
+    """Convert by the embedded ICC profile, unless it is damaged or for another mode."""
     if not profile:
         return image.convert("RGB")
     try:

@@ -1,4 +1,4 @@
-"""Pictures side by side: the contact sheet of a dataset, and the crops that are trained."""
+"""Contact sheets of a dataset, of its pictures and of the crops that are trained."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ CUT, FRAME = (200, 60, 60), (90, 220, 120)
 
 
 def contact_sheet(records: Sequence[Record]) -> Image.Image:
-    """The first 100 pictures, small, each with its name and flags."""
+    """Thumbnails of the first 100 pictures with names and flags."""
     cells = [
         _labelled(_thumbnail(record), record.name, ", ".join(record.flags))
         for record in records[:MOST]
@@ -26,11 +26,11 @@ def contact_sheet(records: Sequence[Record]) -> Image.Image:
 
 
 def crop_sheet(records: Sequence[Record], crops: Sequence[Crop]) -> Image.Image:
-    """Whole pictures with the part that is trained framed and the rest darkened."""
+    """Whole pictures with a frame around the part that is trained and the rest darkened."""
     pairs = list(zip(records, crops, strict=True))[:MOST]
     cells = [
         _labelled(
-            framed(_thumbnail(record), crop),
+            framed_crop(_thumbnail(record), crop),
             record.name,
             f"{crop.width} x {crop.height}, {crop.original_width} x {crop.original_height}",
         )
@@ -39,8 +39,8 @@ def crop_sheet(records: Sequence[Record], crops: Sequence[Crop]) -> Image.Image:
     return _tiled(cells)
 
 
-def framed(small: Image.Image, crop: Crop) -> Image.Image:
-    """A small version of the whole picture, dark red outside of what is trained."""
+def framed_crop(small: Image.Image, crop: Crop) -> Image.Image:
+    """A small version of the whole picture, dark red outside the part that is trained."""
     width, height = crop.resized
     scale_x, scale_y = small.width / width, small.height / height
     box = (
@@ -57,17 +57,17 @@ def framed(small: Image.Image, crop: Crop) -> Image.Image:
     return shown
 
 
-def trained(record: Record, side: int, crop: Crop | None = None) -> Image.Image:
-    """A small version of a picture, red where its mask takes the loss away or its crop ends.
+def trained_view(record: Record, side: int, crop: Crop | None = None) -> Image.Image:
+    """A small version of a picture, red where its mask is black or outside its crop.
 
-    ValueError when the picture cannot be read; a mask that cannot be is passed over.
+    Raises ValueError if the picture cannot be read; an unreadable mask is ignored.
     """
     small = open_small(record, side)
     with suppress(ValueError):
         if mask := open_mask(record):
             red = Image.blend(small, Image.new("RGB", small.size, CUT), 0.6)
             small = Image.composite(small, red, mask.resize(small.size))
-    return framed(small, crop) if crop else small
+    return framed_crop(small, crop) if crop else small
 
 
 def _thumbnail(record: Record) -> Image.Image:
@@ -83,7 +83,7 @@ def _labelled(picture: Image.Image, first: str, second: str) -> Image.Image:
     cell.paste(whole, (0, 0))
     draw = ImageDraw.Draw(cell)
     for row, (text, color) in enumerate(((first, INK), (second, WARN))):
-        # Pillow's own font has Latin letters alone.
+        # Pillow's own font has only Latin letters.
         plain = text.encode("latin-1", "replace").decode("latin-1")
         draw.text((2, CELL + 1 + row * 12), plain[-27:], fill=color)
     return cell

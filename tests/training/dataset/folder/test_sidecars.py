@@ -225,7 +225,7 @@ def test_the_report_counts_sources_traits_and_what_is_left_out(tmp_path: Path):
     for line in (
         f"{tmp_path.name}: 2 pictures, 2 an epoch",
         "captions: 1 (.txt 1)",
-        "1 turned upright by their EXIF tag, which ComfyUI's own loader and kohya ignore",
+        "1 rotated by their EXIF tag, which ComfyUI's own loader and kohya ignore",
         "1 with transparency",
         "c.png cannot be read as a picture (unknown or damaged format)",
     ):

@@ -11,7 +11,7 @@ from PIL import Image
 from pack.training.dataset.folder.read import read_folder
 from pack.training.dataset.pictures.buckets import bucket_sizes, latent_mask, load_mask, load_pixels
 from pack.training.dataset.pictures.crops import choose_buckets, histogram, kept_share, plan_crops
-from pack.training.dataset.pictures.sheets import crop_sheet, framed, trained
+from pack.training.dataset.pictures.sheets import crop_sheet, framed_crop, trained_view
 from pack.training.dataset.records import Anchor, Box, Framing, Record
 from pack.training.ports import Crop
 
@@ -126,7 +126,7 @@ def test_the_histogram_counts_and_the_sheet_frames_what_is_trained(tmp_path: Pat
     ((crop,),) = plan_crops([one], Framing(resolution=64))
     assert histogram([crop, crop]).split()[:4] == ["64", "x", "64", "2"]
     assert kept_share(crop) == pytest.approx(0.5)
-    shown = framed(Image.new("RGB", (200, 100), "white"), crop)
+    shown = framed_crop(Image.new("RGB", (200, 100), "white"), crop)
     assert shown.getpixel((100, 50)) == (255, 255, 255)
     assert shown.getpixel((10, 50))[1] < 150 and shown.getpixel((190, 50))[1] < 150
     assert crop_sheet([one], [crop]).size[0] > 160
@@ -143,7 +143,7 @@ def test_a_small_picture_is_red_outside_of_crop_and_mask(tmp_path: Path):
     def red(shown: Image.Image) -> list[bool]:
         return [shown.getpixel((x, 50))[1] < 150 for x in (10, 70, 130, 190)]
 
-    assert red(trained(one, 200)) == [False, False, True, True]
-    assert red(trained(one, 200, crop)) == [True, False, True, True]
+    assert red(trained_view(one, 200)) == [False, False, True, True]
+    assert red(trained_view(one, 200, crop)) == [True, False, True, True]
     (tmp_path / "a_mask.png").write_bytes(b"no mask")
-    assert red(trained(one, 200, crop)) == [True, False, False, True]
+    assert red(trained_view(one, 200, crop)) == [True, False, False, True]

@@ -169,7 +169,7 @@ def test_latents_that_cannot_be_kept_are_told_of_once_and_made_all_the_same(
     crops = [nearest_crop(record.width, record.height, SIZES) for record in dataset.records]
     cache = LatentCache(tmp_path / "taken" / "latents", "codec", Store())
     assert len(list(encode_latents(dataset, crops, Average(), cache=cache))) == len(crops)
-    assert caplog.text.count("No latents can be kept") == 1
+    assert caplog.text.count("No latents can be saved") == 1
     assert "make room or access there" in caplog.text
 
 

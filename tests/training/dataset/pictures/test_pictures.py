@@ -173,7 +173,7 @@ def test_sixteen_bit_colors_are_read(tmp_path: Path):
 @pytest.mark.parametrize("mode", ["F", "I"])
 def test_pixels_without_a_known_range_are_refused(tmp_path: Path, mode: str):
     Image.new(mode, SIZE).save(tmp_path / "x.tif")
-    with pytest.raises(ValueError, match=rf"x\.tif cannot be read .*of the kind {mode}"):
+    with pytest.raises(ValueError, match=rf"x\.tif cannot be read .*in mode {mode}"):
         inspect_picture(tmp_path / "x.tif")
 
 
