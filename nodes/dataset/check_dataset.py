@@ -6,7 +6,11 @@ from typing import Any
 
 from comfy_api.latest import io, ui
 
-from ...training.dataset.captions.statistics import caption_statistics, length_plot, table
+from ...training.dataset.captions.statistics import (
+    caption_statistics,
+    length_plot,
+    statistics_report,
+)
 from ...training.dataset.checks.verdict import Gate, examine
 from ...training.dataset.pictures.crops import histogram, plan_crops
 from ...training.dataset.pictures.sheets import contact_sheet, crop_sheet
@@ -157,7 +161,7 @@ class CaptionStatistics(io.ComfyNode):
     def execute(cls, dataset: Any, concepts: Any = ()) -> io.NodeOutput:
         placeholders = placeholders_of(dataset, concepts)
         statistics = caption_statistics(dataset.records, placeholders)
-        text = table(statistics)
+        text = statistics_report(statistics)
         fused = ", ".join(phrase.text for phrase in statistics.fused)
         plot = as_image(length_plot(statistics.words))
         return io.NodeOutput(text, fused, plot, ui={"text": (show_text(text),)})

@@ -12,7 +12,7 @@ import pytest
 from PIL import Image, ImageCms, ImageDraw, ImageFilter
 
 from harness.models.grain import grain
-from pack.training.dataset.checks.verdict import Health, examine, measured
+from pack.training.dataset.checks.verdict import DatasetVerdict, examine, measured
 from pack.training.dataset.facts import Store
 from pack.training.dataset.folder.read import FolderOptions, read_folder
 from pack.training.dataset.pictures.buckets import load_pixels
@@ -108,7 +108,7 @@ TROUBLES: dict[str, tuple[Callable[[Path], object], str]] = {
     "wide": (lambda f: drawing(9, (900, 130)).save(f / "wide.png"), "cropped by more than a"),
     "blurred": (lambda f: drawing(10, (300, 300)).filter(ImageFilter.GaussianBlur(9)).save(
         f / "soft.png"), "much less sharp than the others: soft.png"),
-    "flat": (lambda f: Image.new("RGB", SIZE, "teal").save(f / "flat.png"), "of one color alone"),
+    "flat": (lambda f: Image.new("RGB", SIZE, "teal").save(f / "flat.png"), "of a single color"),
     "dark": (lambda f: drawing(11).point(lambda v: v // 40).save(f / "dark.png"), "very dark"),
     "bright": (lambda f: drawing(12).point(lambda v: 250 + v // 60).save(f / "bright.png"),
                "very bright"),
@@ -159,7 +159,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def health(folder: Path) -> Health:
+def health(folder: Path) -> DatasetVerdict:
     options = FolderOptions(default_caption="")
     dataset = read_folder(folder, options=options)
     return examine(dataset, list(measured(dataset, Store())), Framing(resolution=128), ["TOK"])
@@ -170,12 +170,12 @@ def test_there_are_forty_kinds():
 
 
 @pytest.mark.parametrize("trouble", TROUBLES)
-def test_a_trouble_is_named(health: Health, trouble: str):
+def test_a_trouble_is_named(health: DatasetVerdict, trouble: str):
     words = TROUBLES[trouble][1]
     assert words == "no_trouble" or words in health.report
 
 
-def test_what_is_left_can_be_trained_on(folder: Path, health: Health):
+def test_what_is_left_can_be_trained_on(folder: Path, health: DatasetVerdict):
     records = health.dataset.records
     crops = plan_crops(records, Framing(resolution=128))
     for record, (crop,) in zip(records, crops, strict=True):

@@ -1,1 +1,1 @@
-"""What a caption model is asked and what its answers are worth."""
+"""Asking caption models and checking their answers."""

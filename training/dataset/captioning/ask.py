@@ -1,4 +1,4 @@
-"""Captions by a model, picture by picture, none of them ever lost."""
+"""Captions from a model, each saved before the next batch, so that none is lost."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any, Protocol
 from PIL import Image
 
 from ....bundles.files.journal import Journal
-from ..captions.refusals import problem, tidy
+from ..captions.refusals import problem, tidied
 from ..pictures.decode import open_small
 from ..records import HUMAN, Dataset, Record
 from ..writing.write import OnExisting, joined
@@ -22,14 +22,14 @@ RETRY_TEMPERATURE = 0.7
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Asking:
-    """What a model is asked, the same for all pictures."""
+    """The question to a model, the same for all pictures."""
 
     prompt: str = ""
     max_side: int = 768
-    """Longer side of the pictures that the model sees, in pixels."""
+    """Longer side, in pixels, of the pictures that the model sees."""
     max_tokens: int = 128
     temperature: float = 0.0
-    """0 always takes the likeliest word, so that the same picture gets the same caption."""
+    """At 0, the most likely token is always taken, so a picture always gets the same caption."""
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -45,26 +45,26 @@ class Captioner(Protocol):
 
     @property
     def identity(self) -> str:
-        """Which model it is: captions of another one are not taken for its own."""
+        """Identifies the model; captions of another one are not reused."""
         ...
 
     def caption(
         self, pictures: Sequence[Image.Image], asking: Asking, seeds: Sequence[int]
     ) -> list[str]:
-        """An answer for each picture; ValueError, with a sentence, when one cannot be had."""
+        """An answer for each picture; raises ValueError if one of them is not possible."""
         ...
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Order:
-    """Which pictures are captioned and what becomes of captions that are there."""
+    """Which pictures to caption, and what happens to existing captions."""
 
     batch_size: int = 4
     on_existing: OnExisting = OnExisting.SKIP
     limit: int = 0
-    """Only the first so many, to try a prompt; 0 takes all."""
+    """Only the first pictures, to try a prompt; 0 for all of them."""
     touch_human: bool = False
-    """Also change captions that were edited by hand."""
+    """Also change captions that a person edited."""
 
     def __post_init__(self) -> None:
         if self.batch_size < 1:
@@ -73,7 +73,6 @@ class Order:
             raise ValueError(f"limit is {self.limit}: use 0 (all) or more.")
 
     def wants(self, record: Record) -> bool:
-        """Whether a picture is to be captioned."""
         if not record.caption.strip():
             return True
         if record.caption_source == HUMAN and not self.touch_human:
@@ -83,27 +82,27 @@ class Order:
 
 @dataclass(slots=True)
 class Progress:
-    """Where a captioning stands."""
+    """The progress of a captioning."""
 
     total: int
     done: int = 0
     reused: int = 0
     skipped: int = 0
     failed: dict[str, str] = field(default_factory=dict[str, str])
-    """Reasons by the names of pictures"""
+    """Reasons by name of the picture."""
     fresh: list[tuple[Record, str]] = field(default_factory=list[tuple[Record, str]])
-    """Captions since the last report, also those that were made before"""
+    """Captions since the last report, including those from earlier runs."""
 
 
 @dataclass(frozen=True, slots=True)
 class Memory:
-    """Captions that were made before, by the picture's content; one file a model and question."""
+    """Captions of earlier runs by content of the picture, one file per model and question."""
 
     journal: Journal
     content: Callable[[Record], str]
 
     def known(self) -> dict[str, str]:
-        """Captions by content; of two the later."""
+        """The latest caption for each content."""
         return {
             str(entry["picture"]): str(entry["caption"])
             for entry in self.journal.entries()
@@ -111,14 +110,14 @@ class Memory:
         }
 
     def keep(self, record: Record, caption: str, model: str, asking: Asking) -> None:
-        """Bring a caption to the disk."""
+        """Save a caption."""
         entry: dict[str, Any] = {"picture": self.content(record), "caption": caption}
         entry |= {"name": record.name, "model": model, "time": time.time(), **asdict(asking)}
         self.journal.add(entry)
 
 
 def question_digest(model: str, asking: Asking) -> str:
-    """Names the file of one model and question."""
+    """The name of the file for one model and question."""
     text = repr((model, asdict(asking)))
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:24]
 
@@ -126,40 +125,40 @@ def question_digest(model: str, asking: Asking) -> str:
 def caption_dataset(
     dataset: Dataset, captioner: Captioner, asking: Asking, order: Order, memory: Memory
 ) -> Generator[Progress, None, Dataset]:
-    """Caption what the order wants; yields after every batch and returns the new dataset.
+    """Caption the pictures of an order; yields after every batch and returns the new dataset.
 
-    A caption is on the disk before the next batch is asked for, so whatever ends this, a second
-    call continues it. What a model refuses or cannot do is a reason in `failed`, not a caption.
+    Captions are saved before the next batch, so a second call continues after any interruption.
+    Refusals and errors become reasons in `failed`, never captions.
     """
     wanted = [record for record in dataset.records if order.wants(record)]
     wanted = wanted[: order.limit] if order.limit else wanted
-    known = memory.known()
+    earlier = memory.known()
     progress = Progress(total=len(wanted), skipped=len(dataset.records) - len(wanted))
-    made: dict[str, str] = {}
+    captions: dict[str, str] = {}
     missing: list[Record] = []
     for record in wanted:
-        caption = known.get(memory.content(record))
+        caption = earlier.get(memory.content(record))
         if caption is None:
             missing.append(record)
         else:
             progress.fresh.append((record, caption))
             progress.reused += 1
             progress.done += 1
-    made |= {record.name: caption for record, caption in progress.fresh}
+    captions |= {record.name: caption for record, caption in progress.fresh}
     yield progress
     for start in range(0, len(missing), order.batch_size):
         chunk = missing[start : start + order.batch_size]
         progress.fresh = _answers(chunk, captioner, asking, progress.failed)
         for record, caption in progress.fresh:
             memory.keep(record, caption, captioner.identity, asking)
-            made[record.name] = caption
+            captions[record.name] = caption
         progress.done += len(chunk)
         yield progress
-    return dataset.with_records(lambda record: _with(record, made, order.on_existing))
+    return dataset.with_records(lambda record: _with(record, captions, order.on_existing))
 
 
-def _with(record: Record, made: dict[str, str], mode: OnExisting) -> Record:
-    caption = made.get(record.name)
+def _with(record: Record, captions: dict[str, str], mode: OnExisting) -> Record:
+    caption = captions.get(record.name)
     if caption is None:
         return record
     old = record.caption
@@ -169,7 +168,7 @@ def _with(record: Record, made: dict[str, str], mode: OnExisting) -> Record:
 def _answers(
     chunk: Sequence[Record], captioner: Captioner, asking: Asking, failed: dict[str, str]
 ) -> list[tuple[Record, str]]:
-    """Good captions; each bad one is asked for once more, with another word here and there."""
+    """Good captions; bad ones are asked for once more, at a temperature that varies the words."""
     opened = _opened(chunk, asking, failed)
     answers = _ask(opened, captioner, asking, failed)
     bad = [record for record, text in answers if problem(text)]
@@ -206,10 +205,10 @@ def _ask(
     asking: Asking,
     failed: dict[str, str],
 ) -> list[tuple[Record, str]]:
-    """Answers of a batch; when it fails as a whole, each picture is asked about alone."""
+    """The answers for a batch; if the batch fails, ask about each picture alone."""
     if not pairs:
         return []
-    # A seed of the picture's own: a run that goes on draws what the first would have drawn.
+    # Each picture has its own seed, so a resumed run draws what the first would have drawn.
     seeds = [random.Random(f"{asking.seed} {record.name}").getrandbits(32) for record, _ in pairs]
     try:
         texts = captioner.caption([picture for _, picture in pairs], asking, seeds)
@@ -218,4 +217,4 @@ def _ask(
             failed[pairs[0][0].name] = str(error)
             return []
         return [row for pair in pairs for row in _ask([pair], captioner, asking, failed)]
-    return [(record, tidy(text)) for (record, _), text in zip(pairs, texts, strict=True)]
+    return [(record, tidied(text)) for (record, _), text in zip(pairs, texts, strict=True)]

@@ -1,4 +1,4 @@
-"""Questions for caption models: say what is to stay free, leave out what the word is to absorb."""
+"""Questions for caption models: describe what varies, leave out what the concept should absorb."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from enum import Enum
 
 
 class Preset(str, Enum):
-    """What the pictures have in common."""
+    """The subject that the pictures have in common."""
 
     ANYTHING = "anything"
     PERSON = "person"
@@ -36,9 +36,10 @@ SUBJECTS = {
 
 
 def preset_prompt(preset: Preset, placeholder: str, class_word: str, own: str) -> str:
-    """The question for a model that follows instructions; ValueError for an empty own prompt.
+    """The question for a model that follows instructions.
 
-    {name} in an own prompt becomes placeholder and class word.
+    {name} in a prompt of the user's own becomes placeholder and class word. Raises ValueError if
+    that prompt is empty.
     """
     name = f"{placeholder} {class_word}".strip() or "the subject"
     if preset is Preset.CUSTOM:

@@ -1,4 +1,4 @@
-"""Operations on captions, written one a line: `replace: old => new`."""
+"""Operations on captions, one per line: `replace: old => new`."""
 
 from __future__ import annotations
 
@@ -11,29 +11,29 @@ from .label import Kind, Label, named_caption, rename_subject
 from .placeholders import WORD, split_caption
 from .tags import join_tags, looks_like_tags, same_tag, split_tags
 
-Edit = Callable[[str, Record], str]
+Rewrite = Callable[[str, Record], str]
 ARROW = "=>"
 
 
 @dataclass(frozen=True, slots=True)
 class Operation:
-    """One line: what it is called and what it does to a caption."""
+    """One line of operations, and what it does to a caption."""
 
     line: str
-    edit: Edit
+    edit: Rewrite
 
 
 def parse_operations(text: str) -> list[Operation]:
-    """The operations of a text; ValueError names the first line that is not understood.
+    """The operations in a text; the ValueError names the first wrong line.
 
-    Empty lines and lines that begin with # are passed over.
+    Empty lines and lines that begin with # are ignored.
     """
     lines = [line.strip() for line in text.splitlines()]
     return [_parse(line) for line in lines if line and not line.startswith("#")]
 
 
 def apply_operations(dataset: Dataset, operations: Sequence[Operation]) -> Dataset:
-    """Every operation in turn on every caption."""
+    """Apply every operation in turn to every caption."""
 
     def change(record: Record) -> Record:
         caption = record.caption
@@ -70,41 +70,41 @@ def _error(line: str, reason: str) -> ValueError:
     return ValueError(f'The operation "{line}" is not understood: {reason}.')
 
 
-def replace_words(old: str, new: str) -> Edit:
-    """Every `old` as whole words, whatever its case."""
+def replace_words(old: str, new: str) -> Rewrite:
+    """Replace every `old` that is a whole word, ignoring case."""
     before = f"(?<!{WORD})" if re.match(WORD, old[0]) else ""
     after = f"(?!{WORD})" if re.match(WORD, old[-1]) else ""
     pattern = re.compile(f"{before}{re.escape(old)}{after}", re.IGNORECASE)
     return lambda caption, record: _spaced(pattern.sub(lambda match: new, caption))
 
 
-def _replace_pattern(old: str, new: str) -> Edit:
+def _replace_pattern(old: str, new: str) -> Rewrite:
     pattern = re.compile(old)
-    pattern.sub(new, "")  # a wrong group number in `new` is an error now
+    pattern.sub(new, "")  # raises now for a wrong group number in `new`
     return lambda caption, record: pattern.sub(new, caption)
 
 
-def _rename(noun: str, subject: str) -> Edit:
+def _rename(noun: str, subject: str) -> Rewrite:
     return lambda caption, record: rename_subject(caption, noun, subject)[0]
 
 
-def remove_phrases(value: str, line: str) -> Edit:
-    """Tags of a tag list that are one of these; in sentences, the phrases themselves."""
-    wanted = {same_tag(tag) for tag in split_tags(value)}
-    cut = [replace_words(tag, "") for tag in split_tags(value)]
+def remove_phrases(value: str, line: str) -> Rewrite:
+    """Remove tags from a tag list, or phrases from sentences."""
+    unwanted = {same_tag(tag) for tag in split_tags(value)}
+    removals = [replace_words(tag, "") for tag in split_tags(value)]
 
     def edit(caption: str, record: Record) -> str:
         if looks_like_tags(caption):
-            return join_tags(t for t in split_tags(caption) if same_tag(t) not in wanted)
-        for one in cut:
-            caption = one(caption, record)
+            return join_tags(t for t in split_tags(caption) if same_tag(t) not in unwanted)
+        for remove in removals:
+            caption = remove(caption, record)
         return caption
 
     return edit
 
 
-def _trigger(value: str, line: str) -> Edit:
-    """The placeholder before captions that lack it; class word and kind are the record's."""
+def _trigger(value: str, line: str) -> Rewrite:
+    """Add the placeholder to captions that lack it, with the record's class word and kind."""
 
     def edit(caption: str, record: Record) -> str:
         kind = Kind(record.kind) if record.kind else Kind.OBJECT
@@ -114,8 +114,8 @@ def _trigger(value: str, line: str) -> Edit:
     return edit
 
 
-def _first_tags(value: str, line: str) -> Edit:
-    """These tags first, in this order, where a caption has them."""
+def _first_tags(value: str, line: str) -> Rewrite:
+    """Move these tags to the front, in this order."""
     order = [same_tag(tag) for tag in split_tags(value)]
 
     def edit(caption: str, record: Record) -> str:
@@ -126,8 +126,8 @@ def _first_tags(value: str, line: str) -> Edit:
     return edit
 
 
-def _at_most(value: str, line: str) -> Edit:
-    """The first words, cut at a comma or the end of a sentence where one is near."""
+def _at_most(value: str, line: str) -> Rewrite:
+    """Keep the first words, up to a comma or the end of a sentence if one is near."""
     if not value.isdecimal() or int(value) < 1:
         raise _error(line, "write a number of words")
     limit = int(value)
@@ -144,10 +144,10 @@ def _at_most(value: str, line: str) -> Edit:
 
 
 def _unique_tags(caption: str, record: Record) -> str:
-    found: dict[str, str] = {}
+    tags: dict[str, str] = {}
     for tag in split_tags(caption):
-        found.setdefault(same_tag(tag), tag)
-    return join_tags(found.values())
+        tags.setdefault(same_tag(tag), tag)
+    return join_tags(tags.values())
 
 
 def _first_sentence(caption: str, record: Record) -> str:
@@ -155,9 +155,9 @@ def _first_sentence(caption: str, record: Record) -> str:
 
 
 def _lower(caption: str, record: Record) -> str:
-    """All but the record's placeholder."""
+    """Everything in lower case except the record's placeholder."""
     parts = split_caption(caption, [record.concept] if record.concept else [])
-    return "".join(part if found else part.lower() for found, part in parts)
+    return "".join(part if is_placeholder else part.lower() for is_placeholder, part in parts)
 
 
 def _no_boilerplate(caption: str, record: Record) -> str:
@@ -171,14 +171,14 @@ def _no_boilerplate(caption: str, record: Record) -> str:
 
 
 def _spaced(text: str) -> str:
-    """No double blanks, and none before a comma or at an empty place between two."""
+    """Remove double blanks, blanks before punctuation, and empty parts between commas."""
     text = re.sub(r"[ \t]{2,}", " ", text)
     text = re.sub(r"\s+([,.;])", r"\1", text)
     return re.sub(r"(,\s*){2,}", ", ", text).strip(" ,") if "," in text else text.strip()
 
 
-def _put(value: str, *, before: bool) -> Edit:
-    """At one end, unless it is there: with a blank between, or exactly what quotes hold."""
+def _put(value: str, *, before: bool) -> Rewrite:
+    """Add text at one end unless it is there, with a blank between, or exactly as in quotes."""
     if len(value) > 1 and value[0] == value[-1] == '"':
         value = value[1:-1]
     else:
@@ -193,12 +193,12 @@ def _put(value: str, *, before: bool) -> Edit:
     return edit
 
 
-PAIRS: dict[str, Callable[[str, str], Edit]] = {
+PAIRS: dict[str, Callable[[str, str], Rewrite]] = {
     "replace": replace_words,
     "regex": _replace_pattern,
     "subject": _rename,
 }
-VALUES: dict[str, Callable[[str, str], Edit]] = {
+VALUES: dict[str, Callable[[str, str], Rewrite]] = {
     "prefix": lambda value, line: _put(value, before=True),
     "suffix": lambda value, line: _put(value, before=False),
     "trigger": _trigger,
@@ -206,7 +206,7 @@ VALUES: dict[str, Callable[[str, str], Edit]] = {
     "first tags": _first_tags,
     "words": _at_most,
 }
-PLAIN: dict[str, Edit] = {
+PLAIN: dict[str, Rewrite] = {
     "lower": _lower,
     "unique tags": _unique_tags,
     "sort tags": lambda caption, record: join_tags(sorted(split_tags(caption), key=same_tag)),

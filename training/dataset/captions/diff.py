@@ -1,4 +1,4 @@
-"""What an edit does to captions, shown before and after."""
+"""Captions before and after an edit."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ SHOWN = 20
 
 
 def before_after(before: Sequence[Record], after: Sequence[Record], shown: int = SHOWN) -> str:
-    """How many captions change, and the first of them with their old and new text."""
+    """How many captions change, and the first changes with the old and new text."""
     changed = [
         (old, new) for old, new in zip(before, after, strict=True) if old.caption != new.caption
     ]

@@ -1,4 +1,4 @@
-"""Which concept the pictures of a dataset show, and its placeholder in their captions."""
+"""The concept that pictures show, as a label and as a placeholder in their captions."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from .templates import first_template
 
 
 class Kind(str, Enum):
-    """What a concept is, as far as captions are concerned."""
+    """The kind of a concept, which decides on the sentences for it."""
 
     OBJECT = "object"
     PERSON = "person"
@@ -27,7 +27,7 @@ LINKS = (
     "before|against|around|through|inside|outside|into|onto|as|like|while|who|which|"
     "is|are|was|were|has|have|holds?|holding|walks?|walking|rides?|riding|hugs?|hugging|wears?|wearing"
 )
-"""Words after which another thing is spoken of than before"""
+"""Words that end a noun phrase: what follows is about another thing."""
 TEMPLATES = {
     Kind.OBJECT: Template.OBJECT,
     Kind.PERSON: Template.PERSON,
@@ -46,11 +46,11 @@ class Label:
 
     def __post_init__(self) -> None:
         if not self.placeholder:
-            raise ValueError("The label has no placeholder: give the word for the concept.")
+            raise ValueError("The label has no placeholder: enter the word for the concept.")
 
 
 def label_dataset(dataset: Dataset, label: Label, *, insert: bool) -> tuple[Dataset, str]:
-    """The labelled dataset, and what happened to its captions, before and after."""
+    """The labelled dataset, and a report of its captions before and after."""
 
     def change(record: Record) -> Record:
         caption = named_caption(record.caption, label) if insert else record.caption
@@ -69,9 +69,9 @@ def label_dataset(dataset: Dataset, label: Label, *, insert: bool) -> tuple[Data
 
 
 def named_caption(caption: str, label: Label) -> str:
-    """A caption that has the placeholder: as it is, in the class word's place, or put before.
+    """A caption with the placeholder, put in place of the class word or else in front.
 
-    An empty caption becomes the plainest sentence of the kind.
+    A caption that has it already is returned unchanged, and an empty one becomes a sentence.
     """
     if not caption.strip():
         return first_template(TEMPLATES[label.kind], label.placeholder, label.class_word)
@@ -86,10 +86,10 @@ def named_caption(caption: str, label: Label) -> str:
 
 
 def rename_subject(caption: str, noun: str, subject: str) -> tuple[str, int]:
-    """Put `subject` for the first phrase of `noun`; return the text and how often (0 or 1).
+    """Replace the first phrase of `noun` by `subject`; returns the text and the count (0 or 1).
 
-    The article before the noun and up to three adjectives go: "a tall red-haired woman sits"
-    becomes "TOK woman sits". What follows the noun stays, and so does whoever came before: "a man
+    The article and up to three adjectives before the noun are replaced too: "a tall red-haired
+    woman sits" becomes "TOK woman sits". Text after the noun stays, as do earlier nouns: "a man
     walks the dog" becomes "a man walks TOK dog".
     """
     between = rf"(?:(?!(?:{DETERMINERS}|{LINKS})\b)[\w-]+\s+){{0,3}}?"

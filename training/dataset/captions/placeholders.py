@@ -1,29 +1,29 @@
-"""Where the placeholders of concepts stand in a caption: the one rule that everything shares."""
+"""The one rule for where the placeholders of concepts are in a caption."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterable
 
-# Python's \w misses the accents of decomposed text, as macOS writes it.
+# Python's \w does not match the accents of decomposed text, which macOS writes.
 WORD = r"[\w\u0300-\u036f]"
 
 
 def placeholder_pattern(placeholders: Iterable[str]) -> re.Pattern[str]:
     """Match any placeholder as a whole word, the longest first, case-sensitive.
 
-    "TOK" is neither in "TOKYO" nor in "TOK2" nor in "my_TOK", but it is in "TOK's" and
-    "(TOK:1.2)". An edge that is no word character, as in "<s0>", needs no boundary.
+    "TOK" matches in "TOK's" and "(TOK:1.2)", but not in "TOKYO", "TOK2" or "my_TOK". If a
+    placeholder starts or ends with another character, as "<s0>", no boundary is needed there.
     """
     words = sorted(set(placeholders), key=lambda word: (-len(word), word))
     if "" in words:
-        raise ValueError("A placeholder is empty: give the word that stands for the concept.")
+        raise ValueError("A placeholder is empty: enter the word that stands for the concept.")
     # An empty alternation would match everywhere; "(?!)" matches nowhere.
     return re.compile("|".join(map(_bounded, words)) or "(?!)")
 
 
 def split_caption(caption: str, placeholders: Iterable[str]) -> tuple[tuple[bool, str], ...]:
-    """Split into (is placeholder, text) parts, none empty, that join to the caption again."""
+    """Split a caption into parts (is placeholder, text); none is empty, and none is lost."""
     parts: list[tuple[bool, str]] = []
     end = 0
     for match in placeholder_pattern(placeholders).finditer(caption):

@@ -1,4 +1,4 @@
-"""Texts of caption models that are no captions."""
+"""Answers of caption models that are not captions."""
 
 from __future__ import annotations
 
@@ -14,23 +14,23 @@ BOILERPLATE = re.compile(
     r"|(in this|the) (image|picture|photo),|here is a caption|caption:|sure[,!])",
     re.IGNORECASE,
 )
-# The thinking of models that show it, also when it never ended.
+# The reasoning of models that show it, even if it is cut off.
 THOUGHT = re.compile(r"<think>.*?(</think>|\Z)", re.DOTALL | re.IGNORECASE)
 ROLE = re.compile(r"^\s*(assistant|caption|description)\s*:\s*", re.IGNORECASE)
 
 
 def refuses(caption: str) -> bool:
-    """Whether a text says that there is no caption."""
+    """Whether a text says that there is no caption, or is an error message."""
     return bool(REFUSAL.search(caption))
 
 
 def opens_like_boilerplate(caption: str) -> bool:
-    """Whether a caption begins with words that say nothing about the picture."""
+    """Whether a caption begins with words such as "This image shows"."""
     return bool(BOILERPLATE.search(caption))
 
 
-def loops(caption: str) -> bool:
-    """Whether a model repeats itself: one run of words three times in a row, or one many times."""
+def repeats_itself(caption: str) -> bool:
+    """Whether a run of words comes three times in a row, or a single word five times."""
     words = caption.casefold().split()
     for size in (1, 2, 3, 4, 6, 8):
         times = 5 if size == 1 else 3
@@ -42,14 +42,14 @@ def loops(caption: str) -> bool:
 
 
 def is_unfinished(caption: str) -> bool:
-    """Whether a caption of whole sentences ends in the middle of one, as at a limit of tokens."""
+    """Whether a caption of sentences ends within one, as at a limit of tokens."""
     text = caption.rstrip()
     ends = re.search(r"[.!?][\"')\]]*$", text)
     return ends is None and re.search(r"\w{3,}[.!?]\s+[A-Z]", text) is not None
 
 
-def tidy(answer: str) -> str:
-    """An answer without thoughts, role, quotes around it and line breaks within sentences."""
+def tidied(answer: str) -> str:
+    """An answer without reasoning, role, surrounding quotes and line breaks."""
     text = ROLE.sub("", THOUGHT.sub("", answer)).strip()
     if len(text) > 1 and text[0] == text[-1] and text[0] in "\"'`" and text.count(text[0]) == 2:
         text = text[1:-1].strip()
@@ -57,9 +57,9 @@ def tidy(answer: str) -> str:
 
 
 def problem(caption: str) -> str:
-    """Why a tidied answer is no caption; empty when it is one."""
+    """Why a tidied answer is not a caption; empty if it is one."""
     if not caption:
         return "the answer is empty"
     if refuses(caption):
         return "the model refused"
-    return "the model repeats itself" if loops(caption) else ""
+    return "the model repeats itself" if repeats_itself(caption) else ""

@@ -1,4 +1,4 @@
-"""What captions have in common: a phrase in nearly all of them becomes part of the concept."""
+"""Statistics of captions; a phrase in nearly all of them is absorbed by the concept."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from .tags import looks_like_tags, same_tag, split_tags
 
 FUSED = 0.8
 LONGEST = 4
-LAME = """a an the of in on at to and or with is are by for from it its as this that there be was
-his her their into over under up down he she they"""
-STOP = frozenset(LAME.split())
+FUNCTION_WORDS = """a an the of in on at to and or with is are by for from it its as this that there
+be was his her their into over under up down he she they"""
+NEVER_AT_AN_END = frozenset(FUNCTION_WORDS.split())
 
 
 @dataclass(frozen=True, slots=True)
 class Phrase:
-    """A tag or run of words, and in how many captions it is."""
+    """A tag or run of words, with the number and share of captions that contain it."""
 
     text: str
     captions: int
@@ -32,33 +32,33 @@ class Phrase:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Statistics:
-    """What is said how often."""
+    """How often captions contain phrases and placeholders."""
 
     captions: int
     phrases: tuple[Phrase, ...]
-    """The most frequent first; a part of a longer one that is as frequent is left out."""
+    """The most frequent first, without parts of a longer phrase that is as frequent."""
     lone: int
-    """Phrases of a single caption."""
+    """Number of phrases that are in one caption only."""
     coverage: tuple[tuple[str, int], ...]
-    """Placeholders and in how many captions they are."""
+    """Each placeholder with the number of captions that contain it."""
     words: tuple[int, ...]
-    """Words of each caption."""
+    """Number of words in each caption."""
     boilerplate: int
 
     @property
     def fused(self) -> tuple[Phrase, ...]:
-        """In at least 80 % of the captions: the concept absorbs it unless it is taken out."""
+        """Phrases in at least 80 % of the captions, which the concept absorbs."""
         return tuple(p for p in self.phrases if p.share >= FUSED and p.captions > 1)
 
 
 def caption_statistics(records: Sequence[Record], placeholders: Sequence[str] = ()) -> Statistics:
-    """Document frequencies of tags, or of runs of one to four words, placeholders excepted."""
+    """Document frequencies of tags, or of runs of one to four words, without placeholders."""
     captions = [record.caption for record in records if record.caption.strip()]
     pattern = placeholder_pattern(placeholders)
     counts: Counter[str] = Counter()
     for caption in captions:
         counts.update(set(phrases_of(pattern.sub(" , ", caption))))
-    shown = [Phrase(t, n, n / len(captions)) for t, n in _longest(counts) if n > 1]
+    shown = [Phrase(t, n, n / len(captions)) for t, n in _maximal(counts) if n > 1]
     return Statistics(
         captions=len(captions),
         phrases=tuple(sorted(shown, key=lambda p: (-p.captions, p.text))),
@@ -73,7 +73,7 @@ def caption_statistics(records: Sequence[Record], placeholders: Sequence[str] = 
 
 
 def phrases_of(caption: str) -> Iterator[str]:
-    """Tags of a tag list, else runs of words within a clause that neither begin nor end lamely."""
+    """Tags of a tag list, else runs of words in a clause without function words at their ends."""
     if looks_like_tags(caption):
         yield from (same_tag(tag) for tag in split_tags(caption))
         return
@@ -82,12 +82,12 @@ def phrases_of(caption: str) -> Iterator[str]:
         for size in range(1, LONGEST + 1):
             for start in range(len(words) - size + 1):
                 run = words[start : start + size]
-                if run[0] not in STOP and run[-1] not in STOP:
+                if run[0] not in NEVER_AT_AN_END and run[-1] not in NEVER_AT_AN_END:
                     yield " ".join(run)
 
 
-def _longest(counts: Counter[str]) -> Iterator[tuple[str, int]]:
-    """Leave out "red" where every "red" is in "red hat"."""
+def _maximal(counts: Counter[str]) -> Iterator[tuple[str, int]]:
+    """Leave out "red" if every "red" is part of "red hat"."""
     parts: dict[str, int] = {}
     for text, count in counts.items():
         words = text.split()
@@ -98,21 +98,21 @@ def _longest(counts: Counter[str]) -> Iterator[tuple[str, int]]:
     yield from ((t, n) for t, n in counts.items() if parts.get(t, 0) < n)
 
 
-def table(statistics: Statistics, rows: int = 40) -> str:
-    """The statistics as text: coverage, fused phrases, the table of the most frequent ones."""
+def statistics_report(statistics: Statistics, rows: int = 40) -> str:
+    """The statistics as text: coverage, absorbed phrases, a table of the most frequent ones."""
     lines = [f"{statistics.captions} of {len(statistics.words)} pictures have a caption"]
     lines += [f'"{word}" is in {count} captions' for word, count in statistics.coverage]
     if statistics.words:
         middle = sorted(statistics.words)[len(statistics.words) // 2]
         shortest, longest = min(statistics.words), max(statistics.words)
-        lines.append(f"words: {shortest} to {longest}, {middle} in the middle")
+        lines.append(f"words: {shortest} to {longest}, median {middle}")
     if statistics.boilerplate:
-        lines.append(f'{statistics.boilerplate} open like "This image shows"')
-    lines.append(f"{statistics.lone} phrases are in one caption alone")
+        lines.append(f'{statistics.boilerplate} start like "This image shows"')
+    lines.append(f"{statistics.lone} phrases are in one caption only")
     for phrase in statistics.fused:
         lines.append(
-            f'fused: "{phrase.text}" is in {phrase.share:.0%}: the concept takes it in. Remove it '
-            "with Edit Captions if it belongs to the concept, vary it if not."
+            f'fused: "{phrase.text}" is in {phrase.share:.0%}: the concept absorbs it. Remove it '
+            "with Edit Captions if it belongs to the concept; otherwise vary it."
         )
     lines += ["", f"{'captions':>8}  {'share':>6}  phrase"]
     lines += [f"{p.captions:>8}  {p.share:>6.0%}  {p.text}" for p in statistics.phrases[:rows]]
@@ -127,11 +127,11 @@ def length_plot(words: Sequence[int], window: int = 75) -> Image.Image:
     counts = Counter(count // width for count in words)
     bins, most = max(counts, default=0) + 1, max(counts.values(), default=1)
     step = 600 / bins
-    for place, count in counts.items():
-        left = 20 + place * step
+    for index, count in counts.items():
+        left = 20 + index * step
         top = 210 - 180 * count / most
-        color = (220, 120, 60) if place * width > window else (70, 130, 200)
+        color = (220, 120, 60) if index * width > window else (70, 130, 200)
         draw.rectangle((left, top, left + max(step - 2, 1), 210), fill=color)
         draw.text((left, top - 12), str(count), fill="black")
-    draw.text((20, 216), f"words in a caption, {width} to a bar, 0 to {bins * width}", fill="black")
+    draw.text((20, 216), f"words in a caption, {width} per bar, 0 to {bins * width}", fill="black")
     return picture

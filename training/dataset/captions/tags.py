@@ -1,4 +1,4 @@
-"""Captions as lists of tags with commas between them."""
+"""Captions as lists of tags, separated by commas."""
 
 from __future__ import annotations
 
@@ -6,12 +6,11 @@ from collections.abc import Iterable
 
 
 def split_tags(caption: str) -> list[str]:
-    """The tags of a caption, without the blanks around them and without empty ones."""
+    """The tags of a caption, stripped, without empty ones."""
     return [tag for part in caption.split(",") if (tag := part.strip())]
 
 
 def join_tags(tags: Iterable[str]) -> str:
-    """Tags as one caption."""
     return ", ".join(tags)
 
 
@@ -23,5 +22,5 @@ def looks_like_tags(caption: str) -> bool:
 
 
 def same_tag(tag: str) -> str:
-    """A tag without what spelling varies in: case, and underscores for blanks."""
+    """A tag in lower case with blanks for underscores, so that spellings compare equal."""
     return " ".join(tag.replace("_", " ").casefold().split())

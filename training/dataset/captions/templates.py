@@ -1,4 +1,4 @@
-"""Sentences for sets without captions, by the kind of the concept."""
+"""Template sentences about a concept, for pictures without captions."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ SENTENCES = {
 
 
 def template_caption(
-    template: Template, placeholder: str, class_word: str, caption: str, draw: random.Random
+    template: Template, placeholder: str, class_word: str, caption: str, rng: random.Random
 ) -> str:
-    """A sentence about the concept, followed by the caption if there is one."""
+    """A random sentence about the concept, followed by the caption if there is one."""
     subject = f"{placeholder} {class_word}".strip()
-    sentence = draw.choice(SENTENCES[template]).format(subject)
+    sentence = rng.choice(SENTENCES[template]).format(subject)
     return f"{sentence}, {caption}" if caption else sentence
 
 
 def first_template(template: Template, placeholder: str, class_word: str) -> str:
-    """The plainest sentence of a kind: the caption of a picture that has none."""
+    """The plainest sentence of a template, as the caption of a picture without one."""
     return SENTENCES[template][0].format(f"{placeholder} {class_word}".strip())

@@ -1,4 +1,4 @@
-"""What is read of a picture while training: its caption, or what is drawn from it."""
+"""The captions of a picture in training: its own, or variations of it."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from .vary import vary
 
 
 def texts_of(record: Record, seed: int) -> list[str]:
-    """All texts of a picture; the caption alone when nothing varies."""
+    """All captions of a picture; only its own if nothing varies."""
     if record.variation is None:
         return [record.caption]
     return vary(

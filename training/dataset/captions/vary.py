@@ -15,70 +15,67 @@ KEEP = "|||"
 
 
 def vary(caption: str, placeholder: str, class_word: str, variation: Variation, *key: str | int):
-    """All texts of one picture, each once, in the order in which they were drawn.
-
-    The key, such as the seed and the picture, seeds the draws.
-    """
-    found: list[str] = []
+    """All distinct texts of one picture in the order in which they are drawn, seeded by the key."""
+    texts: list[str] = []
     for number in range(variation.texts):
-        draw = random.Random(generator("text", *key, number).initial_seed())
-        found.append(_one(caption, placeholder, class_word, variation, draw))
-    return list(dict.fromkeys(found))
+        rng = random.Random(generator("text", *key, number).initial_seed())
+        texts.append(_varied(caption, placeholder, class_word, variation, rng))
+    return list(dict.fromkeys(texts))
 
 
-def _one(
-    caption: str, placeholder: str, class_word: str, variation: Variation, draw: random.Random
+def _varied(
+    caption: str, placeholder: str, class_word: str, variation: Variation, rng: random.Random
 ) -> str:
-    if draw.random() < variation.caption_dropout:
+    if rng.random() < variation.caption_dropout:
         return ""
     text = caption
     if variation.lines is Lines.CHOICES and text:
-        text = draw.choice([line.strip() for line in text.splitlines() if line.strip()])
+        text = rng.choice([line.strip() for line in text.splitlines() if line.strip()])
     if variation.wildcards:
-        text = expand(text, draw)
+        text = expand(text, rng)
     if variation.shuffle_tags or variation.tag_dropout or KEEP in text:
-        text = _tags(text, placeholder, variation, draw)
-    if variation.template is not Template.NONE and draw.random() < variation.template_share:
-        text = template_caption(variation.template, placeholder, class_word, text, draw)
-    if draw.random() < variation.capitals:
-        text = _recased(text, placeholder, draw)
+        text = _tags(text, placeholder, variation, rng)
+    if variation.template is not Template.NONE and rng.random() < variation.template_share:
+        text = template_caption(variation.template, placeholder, class_word, text, rng)
+    if rng.random() < variation.capitals:
+        text = _recased(text, placeholder, rng)
     return f"{variation.prefix}{text}{variation.suffix}".strip()
 
 
 BRACES = re.compile(r"\{([^{}]*)\}")
 
 
-def expand(text: str, draw: random.Random) -> str:
-    """Put one of the choices in place of each {a|b}, the inner ones first."""
+def expand(text: str, rng: random.Random) -> str:
+    """Replace each {a|b} by one of its choices, the inner ones first."""
     while match := BRACES.search(text):
-        choice = draw.choice(match.group(1).split("|"))
+        choice = rng.choice(match.group(1).split("|"))
         text = text[: match.start()] + choice + text[match.end() :]
     return text
 
 
-def _tags(text: str, placeholder: str, variation: Variation, draw: random.Random) -> str:
-    fixed_part, mark, rest = text.partition(KEEP)
-    tags = split_tags(rest if mark else text)
-    kept = split_tags(fixed_part) if mark else tags[: variation.keep_tags]
+def _tags(text: str, placeholder: str, variation: Variation, rng: random.Random) -> str:
+    before, mark, after = text.partition(KEEP)
+    tags = split_tags(after if mark else text)
+    kept = split_tags(before) if mark else tags[: variation.keep_tags]
     loose = tags if mark else tags[variation.keep_tags :]
     loose = [
-        tag
-        for tag in loose
-        if draw.random() >= variation.tag_dropout or _mentions(tag, placeholder)
+        tag for tag in loose if rng.random() >= variation.tag_dropout or _mentions(tag, placeholder)
     ]
     if variation.shuffle_tags:
-        draw.shuffle(loose)
+        rng.shuffle(loose)
     return join_tags([*kept, *loose])
 
 
 def _mentions(tag: str, placeholder: str) -> bool:
-    return bool(placeholder) and any(found for found, _ in split_caption(tag, [placeholder]))
+    return bool(placeholder) and any(
+        is_placeholder for is_placeholder, _ in split_caption(tag, [placeholder])
+    )
 
 
-def _recased(text: str, placeholder: str, draw: random.Random) -> str:
-    """All lower case or a capital first letter; the placeholder is left as it is."""
+def _recased(text: str, placeholder: str, rng: random.Random) -> str:
+    """In lower case or with a capital first letter, except for the placeholder."""
     parts = split_caption(text, [placeholder] if placeholder else [])
-    words = [part if found else part.lower() for found, part in parts]
-    if draw.random() < 0.5 and parts and not parts[0][0]:
+    words = [part if is_placeholder else part.lower() for is_placeholder, part in parts]
+    if rng.random() < 0.5 and parts and not parts[0][0]:
         words[0] = words[0][:1].upper() + words[0][1:]
     return "".join(words)

@@ -1,4 +1,4 @@
-"""What a training set should be looked at for, before it costs an hour."""
+"""The problems to look for in a dataset before a run spends an hour on it."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from ..records import Record
 from .measure import Measures, distance
 from .variety import Variety
 
-# What other programs fill while they train. {a|b} is a choice, which Vary Captions makes.
+# Holes that other programs fill while training. {a|b} is a choice for Vary Captions.
 HOLE = re.compile(r"\{[^{}|]*\}|\[(?:trigger|name|filewords)\]", re.IGNORECASE)
 
 
 class Level(str, Enum):
-    """How much a finding matters."""
+    """The severity of a finding."""
 
     ERROR = "error"
     WARNING = "warning"
@@ -31,7 +31,7 @@ class Level(str, Enum):
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One thing that is odd, and the pictures that it is odd about."""
+    """A problem and the pictures that have it."""
 
     flag: str
     level: Level
@@ -41,7 +41,7 @@ class Finding:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Material:
-    """A dataset with all that the checks look at."""
+    """A dataset with everything that the checks need."""
 
     records: Sequence[Record]
     measures: Sequence[Measures]
@@ -50,9 +50,9 @@ class Material:
     count_tokens: Callable[[str], int] | None = None
     window: int = 75
     clusters: Sequence[Sequence[int]] = ()
-    """Numbers of pictures that are nearly the same"""
+    """Indices of pictures that are nearly the same."""
     compared: Sequence[int] = ()
-    """Numbers of the pictures that `variety` is about"""
+    """Indices of the pictures that `variety` compares."""
     variety: Variety | None = None
 
     def names(self, test: Callable[[Record, Measures, Crop], bool]) -> tuple[str, ...]:
@@ -61,15 +61,15 @@ class Material:
         return tuple(r.name for r, m, c in rows if test(r, m, c))
 
 
-def find_all(material: Material) -> list[Finding]:
-    """Everything that was found, errors first."""
+def all_findings(material: Material) -> list[Finding]:
+    """All findings, errors first."""
     every = (
         *(picture_findings, twin_findings, alike_findings),
         *(face_findings, caption_findings, count_findings),
     )
-    found = [finding for check in every for finding in check(material)]
+    findings = [finding for check in every for finding in check(material)]
     order = list(Level)
-    return sorted(found, key=lambda finding: order.index(finding.level))
+    return sorted(findings, key=lambda finding: order.index(finding.level))
 
 
 def picture_findings(m: Material) -> Iterator[Finding]:
@@ -85,7 +85,7 @@ def picture_findings(m: Material) -> Iterator[Finding]:
     yield from _note("dark", "very dark", dark)
     yield from _note("bright", "very bright", m.names(lambda r, s, c: s.light > 0.95))
     flat = m.names(lambda r, s, c: s.contrast < 0.01 and bool(s.likeness))
-    yield from _warn("flat", "of one color alone", flat)
+    yield from _warn("flat", "of a single color", flat)
     border = m.names(lambda r, s, c: s.border > 0.05 and s.contrast >= 0.01)
     yield from _note("border", "with a border of one color", border)
     clear = m.names(lambda r, s, c: s.opaque < 0.2)
@@ -100,7 +100,7 @@ def picture_findings(m: Material) -> Iterator[Finding]:
 
 
 def _blurred(m: Material, excused: set[str]) -> Iterator[Finding]:
-    """Relative to the set, which may be soft on purpose; small pictures are blurred anyway."""
+    """Blur relative to the set, which may be soft on purpose, except in small pictures."""
     usual = median([s.sharpness for s in m.measures] or [0.0])
     blurred = m.names(
         lambda r, s, c: (
@@ -114,13 +114,13 @@ def _blurred(m: Material, excused: set[str]) -> Iterator[Finding]:
 
 
 def _watermarks(m: Material) -> Iterator[Finding]:
-    """The same corner in many pictures that are otherwise different."""
+    """Corners that are the same in many pictures that otherwise differ."""
     marked = set[str]()
     for corner in range(4):
         rows = [
-            (record.name, one.corners[corner], one.likeness)
-            for record, one in zip(m.records, m.measures, strict=True)
-            if len(one.corners) > corner and one.corners[corner]
+            (record.name, measure.corners[corner], measure.likeness)
+            for record, measure in zip(m.records, m.measures, strict=True)
+            if len(measure.corners) > corner and measure.corners[corner]
         ]
         needed = max(3, len(m.records) // 10)
         common = [text for text, n in Counter(row[1] for row in rows).items() if n >= needed]
@@ -128,15 +128,17 @@ def _watermarks(m: Material) -> Iterator[Finding]:
             same = [row for row in rows if distance(row[1], text) <= 4]
             apart = any(distance(a[2], b[2]) > 40 for a, b in zip(same, same[1:], strict=False))
             marked |= {row[0] for row in same} if apart else set()
-    yield from _note("watermark", "with the same corner, as of a watermark", tuple(sorted(marked)))
+    yield from _note(
+        "watermark", "with the same corner, perhaps a watermark", tuple(sorted(marked))
+    )
 
 
 def twin_findings(m: Material) -> Iterator[Finding]:
     """Exact copies, and clusters of pictures that are nearly the same."""
     by_content: dict[str, list[str]] = defaultdict(list)
-    for record, one in zip(m.records, m.measures, strict=True):
-        if one.content:
-            by_content[one.content].append(record.name)
+    for record, measure in zip(m.records, m.measures, strict=True):
+        if measure.content:
+            by_content[measure.content].append(record.name)
     copies = [names for names in by_content.values() if len(names) > 1]
     for names in copies:
         yield Finding(
@@ -152,14 +154,14 @@ def twin_findings(m: Material) -> Iterator[Finding]:
 
 
 def alike_findings(m: Material) -> Iterator[Finding]:
-    """Pictures of one moment: no copies, and yet they teach little more than one of them."""
-    found = m.variety.close if m.variety else ()
-    names = tuple(m.records[m.compared[i]].name for i in found)
-    yield from _note("alike", "much like another, as of the same moment or pose", names)
+    """Pictures of the same moment, which are not copies but teach little more than one of them."""
+    close = m.variety.close if m.variety else ()
+    names = tuple(m.records[m.compared[i]].name for i in close)
+    yield from _note("alike", "much like another one, perhaps of the same moment or pose", names)
 
 
 def face_findings(m: Material) -> Iterator[Finding]:
-    """Where a detector has looked: several subjects, a very small one, one that is cut off."""
+    """With boxes of a detector: several subjects, or one that is very small or cut off."""
     several = tuple(r.name for r in m.records if len(r.boxes or ()) > 1)
     yield from _warn(
         "faces", "with more than one face or subject: crop, or mask the others", several
@@ -188,20 +190,19 @@ def _kept_of_subject(record: Record, crop: Crop) -> float:
 
 
 def _shared(start: int, length: int, crop: int, size: int, scale: float) -> float:
-    """The share of a stretch of the picture that lies in a stretch of its resized version."""
+    """The share of an interval of the picture that an interval of its resized version covers."""
     first, last = max(start * scale, crop), min((start + length) * scale, crop + size)
     return max(last - first, 0) / (length * scale)
 
 
 def caption_findings(m: Material) -> Iterator[Finding]:
-    """Missing, without placeholder, too long, cut off, the same, refusals, boilerplate."""
+    """Captions that are missing, too long, unfinished, repeated, refusals or boilerplate."""
     missing = tuple(r.name for r in m.records if not r.caption.strip())
-    wanted = bool(m.placeholders)
-    kind = _error if wanted else _warn
+    kind = _error if m.placeholders else _warn
     yield from kind(
         "no_caption", "without a caption: run Caption Dataset or Label Dataset", missing
     )
-    if wanted:
+    if m.placeholders:
         yield from _placeholders(m)
     count = m.count_tokens or rough_tokens
     long = tuple(r.name for r in m.records if count(r.caption) > m.window)
@@ -217,12 +218,12 @@ def caption_findings(m: Material) -> Iterator[Finding]:
     refused = tuple(r.name for r in m.records if refuses(r.caption))
     yield from _error("refusal", "whose caption is a refusal or an error text", refused)
     opened = tuple(r.name for r in m.records if opens_like_boilerplate(r.caption))
-    yield from _note("boilerplate", 'whose caption opens like "This image shows"', opened)
+    yield from _note("boilerplate", 'whose caption starts like "This image shows"', opened)
     cut = tuple(r.name for r in m.records if is_unfinished(r.caption))
     yield from _note("unfinished", "whose caption ends within a sentence: raise max_tokens", cut)
     counts = Counter(r.caption.strip() for r in m.records if r.caption.strip())
     double = tuple(r.name for r in m.records if counts[r.caption.strip()] > 1)
-    yield from _note("same_caption", "that share their caption with another", double)
+    yield from _note("same_caption", "that share their caption with another picture", double)
 
 
 def _placeholders(m: Material) -> Iterator[Finding]:
@@ -235,15 +236,15 @@ def _placeholders(m: Material) -> Iterator[Finding]:
     without = tuple(r.name for r in m.records if r.caption and not pattern.search(r.caption))
     yield from _warn("no_placeholder", "whose caption has no placeholder", without)
     count = m.count_tokens or rough_tokens
-    found = ((r, pattern.search(r.caption)) for r in m.records)
-    late = tuple(r.name for r, at in found if at and count(r.caption[: at.end()]) > m.window)
+    matches = ((r, pattern.search(r.caption)) for r in m.records)
+    late = tuple(r.name for r, at in matches if at and count(r.caption[: at.end()]) > m.window)
     yield from _warn(
         "late_placeholder", f"whose placeholder comes after the first {m.window} tokens", late
     )
 
 
 def count_findings(m: Material) -> Iterator[Finding]:
-    """Too few pictures of a concept, or none at all."""
+    """Too few pictures of a concept, or no pictures at all."""
     if not m.records:
         yield Finding("empty", Level.ERROR, "There is no picture left to train on.")
     for concept, count in Counter(record.concept for record in m.records).items():
@@ -254,22 +255,22 @@ def count_findings(m: Material) -> Iterator[Finding]:
 
 
 def rough_tokens(text: str) -> int:
-    """About how many tokens a caption has, where no encoder is there to ask: 4 letters each."""
+    """An estimate of a caption's tokens without an encoder: one per word and per 8 letters."""
     return sum(1 + len(word) // 8 for word in text.replace(",", " , ").split())
 
 
-def _found(level: Level, flag: str, text: str, names: tuple[str, ...]) -> Iterator[Finding]:
+def _finding(level: Level, flag: str, text: str, names: tuple[str, ...]) -> Iterator[Finding]:
     if names:
         yield Finding(flag, level, f"{len(names)} {text}", names)
 
 
 def _warn(flag: str, text: str, names: tuple[str, ...]) -> Iterator[Finding]:
-    return _found(Level.WARNING, flag, text, names)
+    return _finding(Level.WARNING, flag, text, names)
 
 
 def _note(flag: str, text: str, names: tuple[str, ...]) -> Iterator[Finding]:
-    return _found(Level.INFO, flag, text, names)
+    return _finding(Level.INFO, flag, text, names)
 
 
 def _error(flag: str, text: str, names: tuple[str, ...]) -> Iterator[Finding]:
-    return _found(Level.ERROR, flag, text, names)
+    return _finding(Level.ERROR, flag, text, names)

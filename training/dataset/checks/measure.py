@@ -1,4 +1,4 @@
-"""Numbers about a picture, found once and kept: likeness, sharpness, light, borders."""
+"""Measures of a picture, computed once and stored: hashes, sharpness, light, borders."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ from ..records import Record
 
 SIDE = 512
 CORNERS = ((0.0, 0.0), (0.7, 0.0), (0.0, 0.85), (0.7, 0.85))
-"""Places of watermarks: left and top of a part that is 0.3 wide and 0.15 high."""
+"""Likely places of watermarks: left and top of a part 0.3 wide and 0.15 high."""
 LAPLACIAN = ImageFilter.Kernel((3, 3), [0, 1, 0, 1, -4, 1, 0, 1, 0], scale=1, offset=128)
 VERSION = 1
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Measures:
-    """What is known of one picture once it was decoded."""
+    """The measures of one decoded picture."""
 
     content: str = ""
     """Hex SHA-256 of the file."""
     likeness: str = ""
-    """256 bits in hex: whether each place of a 17 x 16 version is darker than its neighbor."""
+    """256 bits in hex: whether each pixel of a 17 x 16 version is brighter than the next."""
     sharpness: float = 0.0
     """Variance of the Laplacian at a longer side of 512 pixels."""
     light: float = 0.0
@@ -41,22 +41,22 @@ class Measures:
     opaque: float = 1.0
     """Mean opacity."""
     mask: float | None = None
-    """Mean of the mask, None without one."""
+    """Mean of the mask; None without a mask, -1 if it cannot be read."""
     corners: tuple[str, ...] = ()
-    """64 bits of each corner in hex, empty where it is flat."""
+    """64 bits of each corner in hex; empty for a flat corner."""
     error: str = ""
     """Why the picture cannot be decoded."""
 
 
 def measure(record: Record, store: Store) -> Measures:
-    """The measures of a picture, from the store when its file is as it was."""
+    """The measures of a picture, from the store if its file is unchanged."""
     kind = f"measures {VERSION} {record.transparency.value}"
-    known: Any = store.get(kind, record.path)
-    if known is None:
-        known = asdict(_measured(record, store))
-        store.put(kind, record.path, known)
-    known = dict(known, color=tuple(known["color"]), corners=tuple(known["corners"]))
-    return Measures(**(known | {"mask": _mask_mean(record, store)}))
+    values: Any = store.get(kind, record.path)
+    if values is None:
+        values = asdict(_measured(record, store))
+        store.put(kind, record.path, values)
+    values = dict(values, color=tuple(values["color"]), corners=tuple(values["corners"]))
+    return Measures(**(values | {"mask": _mask_mean(record, store)}))
 
 
 def _measured(record: Record, store: Store) -> Measures:
@@ -81,7 +81,7 @@ def _measured(record: Record, store: Store) -> Measures:
 
 
 def difference_hash(gray: Image.Image, width: int, height: int) -> str:
-    """(width - 1) x height bits in hex: each place against the one to its right (dHash)."""
+    """(width - 1) x height bits in hex: each pixel compared with the one to its right (dHash)."""
     small = gray.resize((width, height), Image.Resampling.BOX).tobytes()
     bits = 0
     for y in range(height):
@@ -92,7 +92,7 @@ def difference_hash(gray: Image.Image, width: int, height: int) -> str:
 
 
 def border_share(picture: Image.Image) -> float:
-    """Share of the area outside the box that holds all that differs from the corner's color."""
+    """The share of the area outside the box around everything that has not the corner's color."""
     flat = Image.new("RGB", picture.size, picture.getpixel((0, 0)))  # pyright: ignore
     difference = ImageChops.difference(picture, flat).convert("L")
     box = difference.point([0] * 13 + [255] * 243).getbbox()
@@ -120,30 +120,32 @@ def _mask_mean(record: Record, store: Store) -> float | None:
     path = record.mask
     if path is None:
         return None
-    known: Any = store.get("mask", path)
-    if known is None:
+    mean: Any = store.get("mask", path)
+    if mean is None:
         try:
             mask = open_mask(record)
-            known = ImageStat.Stat(mask).mean[0] / 255 if mask else 0.0
+            mean = ImageStat.Stat(mask).mean[0] / 255 if mask else 0.0
         except ValueError:
-            known = -1.0
-        store.put("mask", path, known)
-    return float(known)
+            mean = -1.0
+        store.put("mask", path, mean)
+    return float(mean)
 
 
-def alike(measures: Sequence[Measures], limit: int = 20, color: float = 0.1) -> list[list[int]]:
-    """Clusters, two and more each, of pictures that differ in at most `limit` of 256 bits.
+def near_copies(
+    measures: Sequence[Measures], limit: int = 20, color: float = 0.1
+) -> list[list[int]]:
+    """Clusters of two or more pictures that differ in at most `limit` of 256 bits.
 
-    Pictures of little contrast have too few bits to tell: their mean colors must agree, too.
+    Bits say little about pictures of low contrast: their mean colors must agree too.
     """
-    known = [i for i, one in enumerate(measures) if one.likeness]
-    parents = {i: i for i in known}
-    for i, j in _near_pairs([measures[i].likeness for i in known], limit):
-        left, right = known[i], known[j]
+    decoded = [i for i, measure in enumerate(measures) if measure.likeness]
+    parents = {i: i for i in decoded}
+    for i, j in _near_pairs([measures[i].likeness for i in decoded], limit):
+        left, right = decoded[i], decoded[j]
         if _same_light(measures[left], measures[right], color):
             parents[_root(parents, right)] = _root(parents, left)
     groups: dict[int, list[int]] = {}
-    for i in known:
+    for i in decoded:
         groups.setdefault(_root(parents, i), []).append(i)
     return [group for group in groups.values() if len(group) > 1]
 
@@ -155,10 +157,10 @@ def _same_light(left: Measures, right: Measures, color: float) -> bool:
 
 
 def _near_pairs(hashes: Sequence[str], limit: int) -> Iterator[tuple[int, int]]:
-    """Pairs (i, j), i < j, of hashes within a Hamming distance, by products of signs in blocks."""
+    """Pairs (i, j), i < j, of hashes within a Hamming distance, by products in blocks."""
     if not hashes:
         return
-    rows = torch.stack([signs(one) for one in hashes])
+    rows = torch.stack([signs(text) for text in hashes])
     bits, block = rows.shape[1], 1024
     for start in range(0, len(hashes), block):
         # dot = same - different = bits - 2 * different
@@ -169,7 +171,7 @@ def _near_pairs(hashes: Sequence[str], limit: int) -> Iterator[tuple[int, int]]:
 
 
 def signs(text: str) -> Tensor:
-    """The bits of a hash as (bits,) of -1 and 1."""
+    """The bits of a hash as a tensor (bits,) of -1 and 1."""
     data = torch.frombuffer(bytearray.fromhex(text), dtype=torch.uint8)
     bits = (data[:, None] >> torch.arange(8, dtype=torch.uint8)) & 1
     return bits.flatten().float() * 2 - 1
@@ -183,5 +185,5 @@ def _root(parents: dict[int, int], item: int) -> int:
 
 
 def distance(left: str, right: str) -> int:
-    """In how many bits two hashes differ."""
+    """The number of bits in which two hashes differ."""
     return (int(left, 16) ^ int(right, 16)).bit_count()

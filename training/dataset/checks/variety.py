@@ -1,4 +1,4 @@
-"""How different the pictures of a set are from each other, and which are the most alike."""
+"""How much the pictures of a set differ, and which are the most alike."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from .measure import Measures, signs
 BLOCK = 1024
 MOST = 3
 CLOSE = 1 - 2 * 60 / 256
-"""Likeness of hashes that differ in 60 of 256 bits: a picture turned by 3 degrees differs in 58,
-others in 87 and more, as measured on drawn pictures."""
+"""Likeness of hashes that differ in 60 of 256 bits. Measured on drawings, a picture rotated by 3
+degrees differs in 58 bits, and other pictures in 87 or more."""
 FLAT = 0.04
-"""Contrast below which a hash says next to nothing."""
+"""Contrast below which a hash says almost nothing."""
 
 
 @dataclass(frozen=True, slots=True)
-class Pair:
-    """Two pictures by their numbers, and the cosine of their vectors."""
+class PicturePair:
+    """Two pictures by their indices, and the cosine of their vectors."""
 
     left: int
     right: int
@@ -31,27 +31,27 @@ class Pair:
 
 @dataclass(frozen=True, slots=True)
 class Variety:
-    """What a comparison of every picture with every other says."""
+    """The result of comparing every picture with every other."""
 
     mean: float
-    """Mean likeness of two pictures, 1 for a set of copies."""
-    pairs: tuple[Pair, ...]
-    """The most alike, the most alike first."""
+    """Mean likeness of two pictures; 1 in a set of copies."""
+    pairs: tuple[PicturePair, ...]
+    """The pairs that are the most alike, in order."""
     close: tuple[int, ...]
-    """Pictures that come closer to another one than a limit."""
+    """Pictures that are closer to another one than a limit."""
 
 
 def variety(vectors: Tensor, limit: float = 2.0) -> Variety:
-    """Compare all rows of (n, d) by their cosine, in blocks; n is 2 at least."""
+    """Compare all rows of (n, d), n >= 2, by their cosine, in blocks."""
     rows = torch.nn.functional.normalize(vectors.float(), dim=1)
     count = len(rows)
-    # |sum of all|^2 is the sum of all products, those of rows with themselves among them.
+    # |sum of all|^2 is the sum of all products, including those of rows with themselves.
     total = float(rows.sum(0).square().sum()) - float(rows.square().sum())
-    best: list[Pair] = []
+    best: list[PicturePair] = []
     close: set[int] = set()
     for start in range(0, count, BLOCK):
         likeness = rows[start : start + BLOCK] @ rows[start:].T
-        # A picture and itself, and pairs that come the other way round, are none.
+        # Skip pairs of a picture with itself, and count each pair once.
         likeness = likeness.masked_fill(torch.ones_like(likeness).tril().bool(), -2.0)
         near = likeness >= limit
         close |= {start + int(i) for each in (0, 1) for i in near.any(1 - each).nonzero()}
@@ -59,42 +59,42 @@ def variety(vectors: Tensor, limit: float = 2.0) -> Variety:
     return Variety(total / (count * (count - 1)), tuple(best), tuple(sorted(close)))
 
 
-def _best(likeness: Tensor, start: int) -> Iterator[Pair]:
+def _best(likeness: Tensor, start: int) -> Iterator[PicturePair]:
     values, places = torch.topk(likeness.flatten(), min(MOST, likeness.numel()))
     for value, place in zip(values, places, strict=True):
         if value > -2.0:
             row, column = divmod(int(place), likeness.shape[1])
-            yield Pair(start + row, start + column, float(value))
+            yield PicturePair(start + row, start + column, float(value))
 
 
 def distinct(measures: Sequence[Measures], clusters: Sequence[Sequence[int]]) -> list[int]:
-    """Numbers of pictures that can be compared by their hashes, one of each cluster of copies."""
+    """Indices of pictures with meaningful hashes, one from each cluster of copies."""
     copies = {i for group in clusters for i in group[1:]}
     return [
         i
-        for i, one in enumerate(measures)
-        if one.likeness and one.contrast > FLAT and i not in copies
+        for i, measure in enumerate(measures)
+        if measure.likeness and measure.contrast > FLAT and i not in copies
     ]
 
 
 def hash_variety(measures: Sequence[Measures], numbers: Sequence[int]) -> Variety | None:
-    """By places that are darker than their neighbors; None below two pictures."""
+    """Variety by hashes of light and dark; None for fewer than two pictures."""
     if len(numbers) < 2:
         return None
     return variety(torch.stack([signs(measures[i].likeness) for i in numbers]), CLOSE)
 
 
 def feature_variety(features: Sequence[Tensor], numbers: Sequence[int]) -> Variety | None:
-    """By the features (d) of a vision model, one for each picture; None below two pictures."""
+    """Variety by the features (d) of a vision model; None for fewer than two pictures."""
     if len(numbers) < 2:
         return None
     return variety(torch.stack([features[i] for i in numbers]))
 
 
-def described(found: Variety, records: Sequence[Record], by: str) -> str:
-    """One line: the mean likeness of two pictures, and the pairs that are the most alike."""
+def variety_line(variety: Variety, records: Sequence[Record], by: str) -> str:
+    """The mean likeness of two pictures and the pairs that are the most alike, as one line."""
     pairs = ", ".join(
         f"{records[pair.left].name} and {records[pair.right].name} ({pair.likeness:.2f})"
-        for pair in found.pairs
+        for pair in variety.pairs
     )
-    return f"likeness of two pictures by {by}, 1 for the same: {found.mean:.2f}; most: {pairs}"
+    return f"likeness of two pictures by {by}, 1 for the same: {variety.mean:.2f}; most: {pairs}"

@@ -1,4 +1,4 @@
-"""The check of a whole dataset: measured, judged, flagged; a verdict with reasons."""
+"""The check of a whole dataset: a verdict with findings, and flags for its pictures."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from ..facts import Store
 from ..merge import describe
 from ..pictures.crops import histogram, plan_crops
 from ..records import Dataset, Framing, Record
-from .findings import Finding, Level, Material, find_all
-from .measure import Measures, alike, measure
-from .variety import Variety, described, distinct, feature_variety, hash_variety
+from .findings import Finding, Level, Material, all_findings
+from .measure import Measures, measure, near_copies
+from .variety import Variety, distinct, feature_variety, hash_variety, variety_line
 
 NAMED = 8
 
 
 class Gate(str, Enum):
-    """Whether to train on a dataset."""
+    """Whether a dataset is ready for training."""
 
     READY = "ready"
     WARNINGS = "ready with warnings"
@@ -29,17 +29,16 @@ class Gate(str, Enum):
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Health:
-    """What a check found."""
+class DatasetVerdict:
+    """The result of a check."""
 
     dataset: Dataset
-    """Without the pictures that cannot be decoded, each flagged with what was found."""
+    """The flagged pictures, without those that cannot be decoded."""
     findings: tuple[Finding, ...]
     report: str
 
     @property
     def gate(self) -> Gate:
-        """Errors decide first."""
         levels = {finding.level for finding in self.findings}
         if Level.ERROR in levels:
             return Gate.NOT_READY
@@ -47,7 +46,7 @@ class Health:
 
 
 def measured(dataset: Dataset, store: Store) -> Iterator[Measures]:
-    """The measures of every picture, one after the other; those in the store decode nothing."""
+    """The measures of every picture; stored ones are not computed again."""
     for record in dataset.records:
         yield measure(record, store)
     store.flush()
@@ -60,17 +59,17 @@ def examine(
     placeholders: Sequence[str] = (),
     count_tokens: Callable[[str], int] | None = None,
     features: Sequence[Tensor] | None = None,
-) -> Health:
-    """Judge a measured dataset; a picture that cannot be decoded is left out with a sentence.
+) -> DatasetVerdict:
+    """Judge a measured dataset; pictures that cannot be decoded are left out with a sentence.
 
     `features` are those of a vision model, (d) for each picture of the dataset.
     """
-    kept = [i for i, one in enumerate(measures) if not one.error]
+    kept = [i for i, measure in enumerate(measures) if not measure.error]
     records = [dataset.records[i] for i in kept]
     good = [measures[i] for i in kept]
-    broken = tuple(one.error for one in measures if one.error)
+    broken = tuple(measure.error for measure in measures if measure.error)
     crops = [each[0] for each in plan_crops(records, framing)]
-    clusters = alike(good)
+    clusters = near_copies(good)
     compared = distinct(good, clusters)
     material = Material(
         records=records,
@@ -83,26 +82,26 @@ def examine(
         variety=hash_variety(good, compared),
     )
     left_out = [_left_out(text) for text in (*dataset.skipped, *broken)]
-    findings = (*find_all(material), *left_out)
+    findings = (*all_findings(material), *left_out)
     flagged = replace(
         dataset, records=tuple(_flagged(records, findings)), skipped=(*dataset.skipped, *broken)
     )
-    health = Health(dataset=flagged, findings=findings, report="")
+    verdict = DatasetVerdict(dataset=flagged, findings=findings, report="")
     likeness = _likeness(material, None if features is None else [features[i] for i in kept])
     about = [describe(dataset), *likeness]
-    report = "\n".join([_verdict(health), "", *about, "", "buckets", histogram(crops)])
-    return replace(health, report=report)
+    report = "\n".join([_findings_report(verdict), "", *about, "", "buckets", histogram(crops)])
+    return replace(verdict, report=report)
 
 
 def _likeness(material: Material, features: Sequence[Tensor] | None) -> Iterator[str]:
-    """A line for each way in which the pictures were compared with each other."""
-    found: dict[str, Variety | None] = {"light and dark": material.variety}
+    """One line for each way of comparing the pictures."""
+    varieties: dict[str, Variety | None] = {"light and dark": material.variety}
     if features is not None:
-        found["the vision model"] = feature_variety(features, material.compared)
-    names = [material.records[i] for i in material.compared]
-    for by, one in found.items():
-        if one is not None:
-            yield described(one, names, by)
+        varieties["the vision model"] = feature_variety(features, material.compared)
+    records = [material.records[i] for i in material.compared]
+    for by, variety in varieties.items():
+        if variety is not None:
+            yield variety_line(variety, records, by)
 
 
 def _left_out(text: str) -> Finding:
@@ -118,10 +117,10 @@ def _flagged(records: Sequence[Record], findings: Sequence[Finding]) -> Iterator
         yield replace(record, flags=tuple(dict.fromkeys(flags[record.name])))
 
 
-def _verdict(health: Health) -> str:
-    """The gate, then a line for each finding with the first names."""
-    lines = [health.gate.value]
-    for finding in health.findings:
+def _findings_report(verdict: DatasetVerdict) -> str:
+    """The gate, then one line for each finding with the first names."""
+    lines = [verdict.gate.value]
+    for finding in verdict.findings:
         shown = ", ".join(finding.names[:NAMED])
         more = f" and {len(finding.names) - NAMED} more" if len(finding.names) > NAMED else ""
         own = f": {shown}{more}" if finding.names and finding.names[0] not in finding.text else ""

@@ -1,1 +1,1 @@
-"""A folder of pictures and captions, as it is found."""
+"""Reading a folder of pictures, captions and masks."""

@@ -1,4 +1,4 @@
-"""File names: what counts as the same name, and the order that people expect."""
+"""File names: when two are the same, and the order that people expect."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from pathlib import PurePosixPath
 
 
 def same_name(name: str) -> str:
-    """A name without what file systems differ in: letter case and composed or split accents."""
+    """A name in one case and with composed accents, in which file systems differ."""
     return unicodedata.normalize("NFC", name).casefold()
 
 
 def natural_key(name: str) -> tuple[list[tuple[int, int, str]], str]:
-    """Sort key that counts, folder by folder: cat_2.png comes before cat_10.png."""
+    """A sort key with numbers in their order, folder by folder: cat_2.png before cat_10.png."""
     path = PurePosixPath(name)
     parts: list[tuple[int, int, str]] = []
     for folder in path.parts[:-1]:
@@ -27,6 +27,6 @@ def _numbered(word: str) -> list[tuple[int, int, str]]:
 
 
 def split_concept(folder: str) -> tuple[int, str] | None:
-    """(repeats, words) of a folder name such as "10_TOK dog"; None for any other name."""
+    """(repeats, words) of a folder name such as "10_TOK dog"; None for other names."""
     match = re.fullmatch(r"(\d{1,6})_(.+)", folder)
     return (max(1, int(match[1])), match[2].strip()) if match else None

@@ -1,4 +1,4 @@
-"""Reads a folder of pictures, their captions and their masks."""
+"""Reads pictures, captions and masks of a folder as a dataset."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path, PurePath
 from ..pictures.decode import EXTENSIONS, inspect_picture, open_picture
 from ..records import Dataset, Record, Transparency, digest, file_stamp
 from .names import split_concept
-from .scan import TABLES, Place, Subfolders, mask_of, scan_folder
+from .scan import TABLE_EXTENSIONS, ScannedFolder, Subfolders, mask_of, scan_folder
 from .sidecars import Sidecars
 
 __all__ = ["FolderOptions", "folder_fingerprint", "open_picture", "read_folder"]
@@ -17,17 +17,17 @@ __all__ = ["FolderOptions", "folder_fingerprint", "open_picture", "read_folder"]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class FolderOptions:
-    """How a folder is read."""
+    """How to read a folder."""
 
     caption_extension: str = ".txt"
     repeats: int = 1
     default_caption: str = ""
-    """Caption of pictures that have none."""
+    """Caption for pictures without one."""
     subfolders: Subfolders = Subfolders.CONCEPTS
     every_kind: bool = True
-    """Look for .txt, .caption, metadata.jsonl and .csv and kohya's json, too."""
+    """Also look for .txt, .caption, metadata.jsonl, .csv and kohya's json."""
     masks: bool = True
-    """Take masks beside the pictures, or in a folder `masks`, for what they are."""
+    """Use masks next to the pictures or in a folder `masks`."""
     transparency: Transparency = Transparency.WHITE
 
 
@@ -40,8 +40,8 @@ def read_folder(
 ) -> Dataset:
     """Read the pictures of a folder in natural order.
 
-    Files that cannot be read are left out with a sentence in `skipped`; `notes` says what else
-    is odd. Raises FileNotFoundError without a folder and ValueError without a readable picture.
+    Files that cannot be read are left out, with a sentence in `skipped`; `notes` reports other
+    oddities. Raises FileNotFoundError for a missing folder and ValueError if no picture is usable.
     """
     options = options or FolderOptions(caption_extension=caption_extension, repeats=repeats)
     skipped: list[str] = []
@@ -57,7 +57,7 @@ def read_folder(
 
 
 def _read_place(
-    place: Place, options: FolderOptions, skipped: list[str], notes: list[str]
+    place: ScannedFolder, options: FolderOptions, skipped: list[str], notes: list[str]
 ) -> Iterator[Record]:
     extension = checked_extension(options.caption_extension)
     sidecars = Sidecars(place, extension, every_kind=options.every_kind, notes=notes)
@@ -65,13 +65,13 @@ def _read_place(
     for picture in place.pictures:
         try:
             header = inspect_picture(picture)
-            found = sidecars.caption(picture)
+            sidecar = sidecars.caption(picture)
         except ValueError as error:
             skipped.append(str(error))
             continue
         mask = mask_of(place, picture) if options.masks else None
         used |= {mask} if mask else set()
-        text, source = found.text, found.source
+        text, source = sidecar.text, sidecar.source
         if not text and (words := options.default_caption.strip() or place.words):
             text, source = words, "default" if options.default_caption.strip() else "folder"
         yield Record(
@@ -91,15 +91,15 @@ def _read_place(
         notes += [f"The mask {path.name} belongs to no picture." for path in _unused(place, used)]
 
 
-def _unused(place: Place, used: set[Path]) -> list[Path]:
+def _unused(place: ScannedFolder, used: set[Path]) -> list[Path]:
     return [path for path in dict.fromkeys(place.masks.values()) if path not in used]
 
 
 def folder_fingerprint(
     folder: Path, caption_extension: str, subfolders: Subfolders = Subfolders.CONCEPTS
 ) -> str:
-    """Hex digest of names, sizes and dates of pictures, masks and captions; opens no file."""
-    endings = {checked_extension(caption_extension).lower(), ".txt", ".caption", *TABLES}
+    """Hex digest of names, sizes and dates of pictures, masks and captions; no file is opened."""
+    endings = {checked_extension(caption_extension).lower(), ".txt", ".caption", *TABLE_EXTENSIONS}
     stamps: list[tuple[str | int, ...]] = []
     for place in scan_folder(folder, subfolders):
         files = {*place.files.values(), *place.masks.values()}
@@ -109,7 +109,7 @@ def folder_fingerprint(
 
 
 def checked_extension(extension: str) -> str:
-    """The extension of caption files with its dot; ".txt" and "txt" are the same."""
+    """The extension of caption files with a dot, whether it is given as ".txt" or "txt"."""
     name = extension.strip().lstrip(".")
     if not name or not PurePath(name).name == name or f".{name}".lower() in EXTENSIONS:
         raise ValueError(f'caption_extension is "{extension}": use one such as ".txt".')
@@ -117,13 +117,13 @@ def checked_extension(extension: str) -> str:
 
 
 def no_picture(folder: Path, skipped: Sequence[str]) -> str:
-    """Why a folder cannot be trained on, and what to do."""
+    """Why a folder has no usable picture, and what to do."""
     if skipped:
         first = f"None of the {len(skipped)} pictures in {folder} can be used"
         return f"{first}: {skipped[0]}"
     kinds = ", ".join(sorted(kind.lstrip(".") for kind in EXTENSIONS))
     parent = (
-        " It lies in an N_concept folder: choose the folder above it."
+        " It is an N_concept folder: choose the folder above it."
         if split_concept(folder.name)
         else ""
     )

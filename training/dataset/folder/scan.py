@@ -1,4 +1,4 @@
-"""Finds the pictures of a folder, the folders in it that belong to it, and their masks."""
+"""Finds the pictures and masks of a folder and of the folders in it that belong to it."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from .names import natural_key, same_name, split_concept
 MASK_FOLDERS = frozenset({"mask", "masks", "_masks", "alpha"})
 OTHER_FOLDERS = frozenset({"_controls", "control", "__macosx"})
 MASK_ENDINGS = ("-masklabel", "-mask", "_mask", ".mask")
-TABLES = (".jsonl", ".csv", ".json")
+TABLE_EXTENSIONS = (".jsonl", ".csv", ".json")
 
 
 class Subfolders(str, Enum):
-    """Which folders inside a dataset's folder belong to it."""
+    """Which folders inside a dataset's folder are part of it."""
 
     CONCEPTS = "N_concept folders"
     NONE = "none"
@@ -26,47 +26,51 @@ class Subfolders(str, Enum):
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Place:
-    """One folder of a dataset."""
+class ScannedFolder:
+    """One folder of a dataset, with its files."""
 
     path: Path
     key: str
-    """Its path in the dataset with a slash at the end, empty for the dataset's own folder."""
+    """Path within the dataset with a slash at the end; empty for the dataset's own folder."""
     repeats: int = 1
     words: str = ""
-    """What follows the number in the name of an `N_concept` folder."""
+    """The words after the number in the name of an `N_concept` folder."""
     files: Mapping[str, Path] = field(repr=False)
-    """Every file by its name, and by its name without letter case."""
+    """Every file by its name and by its normalized name."""
     masks: Mapping[str, Path] = field(repr=False)
-    """Masks by the stem of their picture."""
+    """Masks by the stem of the picture."""
     pictures: tuple[Path, ...] = field(repr=False)
 
     def find(self, name: str) -> Path | None:
-        """A file beside the pictures; an exact name wins over one of another case or form."""
+        """A file next to the pictures; an exact name wins over one in another case or form."""
         return self.files.get(name) or self.files.get(same_name(name))
 
 
-def scan_folder(folder: Path, subfolders: Subfolders) -> list[Place]:
-    """Every folder of a dataset with its pictures in natural order; opens no file.
+def scan_folder(folder: Path, subfolders: Subfolders) -> list[ScannedFolder]:
+    """Every folder of a dataset with its pictures in natural order; no file is opened.
 
-    FileNotFoundError when the folder does not exist. Hidden folders and those of masks and
-    controls are not searched for pictures.
+    Hidden folders and folders of masks and controls are not searched for pictures. Raises
+    FileNotFoundError if the folder does not exist.
     """
     if not folder.is_dir():
         raise FileNotFoundError(f"The folder {folder} does not exist: choose another dataset.")
     return list(_walk(folder, "", subfolders, set()))
 
 
-def _walk(folder: Path, key: str, subfolders: Subfolders, seen: set[str]) -> Iterator[Place]:
+def _walk(
+    folder: Path, key: str, subfolders: Subfolders, seen: set[str]
+) -> Iterator[ScannedFolder]:
     real = os.path.realpath(folder)
-    if real in seen:  # a link that leads back
+    if real in seen:  # a link back to a folder above
         return
     seen.add(real)
     with os.scandir(folder) as entries:
         visible = [entry for entry in entries if not entry.name.startswith(".")]
     folders = sorted((e.name for e in visible if e.is_dir()), key=natural_key)
     files = [Path(entry.path) for entry in visible if not entry.is_dir()]
-    yield _place(folder, key, files, [name for name in folders if same_name(name) in MASK_FOLDERS])
+    yield _scanned(
+        folder, key, files, [name for name in folders if same_name(name) in MASK_FOLDERS]
+    )
     for name in folders:
         if _belongs(name, key, subfolders):
             yield from _walk(folder / name, f"{key}{name}/", subfolders, seen)
@@ -78,7 +82,7 @@ def _belongs(name: str, key: str, subfolders: Subfolders) -> bool:
     return subfolders is Subfolders.ALL or (not key and split_concept(name) is not None)
 
 
-def _place(folder: Path, key: str, files: list[Path], mask_folders: list[str]) -> Place:
+def _scanned(folder: Path, key: str, files: list[Path], mask_folders: list[str]) -> ScannedFolder:
     repeats, words = (split_concept(folder.name) if key else None) or (1, "")
     pictures = [path for path in files if path.suffix.lower() in EXTENSIONS]
     masks = _masks_beside(pictures)
@@ -87,7 +91,7 @@ def _place(folder: Path, key: str, files: list[Path], mask_folders: list[str]) -
         masks = {same_name(p.stem): p for p in _pictures_in(folder / name)} | masks
     own = sorted((p for p in pictures if p not in beside), key=lambda p: natural_key(p.name))
     by_name = {same_name(path.name): path for path in files} | {path.name: path for path in files}
-    return Place(
+    return ScannedFolder(
         path=folder,
         key=key,
         repeats=repeats,
@@ -99,23 +103,23 @@ def _place(folder: Path, key: str, files: list[Path], mask_folders: list[str]) -
 
 
 def _masks_beside(pictures: list[Path]) -> dict[str, Path]:
-    """Pictures that are named after another one with a mask's ending."""
+    """Pictures that have the name of another one plus the ending of a mask."""
     stems = {same_name(path.stem).removesuffix(".src") for path in pictures}
-    found: dict[str, Path] = {}
+    masks: dict[str, Path] = {}
     for path in pictures:
         stem = same_name(path.stem)
         for ending in MASK_ENDINGS:
             base = stem.removesuffix(ending)
             if base != stem and base in stems:
-                found[base] = path
-    return found
+                masks[base] = path
+    return masks
 
 
 def _pictures_in(folder: Path) -> list[Path]:
     return sorted(path for path in folder.iterdir() if path.suffix.lower() in EXTENSIONS)
 
 
-def mask_of(place: Place, picture: Path) -> Path | None:
-    """The mask that belongs to a picture, also to `1.src.jpg`."""
+def mask_of(place: ScannedFolder, picture: Path) -> Path | None:
+    """The mask of a picture; `1.src.jpg` has the mask of `1.jpg`."""
     stem = same_name(picture.stem)
     return place.masks.get(stem) or place.masks.get(stem.removesuffix(".src"))

@@ -1,4 +1,4 @@
-"""Captions beside pictures: text files, metadata.jsonl and .csv, kohya's json."""
+"""Captions next to pictures: text files, metadata.jsonl and .csv, kohya's json."""
 
 from __future__ import annotations
 
@@ -11,25 +11,25 @@ from pathlib import Path, PurePosixPath
 from typing import Any, cast
 
 from .names import same_name
-from .scan import TABLES, Place
+from .scan import TABLE_EXTENSIONS, ScannedFolder
 
 NAME_COLUMNS = ("file_name", "image_file", "image", "file", "filename")
 TEXT_COLUMNS = ("text", "caption", "prompt", "description")
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
-    """A caption and where it is from."""
+class SidecarCaption:
+    """A caption and where it comes from."""
 
     text: str
     source: str
 
 
 def read_text(path: Path) -> tuple[str, bool]:
-    """Text without byte-order mark and surrounding space, and whether it had to be guessed.
+    """A file's text without byte-order mark and surrounding space, and whether it is a guess.
 
-    What is no UTF-8 is read as Windows-1252, in which every byte but five is a letter. ValueError
-    when the file cannot be opened.
+    Files that are not UTF-8 are read as Windows-1252, which defines all but five bytes. Raises
+    ValueError if the file cannot be opened.
     """
     try:
         data = path.read_bytes()
@@ -46,35 +46,35 @@ def read_text(path: Path) -> tuple[str, bool]:
 
 
 def clean(text: str) -> str:
-    """Line ends of one kind, no space around."""
+    """Text with uniform line ends, stripped."""
     return text.replace("\r\n", "\n").replace("\r", "\n").strip()
 
 
 class Sidecars:
-    """The captions of one folder, looked up in the order of their precedence."""
+    """The captions of one folder, in the order of precedence of their files."""
 
-    def __init__(self, place: Place, extension: str, *, every_kind: bool, notes: list[str]):
+    def __init__(self, place: ScannedFolder, extension: str, *, every_kind: bool, notes: list[str]):
         extensions = dict.fromkeys([extension, ".txt", ".caption"] if every_kind else [extension])
         self.place, self.extensions, self.notes = place, list(extensions), notes
         self.users: dict[Path, str] = {}
         self.tables = _read_tables(place, notes) if every_kind else {}
 
-    def caption(self, picture: Path) -> Found:
-        """The caption of a picture; empty text and source when it has none.
+    def caption(self, picture: Path) -> SidecarCaption:
+        """The caption of a picture; text and source are empty if it has none.
 
-        ValueError when its file cannot be opened. Two kinds that differ give a note, and the
-        first of explicit extension, .txt, .caption, metadata.jsonl, .csv and kohya's json is taken.
+        Of several, the first of explicit extension, .txt, .caption, metadata.jsonl, .csv and
+        kohya's json is used, with a note if they differ. Raises ValueError for an unreadable file.
         """
-        found = [*self._files(picture), *self._rows(picture)]
-        texts = {" ".join(one.text.split()) for one in found}
+        captions = [*self._files(picture), *self._rows(picture)]
+        texts = {" ".join(caption.text.split()) for caption in captions}
         if len(texts) > 1:
-            sources = " and ".join(dict.fromkeys(one.source for one in found))
+            sources = " and ".join(dict.fromkeys(caption.source for caption in captions))
             self.notes.append(
-                f"{picture.name} has different captions in {sources}: {found[0].source} is used."
+                f"{picture.name} has different captions in {sources}: {captions[0].source} is used."
             )
-        return found[0] if found else Found("", "")
+        return captions[0] if captions else SidecarCaption("", "")
 
-    def _files(self, picture: Path) -> Iterator[Found]:
+    def _files(self, picture: Path) -> Iterator[SidecarCaption]:
         for extension in self.extensions:
             path = self.place.find(picture.stem + extension)
             if path is None:
@@ -85,26 +85,26 @@ class Sidecars:
                     f"{path.name} is not UTF-8 text and was read as Windows-1252: save it as UTF-8."
                 )
             self._shared(path, picture)
-            yield Found(text, extension)
+            yield SidecarCaption(text, extension)
 
     def _shared(self, path: Path, picture: Path) -> None:
         other = self.users.setdefault(path, picture.name)
         if other != picture.name:
             self.notes.append(f"{other} and {picture.name} share the caption {path.name}.")
 
-    def _rows(self, picture: Path) -> Iterator[Found]:
+    def _rows(self, picture: Path) -> Iterator[SidecarCaption]:
         for source, table in self.tables.items():
             keys = (same_name(picture.name), same_name(picture.stem))
             text = next((table[key] for key in keys if key in table), None)
             if text is not None:
-                yield Found(text, source)
+                yield SidecarCaption(text, source)
 
 
-def _read_tables(place: Place, notes: list[str]) -> dict[str, dict[str, str]]:
-    """Caption tables of a folder by their file's name, each from picture to text."""
-    paths = {path for path in place.files.values() if path.suffix.lower() in TABLES}
+def _read_tables(place: ScannedFolder, notes: list[str]) -> dict[str, dict[str, str]]:
+    """The caption tables of a folder by file name, each from picture to text."""
+    paths = {path for path in place.files.values() if path.suffix.lower() in TABLE_EXTENSIONS}
     tables: dict[str, dict[str, str]] = {}
-    for path in sorted(paths, key=lambda p: (TABLES.index(p.suffix.lower()), p.name)):
+    for path in sorted(paths, key=lambda p: (TABLE_EXTENSIONS.index(p.suffix.lower()), p.name)):
         try:
             rows = _rows_of(path, notes)
         except ValueError as error:
@@ -136,7 +136,7 @@ def _json_lines(path: Path, text: str, notes: list[str]) -> Iterator[tuple[str, 
         if isinstance(row, dict) and (key := field_of(cast("dict[str, Any]", row), NAME_COLUMNS)):
             yield key_of(key), field_of(cast("dict[str, Any]", row), TEXT_COLUMNS)
         else:
-            notes.append(f"Line {number} of {path.name} is no caption of a picture: correct it.")
+            notes.append(f"Line {number} of {path.name} is not a caption of a picture: correct it.")
 
 
 def _csv_rows(text: str) -> Iterator[tuple[str, str]]:
@@ -146,7 +146,7 @@ def _csv_rows(text: str) -> Iterator[tuple[str, str]]:
 
 
 def _kohya_rows(data: Any) -> Iterator[tuple[str, str]]:
-    """kohya's fine-tuning metadata: picture to caption and tags, joined by commas."""
+    """kohya's fine-tuning metadata: caption and tags of each picture, joined by a comma."""
     if not isinstance(data, dict):
         return
     for key, row in cast("dict[str, Any]", data).items():
@@ -157,14 +157,11 @@ def _kohya_rows(data: Any) -> Iterator[tuple[str, str]]:
 
 
 def field_of(row: Mapping[str, Any], names: tuple[str, ...]) -> str:
-    """The first of a row's fields with text in it, without space around; empty for none."""
+    """The first field of a row that has text, stripped; empty if none has."""
     values = (row.get(name) for name in names)
     return next((clean(value) for value in values if isinstance(value, str) and value.strip()), "")
 
 
 def key_of(name: str) -> str:
-    """What a row's name of a picture is looked up by.
-
-    Rows name pictures by a path relative to the file, by a full path or by a stem.
-    """
+    """The key of a row's picture, which rows give as relative path, full path or stem."""
     return same_name(PurePosixPath(name.replace("\\", "/")).name)

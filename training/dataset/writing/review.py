@@ -1,4 +1,4 @@
-"""Captions edited by hand: a journal of changes, each of which can be undone."""
+"""Captions edited by hand: a journal of changes that can be undone one by one."""
 
 from __future__ import annotations
 
@@ -15,22 +15,22 @@ from ..records import HUMAN, Dataset, Record
 
 
 class Conflict(ValueError):
-    """What was to be changed has changed meanwhile."""
+    """The caption to change was changed by someone else meanwhile."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Edit:
-    """What a person made of one picture."""
+    """The edits of one picture."""
 
     caption: str | None = None
-    """None leaves the caption as it is."""
+    """None if the caption is not edited."""
     base: str = ""
-    """The caption under which the edit was made."""
+    """The caption that was edited."""
     enabled: bool = True
 
 
 class Review:
-    """The edits of one dataset, folded from its journal."""
+    """The edits of one dataset, read from its journal."""
 
     def __init__(self, path: Path):
         self.journal = Journal(path)
@@ -41,7 +41,7 @@ class Review:
             self._fold(entry)
 
     def apply(self, dataset: Dataset) -> Dataset:
-        """The dataset with every edit; pictures that are switched off are left out."""
+        """The dataset with all edits, without the pictures that are switched off."""
         return replace(
             dataset,
             records=tuple(
@@ -50,7 +50,7 @@ class Review:
         )
 
     def edited(self, record: Record) -> Record | None:
-        """A picture as it was edited, None when it is switched off."""
+        """The edited picture; None if it is switched off."""
         edit = self.edits.get(record.name)
         if edit is None:
             return record
@@ -64,7 +64,7 @@ class Review:
         return replace(record, caption=edit.caption, caption_source=HUMAN, flags=flags)
 
     def tag(self, record: Record, stamp: str = "") -> str:
-        """Changes when the picture's caption does, here or, by its stamp, in its file."""
+        """A tag that changes with the caption, whether it is edited here or in its file."""
         text = repr((record.name, record.caption, self.edits.get(record.name), stamp))
         return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:16]
 
@@ -76,9 +76,9 @@ class Review:
         stamp: str = "",
         seen: str | None = None,
     ) -> None:
-        """Set caption, enabled or both of one picture; Conflict when its tag is another now.
+        """Set caption, enabled or both of one picture; raises Conflict if its tag has changed.
 
-        `seen` is what the caption's file says where that is news: the edit is made knowing it.
+        `seen` is the text of a caption file that changed, if the person has seen it.
         """
         if tag != self.tag(record, stamp):
             raise Conflict(f"The caption of {record.name} was changed meanwhile.")
@@ -90,22 +90,22 @@ class Review:
     def replaced(
         self, records: Sequence[Record], find: str, new: str
     ) -> dict[str, tuple[str, str]]:
-        """What a find and replace would change: old and new caption by name.
+        """Old and new captions, by name, of a find and replace of whole words in any case.
 
-        Whole words are found, whatever their case; ValueError for an empty search.
+        Raises ValueError for an empty search.
         """
         if not find.strip():
             raise ValueError("Write what to find.")
         (operation,) = parse_operations(f"replace: {find} => {new}")
-        found: dict[str, tuple[str, str]] = {}
+        changes: dict[str, tuple[str, str]] = {}
         for record in records:
             now = self.edited(record)
             if now is not None and (text := operation.edit(now.caption, now)) != now.caption:
-                found[record.name] = (now.caption, text)
-        return found
+                changes[record.name] = (now.caption, text)
+        return changes
 
     def replace_all(self, records: Sequence[Record], find: str, new: str) -> int:
-        """Find and replace in all captions as one change; how many it changed."""
+        """Find and replace in all captions as one change; returns how many changed."""
         changes = self.replaced(records, find, new)
         rows = {record.name: record for record in records}
         if changes:
@@ -115,7 +115,7 @@ class Review:
         return len(changes)
 
     def undo(self) -> bool:
-        """Take back the latest change that is not undone yet; False when there is none."""
+        """Undo the latest change that is not yet undone; False if there is none."""
         if not self._before:
             return False
         self._write({"undo": True})
@@ -154,7 +154,7 @@ class Review:
 
 
 def dataset_id(dataset: Dataset) -> str:
-    """Names a dataset by its folders, so that its edits are found again in another session."""
+    """An id from the folders of a dataset, under which its edits are found again."""
     folders = sorted({str(record.path.parent.absolute()) for record in dataset.records})
     text = repr((dataset.name, folders))
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:16]

@@ -1,4 +1,4 @@
-"""Caption tables with new captions in them; all else that they hold stays as it was.
+"""Caption tables with new captions; everything else in them stays as it was.
 
 A picture's row is found as the reader finds it: by any of its name columns, name before stem.
 """
@@ -17,45 +17,45 @@ from ..folder.sidecars import NAME_COLUMNS, TEXT_COLUMNS, field_of, key_of
 from ..records import Record
 
 MARK = "\ufeff"
-"""The byte-order mark that spreadsheet programs begin a file with"""
+"""The byte-order mark at the start of files from spreadsheet programs."""
 NAME, TEXT = NAME_COLUMNS[0], TEXT_COLUMNS[0]
 
 
 class Table(ABC):
-    """A table's text, read to be written again; ValueError for one that cannot be."""
+    """A parsed table that can be written again; ValueError for one that cannot be parsed."""
 
     captions: tuple[str, ...] = TEXT_COLUMNS
-    """The fields of a row that a caption is looked for in"""
+    """The fields of a row that may hold its caption."""
 
     def __init__(self, keys: Iterable[str]):
-        """`keys` are what the rows' pictures are looked up by, in the order of the rows."""
+        """`keys` are the keys of the rows' pictures, in the order of the rows."""
         self._places = {key: place for place, key in enumerate(keys) if key}
 
     def place_of(self, record: Record) -> int | None:
-        """The place of a picture's row; None when it has none."""
+        """The index of a picture's row; None if it has none."""
         keys = (same_name(record.path.name), same_name(record.path.stem))
         return next((self._places[key] for key in keys if key in self._places), None)
 
     def caption(self, record: Record) -> str:
-        """What the table says of a picture."""
+        """The caption of a picture in the table."""
         place = self.place_of(record)
         return "" if place is None else field_of(self.fields(place), self.captions)
 
     @abstractmethod
     def fields(self, place: int) -> Mapping[str, Any]:
-        """A row by its fields' names."""
+        """The fields of a row by name."""
 
     @abstractmethod
     def put(self, record: Record, text: str) -> None:
-        """Give a picture another caption."""
+        """Set the caption of a picture."""
 
     @abstractmethod
     def text(self) -> str:
-        """The file."""
+        """The text of the file."""
 
 
 class JsonLines(Table):
-    """metadata.jsonl: an object a line."""
+    """metadata.jsonl: one object per line."""
 
     def __init__(self, before: str):
         self._mark = MARK if before.startswith(MARK) else ""
@@ -64,11 +64,11 @@ class JsonLines(Table):
         super().__init__(key_of(field_of(row, NAME_COLUMNS)) for row in self._rows)
 
     def fields(self, place: int) -> Mapping[str, Any]:
-        """A line's object; empty for one of another kind."""
+        """The object of a line; empty if the line is something else."""
         return self._rows[place]
 
     def put(self, record: Record, text: str) -> None:
-        """Give a picture another caption, in its line or in a new one."""
+        """Set the caption of a picture, in its line or in a new one."""
         place = self.place_of(record)
         row = {NAME: record.path.name} if place is None else self._rows[place]
         row[_text_column(row)] = text
@@ -84,7 +84,7 @@ class JsonLines(Table):
 
 
 class Csv(Table):
-    """metadata.csv: a header, then a row a picture."""
+    """metadata.csv: a header, then one row per picture."""
 
     def __init__(self, before: str):
         self._mark = MARK if before.startswith(MARK) else ""
@@ -95,18 +95,18 @@ class Csv(Table):
         self._header, self._rows = (rows[0], rows[1:]) if rows else ([NAME, TEXT], [])
         if not any(name in self._header for name in NAME_COLUMNS):
             raise ValueError(
-                f"metadata.csv has no column {NAME}, so that nobody knows which row is of which "
-                "picture: give it one, or choose another format."
+                f"metadata.csv has no column {NAME}, so its rows belong to no pictures: add one, "
+                "or choose another format."
             )
         named = (self.fields(place) for place in range(len(self._rows)))
         super().__init__(key_of(field_of(row, NAME_COLUMNS)) for row in named)
 
     def fields(self, place: int) -> Mapping[str, Any]:
-        """A row by the header; cells beyond it have no name, and stay where they are."""
+        """A row by the header; cells beyond the header have no name and stay as they are."""
         return dict(zip(self._header, self._rows[place], strict=False))
 
     def put(self, record: Record, text: str) -> None:
-        """Give a picture another caption, in its row or in a new one."""
+        """Set the caption of a picture, in its row or in a new one."""
         place = self.place_of(record)
         if place is None:
             self._rows.append([])
@@ -130,17 +130,17 @@ class Csv(Table):
 
 
 class Kohya(Table):
-    """meta.json: an object of objects by the pictures' names, paths or stems."""
+    """meta.json: an object with one object for each picture, by name, path or stem."""
 
     captions = ("caption",)
-    """Without the tags, which are apart"""
+    """Tags are a separate field."""
 
     def __init__(self, before: str):
         read: Any = _json(before, "meta.json") if before.strip() else {}
         rows: dict[str, Any] = cast("Any", read) if isinstance(read, dict) else {"": None}
         if not all(isinstance(row, dict) for row in rows.values()):
             raise ValueError(
-                "meta.json is no table of captions by picture: correct it or choose another format."
+                "meta.json is not a table of captions: correct it or choose another format."
             )
         self._rows: dict[str, dict[str, Any]] = rows
         self._names = list(rows)
@@ -151,7 +151,7 @@ class Kohya(Table):
         return self._rows[self._names[place]]
 
     def put(self, record: Record, text: str) -> None:
-        """Give a picture another caption, in its object or in a new one by its stem."""
+        """Set the caption of a picture, in its object or in a new one under its stem."""
         place = self.place_of(record)
         name = record.path.stem if place is None else self._names[place]
         self._rows.setdefault(name, {})["caption"] = text
@@ -162,9 +162,9 @@ class Kohya(Table):
 
 
 def _text_column(row: Mapping[str, Any], columns: Iterable[str] = ()) -> str:
-    """Where a row's caption is, or has to go."""
-    known = [name for name in TEXT_COLUMNS if name in {*row, *columns}]
-    return next((name for name in known if field_of(row, (name,))), [*known, TEXT][0])
+    """The column of a row's caption, or the one to write it into."""
+    present = [name for name in TEXT_COLUMNS if name in {*row, *columns}]
+    return next((name for name in present if field_of(row, (name,))), [*present, TEXT][0])
 
 
 def _json(text: str, where: str) -> Any:
@@ -177,6 +177,6 @@ def _json(text: str, where: str) -> Any:
 
 
 def _object(line: str, number: int) -> dict[str, Any]:
-    """A line's object; one of another kind has no fields, and stays as it is."""
+    """The object of a line; a line with something else has no fields and stays as it is."""
     row = _json(line, f"Line {number} of metadata.jsonl")
     return cast("dict[str, Any]", row) if isinstance(row, dict) else {}

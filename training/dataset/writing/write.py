@@ -1,4 +1,4 @@
-"""Captions written beside pictures: never by accident, never halfway, always to be undone."""
+"""Captions written next to pictures: never by accident, never partly, and with undo."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from .tables import Csv, JsonLines, Kohya, Table
 
 
 class OnExisting(str, Enum):
-    """What happens to a caption that is there already."""
+    """What happens to a caption that exists already."""
 
     SKIP = "skip"
     APPEND = "append"
@@ -45,16 +45,16 @@ TABLE_FILES = {
 
 @dataclass(frozen=True, slots=True)
 class FileChange:
-    """A file with what it holds now, None when there is none, and what it is to hold."""
+    """A change of a file, from its present text, None for no file, to a new text."""
 
     path: Path
     before: str | None
     after: str | None
-    """None takes the file away"""
+    """None deletes the file."""
 
 
 def joined(old: str, new: str, mode: OnExisting) -> str:
-    """The text of both; a part that is there already is not doubled."""
+    """Both texts combined; a part that is there already is not added again."""
     old, new = old.strip(), new.strip()
     if not old or not new or mode is OnExisting.REPLACE:
         return new or old
@@ -68,7 +68,7 @@ def joined(old: str, new: str, mode: OnExisting) -> str:
 def plan_changes(
     records: Sequence[Record], kind: CaptionFile, mode: OnExisting
 ) -> Iterator[FileChange]:
-    """The files that would change; pictures without a caption never do."""
+    """The changes that write captions into files; pictures without a caption change nothing."""
     described = [record for record in records if record.caption.strip()]
     if kind in TABLE_FILES:
         yield from _plan_tables(described, kind, mode)
@@ -96,7 +96,7 @@ def _plan_tables(
 
 
 def _rewritten(before: str, records: Sequence[Record], kind: CaptionFile, mode: OnExisting) -> str:
-    """The table with the captions; the very same text where none changes."""
+    """The table with the captions; the same text if no caption changes."""
     table, changed = TABLES[kind](before), False
     for record in records:
         old = table.caption(record)
@@ -115,35 +115,35 @@ TABLES: dict[CaptionFile, Callable[[str], Table]] = {
 
 
 class CaptionHistory:
-    """Every change that was made to caption files, with the text before it."""
+    """All changes that were made to caption files, with the text before each."""
 
     def __init__(self, path: Path):
         self.journal = Journal(path)
 
     def revision(self) -> int:
-        """The number of the latest revision, 0 before the first."""
+        """The number of the latest revision; 0 if there is none."""
         return max((int(entry["revision"]) for entry in self.journal.entries()), default=0)
 
     def write(self, changes: Iterable[FileChange], revision: int | None = None) -> int:
-        """Make the changes one by one under one revision; return how many.
+        """Make the changes one by one under one revision; returns how many.
 
-        The old text is on the disk before the file is touched. A file that no longer holds what
-        it held when the change was planned is left alone, with FileExistsError.
+        The old text is saved before a file is written. Raises FileExistsError for a file that has
+        changed since the change was planned.
         """
         number, count = revision or self.revision() + 1, 0
         for change in changes:
             if text_now(change.path) != change.before:
                 raise FileExistsError(
-                    f"{change.path.name} was changed meanwhile and is left as it is: run again."
+                    f"{change.path.name} was changed meanwhile and is left unchanged: run again."
                 )
             self._make(number, change)
             count += 1
         return count
 
     def undo(self, revision: int) -> list[str]:
-        """Put back what files held before a revision; return a sentence for each that cannot be.
+        """Restore files to before a revision; returns a sentence for each that was changed since.
 
-        A file that was changed since is left alone. The undo is a revision of its own.
+        Those files are left unchanged. The undo is a revision of its own.
         """
         entries = [e for e in self.journal.entries() if int(e["revision"]) == revision]
         if not entries:
@@ -159,7 +159,7 @@ class CaptionHistory:
             if text_now(path) == before:
                 continue
             if text_now(path) != last[name]:
-                refused.append(f"{path.name} was changed since and is left as it is.")
+                refused.append(f"{path.name} was changed since and is left unchanged.")
                 continue
             self._make(number, FileChange(path, last[name], before))
         return refused
@@ -181,5 +181,5 @@ class CaptionHistory:
 
 
 def text_now(path: Path) -> str | None:
-    """The file as text from which its very bytes can be had again; None when it is not there."""
+    """A file's text, from which its exact bytes can be restored; None if there is no file."""
     return path.read_bytes().decode("utf-8", "surrogateescape") if path.exists() else None

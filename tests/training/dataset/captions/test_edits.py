@@ -10,8 +10,8 @@ import pytest
 from pack.training.dataset.captions.change import apply_operations, parse_operations
 from pack.training.dataset.captions.diff import before_after
 from pack.training.dataset.captions.label import Kind, Label, label_dataset
-from pack.training.dataset.captions.refusals import is_unfinished, loops, problem, tidy
-from pack.training.dataset.captions.statistics import caption_statistics, table
+from pack.training.dataset.captions.refusals import is_unfinished, problem, repeats_itself, tidied
+from pack.training.dataset.captions.statistics import caption_statistics, statistics_report
 from pack.training.dataset.captions.texts import texts_of
 from pack.training.dataset.captions.vary import expand
 from pack.training.dataset.records import Dataset, Lines, Record, Template, Variation
@@ -169,17 +169,19 @@ def test_phrases_in_four_of_five_captions_are_fused():
     stats = caption_statistics(dataset(*captions, "TOK outside in snow", "").records, ["TOK"])
     assert [(p.text, p.captions) for p in stats.phrases] == [("red hat", 4), ("snow", 2)]
     assert [p.text for p in stats.fused] == ["red hat"] and stats.coverage == (("TOK", 5),)
-    text = table(stats)
+    text = statistics_report(stats)
     assert 'fused: "red hat" is in 80%' in text and "5 of 6 pictures have a caption" in text
 
 
 def test_answers_of_models_are_tidied_and_bad_ones_named():
-    assert tidy('<think>hm\n</think>\nCaption: "a cat\n on a mat"') == "a cat on a mat"
-    assert tidy("<think>never ends") == ""
-    assert problem(tidy("I'm sorry, but I cannot help.")) == "the model refused"
+    assert tidied('<think>hm\n</think>\nCaption: "a cat\n on a mat"') == "a cat on a mat"
+    assert tidied("<think>never ends") == ""
+    assert problem(tidied("I'm sorry, but I cannot help.")) == "the model refused"
     assert problem("") == "the answer is empty" and problem("a cat") == ""
     assert is_unfinished("A cat sits. Behind it stands a")
     assert not any(
         map(is_unfinished, ("A cat sits.", 'He says "no."', "cat, mat", "a St. Bernard"))
     )
-    assert loops("a red hat a red hat a red hat") and not loops("a red hat and a red cap")
+    assert repeats_itself("a red hat a red hat a red hat") and not repeats_itself(
+        "a red hat and a red cap"
+    )

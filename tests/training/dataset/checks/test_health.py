@@ -12,9 +12,9 @@ import torch
 from PIL import Image, ImageDraw, ImageFile, ImageFilter
 
 from harness.models.grain import grain
-from pack.training.dataset.checks.measure import Measures, alike, distance, measure
+from pack.training.dataset.checks.measure import Measures, distance, measure, near_copies
 from pack.training.dataset.checks.variety import variety
-from pack.training.dataset.checks.verdict import Gate, Health, examine, measured
+from pack.training.dataset.checks.verdict import DatasetVerdict, Gate, examine, measured
 from pack.training.dataset.facts import Store
 from pack.training.dataset.folder.read import read_folder
 from pack.training.dataset.records import Box, Dataset, Framing
@@ -35,7 +35,7 @@ def drawing(seed: int, size: tuple[int, int] = (200, 200)) -> Image.Image:
     return picture
 
 
-def check(folder: Path, *placeholders: str, store: Store | None = None) -> Health:
+def check(folder: Path, *placeholders: str, store: Store | None = None) -> DatasetVerdict:
     dataset = read_folder(folder)
     return examine(dataset, list(measured(dataset, store or Store())), FRAMING, placeholders)
 
@@ -47,7 +47,7 @@ def fill(folder: Path, count: int = 6, caption: str = "a TOK") -> None:
         (folder / f"{number}.txt").write_text(f"{caption} {number}")
 
 
-def flags(health: Health, name: str) -> tuple[str, ...]:
+def flags(health: DatasetVerdict, name: str) -> tuple[str, ...]:
     return next(r.flags for r in health.dataset.records if r.name == name)
 
 
@@ -124,9 +124,9 @@ def test_flat_pictures_of_different_colors_are_no_copies(tmp_path: Path):
     for name in ("red", "green", "blue"):
         Image.new("RGB", (64, 64), name).save(tmp_path / f"{name}.png")
     dataset = read_folder(tmp_path)
-    assert alike(list(measured(dataset, Store()))) == []
+    assert near_copies(list(measured(dataset, Store()))) == []
     Image.new("RGB", (80, 80), "red").save(tmp_path / "red 2.png")
-    assert len(alike(list(measured(read_folder(tmp_path), Store())))) == 1
+    assert len(near_copies(list(measured(read_folder(tmp_path), Store())))) == 1
 
 
 def test_the_distance_of_hashes_is_exact_in_blocks():
@@ -135,7 +135,7 @@ def test_the_distance_of_hashes_is_exact_in_blocks():
     words[1400] = words[7] ^ (2**20 - 1)
     words[1401] = words[8] ^ (2**21 - 1)
     many = [Measures(likeness=f"{w:064x}", contrast=0.3) for w in words]
-    assert alike(many) == [[7, 1400]]
+    assert near_copies(many) == [[7, 1400]]
     assert distance("0f", "f0") == 8
 
 

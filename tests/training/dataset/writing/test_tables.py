@@ -69,8 +69,8 @@ def test_kohyas_rows_are_found_by_path_name_or_stem_and_keep_their_tags():
     [
         (Csv, "name;words\nb.png;two\n", "has no column file_name"),
         (JsonLines, '{"a": 1}\n{oops\n', "Line 2 of metadata.jsonl is not JSON"),
-        (Kohya, "[]", "is no table of captions"),
-        (Kohya, '{"b": "two"}', "is no table of captions"),
+        (Kohya, "[]", "is not a table of captions"),
+        (Kohya, '{"b": "two"}', "is not a table of captions"),
         (Kohya, "{", "meta.json is not JSON"),
     ],
 )

@@ -75,7 +75,7 @@ def test_an_undo_leaves_what_was_changed_since(folder: Path):
     history = CaptionHistory(folder.parent / "history.jsonl")
     write(folder, history, OnExisting.REPLACE, a="new", b="two")
     (folder / "a.txt").write_text("by hand")
-    assert history.undo(1) == ["a.txt was changed since and is left as it is."]
+    assert history.undo(1) == ["a.txt was changed since and is left unchanged."]
     assert texts(folder) == {"a.txt": "by hand"}
     with pytest.raises(ValueError, match="There is no revision 9: the latest is 2"):
         history.undo(9)
