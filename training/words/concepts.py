@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Container, Iterable, Sequence
+from collections.abc import Collection, Container, Iterable, Sequence
 from dataclasses import dataclass, replace
+
+import torch
 
 from ..dataset.captions.placeholders import split_caption
 from ..dataset.captions.texts import texts_of
 from ..dataset.records import Dataset
 from ..ports import Caption, Mention
+from ..randomness import generator
 
 NEGATIVE = "-neg"
 """Ends the name of a concept's negative embedding."""
@@ -126,7 +129,34 @@ def mentioned(caption: Caption) -> frozenset[str]:
     return frozenset(part.concept for part in caption if isinstance(part, Mention))
 
 
-def check_concepts(concepts: Sequence[Concept], dataset: Dataset) -> None:
+@dataclass(frozen=True, slots=True)
+class ParsedDataset:
+    """A dataset and every caption that a run may show with each of its pictures."""
+
+    dataset: Dataset
+    captions: tuple[tuple[Caption, ...], ...]
+    """A row for each record."""
+
+    def mentioned(self) -> list[frozenset[str]]:
+        """The concepts that each picture's captions mention."""
+        return [frozenset[str]().union(*map(mentioned, row)) for row in self.captions]
+
+    def take(self, places: Collection[int]) -> ParsedDataset:
+        """The records at these places alone."""
+        rows = [place for place in range(len(self.captions)) if place in places]
+        records = tuple(self.dataset.records[place] for place in rows)
+        captions = tuple(self.captions[place] for place in rows)
+        return ParsedDataset(replace(self.dataset, records=records), captions)
+
+
+def parse_dataset(dataset: Dataset, concepts: Sequence[Concept], seed: int) -> ParsedDataset:
+    """Draw and parse all captions of a run, once: what is checked is what is trained."""
+    rows = (texts_of(record, seed) for record in dataset.records)
+    captions = tuple(tuple(parse_caption(text, concepts) for text in row) for row in rows)
+    return ParsedDataset(dataset, captions)
+
+
+def check_concepts(concepts: Sequence[Concept], parsed: ParsedDataset) -> None:
     """Raise ValueError, naming concept or picture, when names clash or captions lack them."""
     for label, values in {
         "placeholder": [concept.placeholder for concept in concepts],
@@ -135,23 +165,40 @@ def check_concepts(concepts: Sequence[Concept], dataset: Dataset) -> None:
         double = [value for value, count in Counter(values).items() if count > 1]
         if double:
             raise ValueError(f'Two concepts have the {label} "{double[0]}": rename one of them.')
-    captions = [
-        (record, parse_caption("\n".join(texts_of(record, seed=0)), concepts))
-        for record in dataset.records
-    ]
-    for record, caption in captions:
-        if concepts and not caption:
+    for record, captions in zip(parsed.dataset.records, parsed.captions, strict=True):
+        if concepts and not any(captions):
             raise ValueError(
                 f"Caption missing for {record.path.name}: add {record.path.stem}.txt beside it, or "
                 "give Load Dataset a default caption with the placeholder."
             )
-    found = frozenset[str]().union(*(mentioned(caption) for _, caption in captions))
+    shown = frozenset[str]().union(*parsed.mentioned())
     for concept in concepts:
-        if concept.final_name not in found:
+        if concept.final_name not in shown:
             raise ValueError(
-                f'The placeholder "{concept.placeholder}" is in no caption of {dataset.name}: '
-                "write it into the captions, or correct the concept's placeholder."
+                f'The placeholder "{concept.placeholder}" is in no caption of '
+                f"{parsed.dataset.name}: write it into the captions, or correct the concept's "
+                "placeholder."
             )
+
+
+def hold_out(parsed: ParsedDataset, count: int, seed: int) -> tuple[ParsedDataset, ParsedDataset]:
+    """Some of the pictures, and all others; every concept keeps a picture to train on."""
+    names = parsed.mentioned()
+    left = Counter(name for of_picture in names for name in of_picture)
+    order: list[int] = torch.randperm(len(names), generator=generator(seed, "held out")).tolist()  # pyright: ignore
+    chosen = set[int]()
+    for place in order:
+        if len(chosen) == min(count, len(names) - 1):
+            break
+        if all(left[name] > 1 for name in names[place]):
+            chosen.add(place)
+            left.subtract(names[place])
+    if not chosen:
+        raise ValueError(
+            "No picture can be held out for validation, since every concept needs one to train "
+            "on: add pictures, or connect a dataset of their own to Validation."
+        )
+    return parsed.take(chosen), parsed.take(set(range(len(names))) - chosen)
 
 
 def check_class_words(concepts: Sequence[Concept]) -> None:

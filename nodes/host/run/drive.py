@@ -38,7 +38,7 @@ from .live import LiveRun, going_live
 from .prepare import make_parts
 from .previews import Previewer
 from .reporter import Reporter
-from .request import Checkpointing, Request
+from .request import Checked, Checkpointing, Request
 from .run_folder import RunFolder, find_run_folder
 from .watch import Watch, Watcher
 
@@ -68,7 +68,8 @@ def run_training(model: ModelPatcher, clip: CLIP, vae: VAE, request: Request) ->
 
     A run that was stopped resumes from its checkpoint; a finished one is read from its folder.
     """
-    request = request.checked()
+    checked = request.checked()
+    request = checked.request
     check_trainable(model)
     check_guidance(model, request.config.objective, request.concepts)
     check_clip(model, clip)
@@ -81,7 +82,7 @@ def run_training(model: ModelPatcher, clip: CLIP, vae: VAE, request: Request) ->
         names = tuple(concept.final_name for concept in request.concepts)
         live = LiveRun(folder.path.name, request.node, request.config.steps, names)
         with going_live(live), device_context(model.load_device):
-            return _train(model, clip, vae, request, folder, live)
+            return _train(model, clip, vae, checked, folder, live)
 
 
 def identity(request: Request, model: ModelPatcher, clip: CLIP, vae: VAE) -> dict[str, Any]:
@@ -116,9 +117,10 @@ def _read(folder: RunFolder) -> RunResult:
 
 
 def _train(
-    model: ModelPatcher, clip: CLIP, vae: VAE, request: Request, folder: RunFolder, live: LiveRun
+    model: ModelPatcher, clip: CLIP, vae: VAE, checked: Checked, folder: RunFolder, live: LiveRun
 ) -> RunResult:
     """Train from the folder's checkpoint, if any, to the end, and save the result there."""
+    request = checked.request
     text = HostTextEncoder(clip)
     denoiser = HostDenoiser(
         model,
@@ -127,7 +129,7 @@ def _train(
         companions=text.companions,
     )
     start = _start(folder, request)
-    parts = make_parts(request, denoiser, text, HostLatentCodec(vae))
+    parts = make_parts(checked, denoiser, text, HostLatentCodec(vae))
     folder.create()
     folder.sweep()
     plan = None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import closing, nullcontext
 from dataclasses import replace
 
@@ -20,17 +21,14 @@ from ....training.adapters.adapted import Adapters
 from ....training.adapters.trilora import TriLoraConfig
 from ....training.data import TrainingData
 from ....training.dataset.batches import Batches
-from ....training.dataset.captions.texts import texts_of
 from ....training.dataset.pictures.buckets import latent_mask
 from ....training.dataset.pictures.crops import plan_crops
 from ....training.dataset.pictures.latents import LatentCache, encode_latents
 from ....training.dataset.records import Dataset, Framing
-from ....training.objective import Prior
 from ....training.parts import Parts
 from ....training.peers import peers_here
-from ....training.ports import Caption
 from ....training.trained import Trained
-from ....training.words.concepts import parse_caption, with_negatives
+from ....training.words.concepts import ParsedDataset, with_negatives
 from ....training.words.outputs import Outputs, initial_outputs
 from ....training.words.vectors import Vectors, initial_vectors
 from ..codec import HostLatentCodec
@@ -39,27 +37,25 @@ from ..denoiser.singular_values import cached_singular_values
 from ..events import watched
 from ..folders import file_facts, user_folder
 from ..text.port import HostTextEncoder
-from .request import Request
+from .request import Checked, Request
 
 
 def make_parts(
-    request: Request, denoiser: HostDenoiser, text: HostTextEncoder, codec: HostLatentCodec
+    checked: Checked, denoiser: HostDenoiser, text: HostTextEncoder, codec: HostLatentCodec
 ) -> Parts:
     """Everything that the loop needs; settings that do not fit the model fail before encoding."""
-    config, prior = request.config, request.class_dataset
+    request, config = checked.request, checked.request.config
     seed, batch = config.seed, config.batch_size
-    held = request.validation.dataset if request.validation else None
-    if config.objective.prior is Prior.NONE:
-        prior = None
-    beside = config.objective.prior_batch or batch
+    prior, held, size = checked.prior, checked.held_out, request.resolution
+    prior_batch = config.objective.prior_batch or batch
     return Parts(
         denoiser=denoiser,
         text=text,
         concepts=request.concepts,
         trained=make_trained(request, denoiser, text),
-        data=make_data(request, request.dataset, codec, seed, batch),
-        prior_data=make_data(request, prior, codec, seed + 1, beside) if prior else None,
-        held_out=make_data(request, held, codec, seed, batch) if held else None,
+        data=make_data(checked.training, size, codec, seed, batch),
+        prior_data=make_data(prior, size, codec, seed + 1, prior_batch) if prior else None,
+        held_out=make_data(held, size, codec, seed, batch) if held else None,
         peers=peers_here(),
     )
 
@@ -101,10 +97,10 @@ def make_adapters(
 
 
 def make_data(
-    request: Request, dataset: Dataset, codec: HostLatentCodec, seed: int, batch_size: int
+    parsed: ParsedDataset, resolution: int, codec: HostLatentCodec, seed: int, batch_size: int
 ) -> TrainingData:
     """What a run draws batches from; only pictures that no earlier run has encoded are read."""
-    default = Framing(resolution=request.resolution)
+    dataset, default = parsed.dataset, Framing(resolution=resolution)
     plans = plan_crops(dataset.records, default)
     owners = [item for item, crops in enumerate(plans) for _ in crops]
     crops = [crop for each in plans for crop in each]
@@ -115,14 +111,14 @@ def make_data(
         latent_mask(record, crop, latent.shape[-2:], floor, codec.step)
         for record, crop, latent, floor in zip(records, crops, latents, floors, strict=True)
     ]
-    captions, texts = _captions(request, dataset, seed)
+    captions = [caption for row in parsed.captions for caption in row]
     return TrainingData(
         latents=latents,
         captions=captions,
         crops=crops,
         masks=masks if any(mask is not None for mask in masks) else (),
         views=_spread(plans) if len(crops) > len(plans) else (),
-        texts=texts,
+        texts=_spread(parsed.captions) if len(captions) > len(parsed.captions) else (),
         batches=Batches(
             # All views of a picture have its bucket.
             [(each[0].width, each[0].height) for each in plans],
@@ -145,16 +141,7 @@ def _latents(
     return [latents[index] for index in range(len(crops))]
 
 
-def _captions(
-    request: Request, dataset: Dataset, seed: int
-) -> tuple[list[Caption], list[tuple[int, ...]]]:
-    """Every caption, and which of them belong to each picture; [] when each has one."""
-    texts = [texts_of(record, seed) for record in dataset.records]
-    captions = [parse_caption(text, request.concepts) for row in texts for text in row]
-    return captions, _spread(texts) if len(captions) > len(texts) else []
-
-
-def _spread(rows: list) -> list[tuple[int, ...]]:
+def _spread(rows: Sequence[Sequence[object]]) -> list[tuple[int, ...]]:
     """The indices of each row's entries in the flat list of all entries."""
     ends, start = [], 0
     for row in rows:

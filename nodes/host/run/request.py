@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from enum import Enum
 from functools import cached_property
 from typing import Any
-
-import torch
 
 from ....bundles.bundle import check_name
 from ....training.adapters import AdapterConfig
@@ -19,14 +16,14 @@ from ....training.dataset.records import Dataset
 from ....training.objective import Prior, check_density
 from ....training.optimizers.choices import check_installed
 from ....training.optimizers.schedule import rate_factor
-from ....training.randomness import generator
 from ....training.validation import ValidationConfig
 from ....training.words.concepts import (
     Concept,
+    ParsedDataset,
     check_class_words,
     check_concepts,
-    mentioned,
-    parse_caption,
+    hold_out,
+    parse_dataset,
     with_class_words,
     with_negatives,
 )
@@ -53,6 +50,17 @@ class Checkpointing(str, Enum):
     AUTO = "auto"
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Checked:
+    """A request that can be trained, with its captions, which are parsed once for the run."""
+
+    request: Request
+    training: ParsedDataset
+    held_out: ParsedDataset | None
+    prior: ParsedDataset | None
+    """Class pictures for prior preservation"""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Request:
     """What a graph asks to be trained."""
@@ -76,43 +84,48 @@ class Request:
     node: str = ""
     """Execution id of the node that asks, which the editor shows the run on"""
 
-    def checked(self) -> Request:
+    def checked(self) -> Checked:
         """The request ready to run; ValueError, before any work, for what cannot be trained."""
         if self.adapter is None and not self.concepts:
             raise ValueError(
                 "Nothing to train: connect concepts, an adapter such as LoRA, or both."
             )
         checked_run_name(self.run_name)
-        if self.origin is not None:
-            changed = replace(self, config=self.origin.applied_to(self.config), origin=None)
-            return replace(changed.checked(), origin=self.origin)
+        config = self.origin.applied_to(self.config) if self.origin else self.config
         for concept in with_negatives(self.concepts):
             check_name(concept.final_name)
-        check_concepts(self.concepts, self.dataset)
-        self = replace(self, concepts=with_class_words(self.concepts, self.dataset))
+        parsed = parse_dataset(self.dataset, self.concepts, config.seed)
+        check_concepts(self.concepts, parsed)
+        concepts = with_class_words(self.concepts, self.dataset)
         bucket_sizes(self.resolution)
-        if self.config.objective.prior is Prior.PICTURES and self.class_dataset is None:
+        if config.objective.prior is Prior.PICTURES and self.class_dataset is None:
             raise ValueError(
                 "The objective asks for class pictures: connect them to class_dataset, or choose "
                 'the prior "base model".'
             )
-        if self.config.objective.prior is Prior.BASE and self.class_dataset is None:
-            check_class_words(self.concepts)
-        self._check_packages()
-        return replace(self._held_out(), concepts=self._lasting_concepts())
+        if config.objective.prior is Prior.BASE and self.class_dataset is None:
+            check_class_words(concepts)
+        request = replace(self, config=config, concepts=concepts)
+        request._check_packages()
+        return request._with_captions(parsed)
 
-    def _held_out(self) -> Request:
-        """The validation pictures apart from those that train."""
-        wanted = self.validation
-        if wanted is None:
-            return self
-        if wanted.dataset is not None:
-            held, training = wanted.dataset, self.dataset
-        else:
-            held, training = hold_out(
-                self.dataset, self.concepts, wanted.hold_out, self.config.seed
-            )
-        return replace(self, dataset=training, validation=replace(wanted, dataset=held))
+    def _with_captions(self, parsed: ParsedDataset) -> Checked:
+        """The validation pictures apart from those that train, and the class pictures' captions."""
+        validation, held, training = self.validation, None, parsed
+        if validation is not None and validation.dataset is not None:
+            held = parse_dataset(validation.dataset, self.concepts, self.config.seed)
+        elif validation is not None:
+            held, training = hold_out(parsed, validation.hold_out, self.config.seed)
+        request = replace(
+            self,
+            dataset=training.dataset,
+            concepts=self._lasting_concepts(),
+            validation=validation and replace(validation, dataset=held and held.dataset),
+        )
+        prior = None
+        if self.class_dataset is not None and self.config.objective.prior is not Prior.NONE:
+            prior = parse_dataset(self.class_dataset, self.concepts, self.config.seed + 1)
+        return Checked(request=request, training=training, held_out=held, prior=prior)
 
     def _check_packages(self) -> None:
         """Raise ImportError with the line to run before a step would."""
@@ -161,32 +174,6 @@ class Request:
                 "Every concept has pivot 0 and there is no adapter: nothing would train."
             )
         return tuple(replace(c, pivot=1.0 if c.pivot else 0.0) for c in self.concepts)
-
-
-def hold_out(
-    dataset: Dataset, concepts: Sequence[Concept], count: int, seed: int
-) -> tuple[Dataset, Dataset]:
-    """Some of the pictures and all others; every concept keeps a picture to train on."""
-    names = [mentioned(parse_caption(r.caption, concepts)) for r in dataset.records]
-    left = Counter(name for found in names for name in found)
-    order = torch.randperm(len(names), generator=generator(seed, "held out")).tolist()
-    chosen = set[int]()
-    for place in order:
-        if len(chosen) == min(count, len(names) - 1):
-            break
-        if all(left[name] > 1 for name in names[place]):
-            chosen.add(place)
-            left.subtract(names[place])
-    if not chosen:
-        raise ValueError(
-            "No picture can be held out for validation, since every concept needs one to train "
-            "on: add pictures, or connect a dataset of their own to Validation."
-        )
-    parts = [
-        tuple(r for place, r in enumerate(dataset.records) if (place in chosen) is held)
-        for held in (True, False)
-    ]
-    return replace(dataset, records=parts[0]), replace(dataset, records=parts[1])
 
 
 def _settings(

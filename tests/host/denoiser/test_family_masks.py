@@ -18,17 +18,15 @@ from pack.nodes.host.codec import HostLatentCodec
 from pack.nodes.host.denoiser.port import HostDenoiser
 from pack.nodes.host.run.drive import gradients
 from pack.nodes.host.run.prepare import make_data
-from pack.nodes.host.run.request import Request
 from pack.nodes.host.text.port import HostTextEncoder
-from pack.training.config import TrainConfig
 from pack.training.data import TrainingData, draw_batch
 from pack.training.dataset.folder.read import read_folder
 from pack.training.dataset.pictures.buckets import latent_mask
 from pack.training.dataset.records import Dataset, Framing
 from pack.training.loop import batch_errors
-from pack.training.objective import ObjectiveConfig
 from pack.training.parts import Parts
 from pack.training.run import Run
+from pack.training.words.concepts import parse_dataset
 
 WIDTH, HEIGHT = 96, 64
 BLOCK = (32, 16, 48, 32)
@@ -71,10 +69,9 @@ def masked(
     with torch.inference_mode():
         models = load_small(request.param)
     dataset = write_picture(tmp_path_factory.mktemp("masked"))
-    config = TrainConfig(steps=1, objective=ObjectiveConfig(min_snr_gamma=0))
     with gradients():
-        request = Request(dataset=dataset, config=config)
-        data = make_data(request, dataset, HostLatentCodec(models[2]), seed=0, batch_size=1)
+        parsed = parse_dataset(dataset, (), seed=0)
+        data = make_data(parsed, 512, HostLatentCodec(models[2]), seed=0, batch_size=1)
     yield Masked(models=models, dataset=dataset, data=data)
     management.unload_all_models()
     gc.collect()
@@ -103,7 +100,6 @@ def test_a_change_under_the_mask_is_a_change_of_these_places(masked: Masked):
 
 def test_the_loss_is_the_mean_over_the_places_that_count(masked: Masked):
     model, clip, _ = masked.models
-    config = TrainConfig(steps=1, objective=ObjectiveConfig(min_snr_gamma=0))
     with gradients(), torch.no_grad():
         text, denoiser = HostTextEncoder(clip), HostDenoiser(model, checkpointing=False)
         parts = Parts(denoiser=denoiser, text=text, data=masked.data, concepts=(), trained=())

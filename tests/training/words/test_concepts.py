@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from pack.training.words.concepts import (
     class_caption,
     mentioned,
     parse_caption,
+    parse_dataset,
     with_class_words,
 )
 
@@ -52,9 +54,13 @@ def test_a_class_caption_has_the_class_words_in_place():
     assert class_caption(("",), (TOK,)) == class_caption((), (TOK,)) == ("",)
 
 
+def check(concepts: Sequence[Concept], *captions: str) -> None:
+    check_concepts(concepts, parse_dataset(dataset(*captions), concepts, seed=0))
+
+
 def test_good_concepts_pass():
-    check_concepts((TOK, TIK), dataset("a TOK", "TIK in rain", "neither"))
-    check_concepts((), dataset("", "a hill"))
+    check((TOK, TIK), "a TOK", "TIK in rain", "neither")
+    check((), "", "a hill")
 
 
 @pytest.mark.parametrize(
@@ -81,7 +87,7 @@ def test_good_concepts_pass():
 )
 def test_concepts_that_clash_or_are_never_shown_are_refused(concepts, captions, message: str):
     with pytest.raises(ValueError) as caught:
-        check_concepts(concepts, dataset(*captions))
+        check(concepts, *captions)
     assert message in str(caught.value)
 
 

@@ -7,10 +7,17 @@ import torch
 from training.toys import losses, toy_parts, trained
 
 from pack.training.config import TrainConfig
+from pack.training.dataset.records import Dataset
 from pack.training.loop import train
 from pack.training.objective import ObjectiveConfig
 from pack.training.ports import Mention
-from pack.training.words.concepts import Concept, check_concepts, negative_captions, with_negatives
+from pack.training.words.concepts import (
+    Concept,
+    check_concepts,
+    negative_captions,
+    parse_dataset,
+    with_negatives,
+)
 
 CONCEPT = Concept(placeholder="TOK", name="tok", initial="dog", pivot=1.0, negative_vectors=1)
 PLAIN = Concept(placeholder="TIK", initial="cat", pivot=1.0)
@@ -85,8 +92,6 @@ def test_several_negatives_stand_side_by_side():
 
 
 def test_a_name_that_a_negative_takes_is_refused():
-    from types import SimpleNamespace
-
     other = Concept(placeholder="tok-neg")
     with pytest.raises(ValueError, match='name "tok-neg": rename one'):
-        check_concepts((CONCEPT, other), SimpleNamespace(records=()))
+        check_concepts((CONCEPT, other), parse_dataset(Dataset(name="d", records=()), (), 0))
