@@ -19,11 +19,13 @@ from pack.nodes.host.denoiser.port import HostDenoiser
 from pack.nodes.host.run.drive import gradients
 from pack.nodes.host.run.prepare import make_data
 from pack.nodes.host.text.port import HostTextEncoder
+from pack.training.config import TrainConfig
 from pack.training.data import TrainingData, draw_batch
 from pack.training.dataset.folder.read import read_folder
 from pack.training.dataset.pictures.buckets import latent_mask
 from pack.training.dataset.records import Dataset, Framing
 from pack.training.loop import batch_errors
+from pack.training.objective import ObjectiveConfig
 from pack.training.parts import Parts
 from pack.training.run import Run
 from pack.training.words.concepts import parse_dataset
@@ -100,6 +102,7 @@ def test_a_change_under_the_mask_is_a_change_of_these_places(masked: Masked):
 
 def test_the_loss_is_the_mean_over_the_places_that_count(masked: Masked):
     model, clip, _ = masked.models
+    config = TrainConfig(steps=1, objective=ObjectiveConfig(min_snr_gamma=0))
     with gradients(), torch.no_grad():
         text, denoiser = HostTextEncoder(clip), HostDenoiser(model, checkpointing=False)
         parts = Parts(denoiser=denoiser, text=text, data=masked.data, concepts=(), trained=())
