@@ -1,4 +1,4 @@
-"""What a run can be asked while it trains; sent into the loop, done before its next step."""
+"""Commands to a run while it trains: sent into the loop and carried out before its next step."""
 
 from __future__ import annotations
 
@@ -24,6 +24,7 @@ Command = Finish | Pivot
 
 
 def to_freeze(commands: Sequence[Command], live: Container[str]) -> list[str]:
-    """Which of the live vectors commands freeze: a concept's own and its negative ones."""
-    asked = [command.concept for command in commands if isinstance(command, Pivot)]
-    return [name for one in asked for name in (one, one + NEGATIVE) if name in live]
+    """The live names that commands freeze: a concept's own and its negative one."""
+    concepts = [command.concept for command in commands if isinstance(command, Pivot)]
+    names = [name for concept in concepts for name in (concept, concept + NEGATIVE)]
+    return [name for name in names if name in live]

@@ -1,4 +1,4 @@
-"""What a run draws from: latents, captions, crops, and the random draws of a step."""
+"""The data of a run (latents, captions, crops) and the random draws of a step."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from .randomness import generator
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TrainingData:
-    """A dataset made ready: one latent, caption and crop for each picture, and their order."""
+    """A dataset ready to train on: a latent, caption and crop for each picture, and their order."""
 
     latents: Sequence[Tensor]
     """Raw codec latents, (channels, height / 8, width / 8) on the CPU"""
@@ -26,28 +26,28 @@ class TrainingData:
     """One for each latent"""
     batches: Batches
     masks: Sequence[Tensor | None] = ()
-    """How much each place of a latent counts, (height / 8, width / 8), none being 0 everywhere;
-    None counts all places alike, as no masks at all do"""
+    """Weight of each place of a latent, (height / 8, width / 8), never 0 everywhere; None weighs
+    all places alike, as does an empty sequence"""
     views: Sequence[Sequence[int]] = ()
-    """Which latents show each picture, one of them drawn each time; empty for one a picture"""
+    """Latents that show each picture, one of which is drawn each time; empty if each has one"""
     texts: Sequence[Sequence[int]] = ()
-    """Which captions describe each picture, one of them drawn each time; empty for one each"""
+    """Captions of each picture, one of which is drawn each time; empty if each has one"""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Batch:
-    """The samples of one micro step with everything that is drawn for them."""
+    """The samples of one micro step and everything that was drawn for them."""
 
     latents: Tensor
     noise: Tensor
     offset: Tensor
     """(batch, channels) constant part of an offset noise"""
     positions: Tensor
-    """(batch,) schedule positions in [0, 1)"""
+    """(batch,) schedule positions in [0, 1), 0 being the cleanest"""
     captions: tuple[Caption, ...]
     crops: tuple[Crop, ...]
     mask: Tensor | None = None
-    """(batch, height, width) how much each place of a latent counts; None counts all alike"""
+    """(batch, height, width) weight of each place of a latent; None weighs all alike"""
 
     def __len__(self) -> int:
         return len(self.captions)
@@ -55,18 +55,18 @@ class Batch:
     def part(self, start: int, end: int) -> Batch:
         """Some of the samples, in their order."""
         values: dict[str, Any] = {field.name: getattr(self, field.name) for field in fields(self)}
-        some = {name: one[start:end] for name, one in values.items() if one is not None}
-        return Batch(**some)
+        present = {name: value for name, value in values.items() if value is not None}
+        return Batch(**{name: value[start:end] for name, value in present.items()})
 
 
 @dataclass(frozen=True, slots=True)
 class MicroStep:
-    """A batch, and what the prior holds on to beside it: class pictures, or the batch's classes."""
+    """A batch and the samples of its prior: class pictures, or the batch under its class words."""
 
     batch: Batch
     prior: Batch | None
     negative: tuple[Caption, ...] = ()
-    """For each sample of the batch what its prediction is guided away from; empty for plain ones"""
+    """The caption that each sample is guided away from; empty without negative embeddings"""
     share: float = 1.0
     """Weight of this batch's mean in the mean over the batch that it is a part of"""
     prior_share: float = 1.0
@@ -76,7 +76,7 @@ class MicroStep:
     """Of the first sample in the batch that was drawn"""
 
     def captions(self) -> tuple[Caption, ...]:
-        """All that has to be encoded."""
+        """Every caption that has to be encoded."""
         prior = self.prior.captions if self.prior else ()
         return self.batch.captions + prior + self.negative
 
@@ -101,7 +101,7 @@ class MicroStep:
 
     def pieces(self) -> list[MicroStep]:
         """The same sample by sample."""
-        return [self.part(one, one + 1) for one in range(len(self.batch))]
+        return [self.part(place, place + 1) for place in range(len(self.batch))]
 
 
 EMPTY: Caption = ("",)
@@ -115,51 +115,54 @@ def draw_batch(
     dropout: float,
     objective: ObjectiveConfig = PLAIN,
 ) -> Batch:
-    """Batch `micro_step` of the run, a pure function of its arguments.
+    """Batch number `micro_step` of the run, a pure function of the arguments.
 
     Every sample draws from a generator of its own, seeded by the run's seed, the micro step
     and the sample's place in the batch, so a resumed run or another device draws the same.
     """
     items = data.batches.at(micro_step)
-    shown = _choices(data.views, items, seed, "view", micro_step)
-    told = _choices(data.texts, items, seed, "text", micro_step)
+    views = _choices(data.views, items, seed, "view", micro_step)
+    texts = _choices(data.texts, items, seed, "text", micro_step)
     noise, offset, positions = list[Tensor](), list[Tensor](), list[Tensor]()
     captions = list[Caption]()
-    for place, (view, text) in enumerate(zip(shown, told, strict=True)):
-        draw = generator(seed, "sample", micro_step, place)
-        positions.append(draw_position(objective, draw))
-        dropped = torch.rand((), generator=draw).item() < dropout
+    for place, (view, text) in enumerate(zip(views, texts, strict=True)):
+        rng = generator(seed, "sample", micro_step, place)
+        positions.append(draw_position(objective, rng))
+        dropped = torch.rand((), generator=rng).item() < dropout
         captions.append(EMPTY if dropped else data.captions[text])
         latent = data.latents[view]
-        noise.append(torch.randn(latent.shape, generator=draw))
-        offset.append(torch.randn(latent.shape[0], generator=draw))
+        noise.append(torch.randn(latent.shape, generator=rng))
+        offset.append(torch.randn(latent.shape[0], generator=rng))
     return Batch(
-        latents=torch.stack([data.latents[view] for view in shown]),
+        latents=torch.stack([data.latents[view] for view in views]),
         noise=torch.stack(noise),
         offset=torch.stack(offset),
         positions=torch.stack(positions),
         captions=tuple(captions),
-        crops=tuple(data.crops[view] for view in shown),
-        mask=_stacked_masks(data, shown),
+        crops=tuple(data.crops[view] for view in views),
+        mask=_stacked_masks(data, views),
     )
 
 
 def _choices(
     options: Sequence[Sequence[int]], items: Sequence[int], seed: int, kind: str, micro_step: int
 ) -> list[int]:
-    """One of the options of each item, drawn apart from everything else of the step."""
+    """One of each item's options, drawn independently of everything else in the step."""
     if not options:
         return list(items)
-    draws = (generator(seed, kind, micro_step, place) for place in range(len(items)))
-    chosen = zip((options[item] for item in items), draws, strict=True)
-    return [row[int(torch.randint(len(row), (), generator=draw))] for row, draw in chosen]
+    chosen = list[int]()
+    for place, item in enumerate(items):
+        rng = generator(seed, kind, micro_step, place)
+        row = options[item]
+        chosen.append(row[int(torch.randint(len(row), (), generator=rng))])
+    return chosen
 
 
-def _stacked_masks(data: TrainingData, shown: Sequence[int]) -> Tensor | None:
+def _stacked_masks(data: TrainingData, views: Sequence[int]) -> Tensor | None:
     """(batch, height, width), or None when no latent of the batch has a mask."""
-    masks = [data.masks[view] if data.masks else None for view in shown]
+    masks = [data.masks[view] if data.masks else None for view in views]
     if all(mask is None for mask in masks):
         return None
-    sizes = [data.latents[view].shape[-2:] for view in shown]
+    sizes = [data.latents[view].shape[-2:] for view in views]
     rows = zip(masks, sizes, strict=True)
     return torch.stack([torch.ones(size) if mask is None else mask for mask, size in rows])

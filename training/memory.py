@@ -1,4 +1,4 @@
-"""How a step is cut to fit the memory: blocks that are computed twice, samples at once."""
+"""How a step fits into memory: which blocks are recomputed, and how many samples go at once."""
 
 from __future__ import annotations
 
@@ -6,22 +6,22 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 MARGIN = 1.2
-"""On everything measured: what is in use only for a moment, and gaps between allocations."""
+"""Factor on every measurement, for short-lived buffers and gaps between allocations."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Cost:
-    """Bytes of one sample's forward and backward pass, measured."""
+    """Measured bytes of one sample's forward and backward pass."""
 
     blocks: Mapping[str, int]
-    """What each block keeps for backward unless it is computed a second time there."""
+    """What each block saves for backward unless it is recomputed there."""
     rest: int
-    """What everything else keeps, the inputs of the blocks included."""
+    """What everything else saves, including the inputs of the blocks."""
     fixed: int
-    """What does not grow with the batch: gradients, moments, and the largest weight in use."""
+    """What does not grow with the batch: gradients, moments and the largest weight in use."""
 
     def bytes_for(self, kept: frozenset[str], samples: int) -> int:
-        """The most in use while `samples` go through at once and only `kept` blocks keep theirs."""
+        """Peak bytes when `samples` go through at once and only the `kept` blocks save theirs."""
         again = max((size for name, size in self.blocks.items() if name not in kept), default=0)
         each = self.rest + sum(self.blocks[name] for name in kept) + again
         return self.fixed + int(MARGIN * samples * each)
@@ -29,27 +29,27 @@ class Cost:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Plan:
-    """What was chosen, and why."""
+    """The choice, and the reason for it."""
 
     kept: frozenset[str]
-    """Blocks that keep what backward needs; all others compute it a second time."""
+    """Blocks that save what backward needs; all others recompute it."""
     split: bool
     """Whether a batch goes through the model sample by sample."""
     reason: str
 
     @property
     def saved(self) -> dict[str, object]:
-        """The plan as JSON, so that a run goes on as it began."""
+        """The plan as JSON, so that a run resumes as it began."""
         return {
             "kept": sorted(self.kept), "split": self.split, "reason": self.reason
         }  # fmt: skip
 
 
 def choose(cost: Cost, batch: int, free: int) -> Plan:
-    """The fastest way that fits into `free` bytes; the least hungry one where none does.
+    """The fastest plan that fits into `free` bytes; the smallest one if none does.
 
-    Small blocks are kept first: that spares the most work a byte, since a block's work grows
-    with its weights and what it keeps with the size of its picture.
+    Small blocks are kept first, which saves the most work for each byte: a block's work grows
+    with its weights, and what it saves grows with the size of its picture.
     """
     by_size = sorted(cost.blocks, key=lambda name: (cost.blocks[name], name))
     for count in range(len(by_size), -1, -1):

@@ -25,7 +25,7 @@ class Density(str, Enum):
 
 
 class Prior(str, Enum):
-    """What keeps the model's knowledge of the class while a concept is learned."""
+    """How the model's knowledge of the class is preserved while a concept is learned."""
 
     NONE = "none"
     BASE = "base model"
@@ -33,7 +33,7 @@ class Prior(str, Enum):
 
 
 class Weighting(str, Enum):
-    """How the samples of different noise levels weigh against each other."""
+    """How samples at different noise levels are weighted."""
 
     MIN_SNR = "min-SNR"
     DEBIASED = "debiased"
@@ -52,14 +52,14 @@ class ObjectiveConfig:
     """Share of the samples that train with an empty caption."""
     prior: Prior = Prior.NONE
     prior_weight: float = 1.0
-    """Weight of the prior's loss beside the loss of the pictures."""
+    """Weight of the prior's loss, where the loss of the pictures has 1."""
     prior_batch: int = 0
-    """Class pictures in a step; 0 is as many as pictures."""
+    """Class pictures in a batch; 0 means as many as pictures."""
     weighting: Weighting = Weighting.MIN_SNR
     huber: float = 0.0
-    """Size of an error above which it counts linearly; 0 is the mean squared error."""
+    """Error above which the loss grows linearly; 0 means mean squared error."""
     density: Density = Density.UNIFORM
-    """Where in the schedule the samples lie."""
+    """Distribution of the samples over the schedule."""
     logit_mean: float = 0.0
     """Of the logit-normal density: above 0 is noisier"""
     logit_std: float = 1.0
@@ -68,9 +68,9 @@ class ObjectiveConfig:
     shift: float = 1.0
     """Further shift of the positions: above 1 is noisier"""
     guidance: float = 0.0
-    """For models that are told their guidance; 0 tells what ComfyUI tells when nothing is said."""
+    """Guidance passed to guidance-distilled models; 0 uses ComfyUI's default."""
     negative_guidance: float = 5.0
-    """Guidance of the combined prediction that concepts with negative vectors train on."""
+    """Guidance scale of the prediction that concepts with negative vectors train on."""
 
     def __post_init__(self) -> None:
         if self.min_snr_gamma < 0:
@@ -102,9 +102,9 @@ class ObjectiveConfig:
 def draw_position(config: ObjectiveConfig, rng: torch.Generator) -> Tensor:
     """A schedule position in [0, 1) in fp64, a scalar.
 
-    The densities are those of Esser et al. 2024 (arXiv 2403.03206, section 3.1) in their own
-    sense, a larger position being noisier, drawn by diffusers; the shift is their eq. 23, and
-    comes on top of the shift that the model's schedule has.
+    The densities are those of Esser et al. 2024 (arXiv 2403.03206, section 3.1), where a larger
+    position is noisier, drawn by diffusers. The shift is their eq. 23, applied on top of the shift
+    of the model's own schedule.
     """
     if config.density is Density.UNIFORM:
         position = torch.rand((), generator=rng, dtype=torch.float64)
@@ -142,7 +142,7 @@ def _density_of_diffusers(config: ObjectiveConfig, rng: torch.Generator) -> Tens
 def min_snr_weight(snr: Tensor, gain: Tensor, gamma: float) -> Tensor:
     """Weight of the loss on the network's output, (batch,).
 
-    Hang et al. 2023 (arXiv 2303.09556) weigh the error of the denoised picture by
+    Hang et al. 2023 (arXiv 2303.09556) weight the error of the denoised picture by
     min(SNR, gamma). An output error is `gain` times a picture error, whatever is predicted:
     min(SNR, gamma) / SNR for noise and min(SNR, gamma) / (SNR + 1) for v follow from it.
     """
@@ -153,14 +153,14 @@ def debiased_weight(snr: Tensor, gain: Tensor) -> Tensor:
     """Weight of the loss on the network's output, (batch,).
 
     Yu et al. 2023 (arXiv 2310.08442) divide the loss on noise by sqrt(SNR), which weighs
-    the error of the denoised picture by sqrt(SNR), whatever is predicted. Where nearly no noise
-    is left the weight stops to grow, as in kohya's trainer.
+    the error of the denoised picture by sqrt(SNR), whatever is predicted. The weight stops
+    growing where hardly any noise is left, as in kohya's trainer.
     """
     return snr.clamp(max=1000).sqrt() * gain.square()
 
 
 def sample_weights(noised: Noised, config: ObjectiveConfig, *, is_flow: bool) -> Tensor:
-    """(batch,) weights of the samples' losses; flow models have no SNR schedule to even out."""
+    """(batch,) weights of the samples; flow models have no SNR schedule to compensate."""
     if config.weighting is Weighting.DEBIASED and not is_flow:
         return debiased_weight(noised.snr, noised.gain)
     if config.weighting is Weighting.MIN_SNR and config.min_snr_gamma and not is_flow:
@@ -208,8 +208,8 @@ def sample_errors(
 ) -> Tensor:
     """(batch,) weight times mean error of each sample.
 
-    The mask, (batch, height, width), says how much each place counts. The error of a sample is
-    the mean over what counts, sum(mask * error) / sum(mask), so that a small subject trains as
+    The mask, (batch, height, width), weighs each place. The error of a sample is the weighted
+    mean, sum(mask * error) / sum(mask), so that a small subject trains as
     strongly as a large one.
     """
     error = pointwise_error(output, target, huber)
@@ -217,7 +217,7 @@ def sample_errors(
 
 
 def masked_mean(values: Tensor, mask: Tensor | None) -> Tensor:
-    """(batch, channels, ..., height, width) to (batch,), each place weighed by the mask."""
+    """(batch, channels, ..., height, width) to (batch,), the mean weighted by the mask."""
     if mask is None:
         return values.flatten(1).mean(dim=1)
     between = [1] * (values.ndim - mask.ndim)

@@ -1,4 +1,4 @@
-"""The seams to the host: what the engine asks of a denoiser, a text encoder and a latent codec."""
+"""What the engine needs of a host: a denoiser, a text encoder and a latent codec."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 @dataclass(frozen=True, slots=True)
 class Mention:
-    """The place in a caption where the trained vectors of one concept stand."""
+    """A place in a caption where the trained rows of a concept stand."""
 
     concept: str
 
@@ -23,7 +23,7 @@ Caption = tuple[str | Mention, ...]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Convolution:
-    """How a convolution moves over its input: one number an axis, as torch names them."""
+    """How a convolution moves over its input: a number for each axis, as torch names them."""
 
     stride: tuple[int, ...]
     padding: tuple[int, ...] | str
@@ -33,33 +33,33 @@ class Convolution:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Layer:
-    """A frozen Linear or convolution that an adapter may sit on."""
+    """A frozen Linear or convolution that can be adapted."""
 
     name: str
     shape: tuple[int, ...]
     """Weight shape: (out, in) or (out, in / groups, *kernel)."""
     weight: Callable[[], Tensor] | None = None
-    """Fetches the frozen weight in fp32 on the CPU; None where the host keeps none."""
+    """Fetches the frozen weight in fp32 on the CPU; None if the host has no such tensor."""
     conv: Convolution | None = None
     """None for a Linear."""
     lend: Callable[[Tensor], AbstractContextManager[tuple[Tensor, Tensor | None]]] | None = None
-    """Weight and bias in the dtype and on the device of a tensor, good within the context."""
+    """Weight and bias in the dtype and on the device of a tensor, valid within the context."""
     kept: MutableMapping[str, Tensor] | None = None
-    """Where what takes long to compute from the weight is kept from run to run, if anywhere."""
+    """Cache across runs for what is slow to compute from the weight, if there is one."""
 
 
 @dataclass(frozen=True, slots=True)
 class Conditioning:
-    """What a text encoder makes of one caption: named tensors with a batch axis of one."""
+    """A text encoder's result for one caption: named tensors with a batch axis of 1."""
 
     tensors: Mapping[str, Tensor]
 
     def detach(self) -> Conditioning:
-        """The same values without their graph, fit to be kept for later steps."""
+        """The same values without their graph, to be used in later steps."""
         return Conditioning({name: tensor.detach() for name, tensor in self.tensors.items()})
 
     def leaves(self) -> Conditioning:
-        """The same values as the start of a graph, which gather the gradients that reach them."""
+        """The same values as leaves of a new graph, which accumulate the gradients."""
         leaves = {
             name: tensor.detach().requires_grad_(tensor.requires_grad)
             for name, tensor in self.tensors.items()
@@ -99,11 +99,11 @@ class Noised:
     sigma: Tensor
     """(batch,) the host's noise level"""
     target: Tensor
-    """like noisy: what the network itself should put out"""
+    """like noisy: the output that the network should give"""
     snr: Tensor
     """(batch,) signal power over noise power of `noisy`"""
     gain: Tensor
-    """(batch,) d(denoised) / d(output): how much an error of the output weighs in the picture"""
+    """(batch,) d(denoised) / d(output): how far an error of the output shows in the picture"""
 
 
 class Denoiser(Protocol):
@@ -111,7 +111,7 @@ class Denoiser(Protocol):
 
     @property
     def is_flow(self) -> bool:
-        """Whether noise and picture are mixed as in flow matching (no signal-to-noise schedule)."""
+        """Whether it is a flow matching model, which has no signal-to-noise schedule."""
         ...
 
     def layers(self) -> Sequence[Layer]:
@@ -119,7 +119,7 @@ class Denoiser(Protocol):
         ...
 
     def attach(self, adapters: Mapping[str, nn.Module]) -> AbstractContextManager[None]:
-        """Let `adapters[name].around` stand for each named layer until the context ends."""
+        """Call `adapters[name].around` in place of each named layer until the context ends."""
         ...
 
     def noised(self, latents: Tensor, noise: Tensor, positions: Tensor) -> Noised:
@@ -138,11 +138,11 @@ class Denoiser(Protocol):
         ...
 
     def save_memory(self) -> bool:
-        """Take less memory and more time from now on; False when nothing is left to save."""
+        """From now on use less memory and more time; False if nothing more can be saved."""
         ...
 
     def is_out_of_memory(self, error: Exception) -> bool:
-        """Whether an error says that the device's memory ran out."""
+        """Whether an error means that the device is out of memory."""
         ...
 
 
@@ -182,7 +182,7 @@ class TextEncoder(Protocol):
         ...
 
     def release(self) -> None:
-        """Offer the encoders' memory back to the host: no caption will be encoded any more."""
+        """Let the host unload the encoders: no caption will be encoded any more."""
         ...
 
 
@@ -190,7 +190,7 @@ class LatentCodec(Protocol):
     """The autoencoder: pictures in, raw latents out."""
 
     def together(self, width: int, height: int) -> int:
-        """How many pictures of a size are encoded at once, on this device always as many."""
+        """How many pictures of a size are encoded at once; constant for a device."""
         ...
 
     def encode(self, pixels: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""What a run must keep to continue bit for bit: parameters, optimizers and the steps done."""
+"""A run's state: all it takes to resume bit for bit."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ LOSSES, AVERAGE = "losses", "average."
 RUNNING = (
     "k", "d", "d_max", "d_numerator", "d_hat", "weight_sum", "lr_max", "scheduled_lr", "train_mode",
 )  # fmt: skip
-"""What Prodigy and Schedule-Free count in their groups; all else there is settings."""
+"""Counters that Prodigy and Schedule-Free keep in their groups; the rest are settings."""
 JSON_FIELDS = ("step", "numbers", "pivots", "shares", "split", "averaged", "validations", "events")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RunState:
-    """A run after `step` steps. Draws and order are functions of the seed, so none is kept."""
+    """A run after `step` steps. Draws and order are functions of the seed and not saved."""
 
     step: int
     tensors: Mapping[str, Tensor]
@@ -34,23 +34,23 @@ class RunState:
     numbers: Mapping[str, Any]
     """JSON: the optimizers' groups and their state that is not a tensor"""
     pivots: Mapping[str, int] = field(default_factory=dict[str, int])
-    """The step at which each concept freezes, or has frozen; none for one that never does"""
+    """The step at which each concept freezes or froze; one that never freezes is missing"""
     shares: Mapping[str, float] = field(default_factory=dict[str, float])
-    """The share of the steps after which each concept was to freeze"""
+    """The share of the steps after which each concept was set to freeze"""
     split: bool = False
-    """Whether the run has been short of memory, and computes sample by sample since then"""
+    """Whether the run computes sample by sample, since it ran out of memory"""
     averaged: int = 0
-    """Steps that the averages, the tensors `average.<name>`, were taken over"""
+    """Number of steps in the averages, which are the tensors `average.<name>`"""
     losses: tuple[float, ...] = ()
     validations: tuple[Mapping[str, Any], ...] = ()
-    """What validation found, in the order of the steps"""
+    """Results of validation in the order of the steps"""
     events: tuple[Mapping[str, Any], ...] = ()
-    """What was asked of the run while it trained, and what was changed when it continued"""
+    """Commands to the run, and the settings that changed when it continued"""
 
     def groups(self, optimizers: Collection[str]) -> set[str]:
-        """Names of the groups that these optimizers had: what had not been frozen yet."""
-        kept = (self.numbers[name]["groups"] for name in optimizers if name in self.numbers)
-        return {group["name"] for groups in kept for group in groups}
+        """Names of the groups of these optimizers, which are those that had not been frozen."""
+        present = [self.numbers[name] for name in optimizers if name in self.numbers]
+        return {group["name"] for numbers in present for group in numbers["groups"]}
 
 
 def capture(step: int, parameters: Mapping[str, nn.Parameter], optimizers: Optimizers) -> RunState:
@@ -72,18 +72,17 @@ def capture(step: int, parameters: Mapping[str, nn.Parameter], optimizers: Optim
 
 
 def as_averages(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """A copy of averages by the names that they have in a state."""
+    """Copies of averages under their names in a state."""
     return {f"{AVERAGE}{name}": _copy(tensor) for name, tensor in tensors.items()}
 
 
 def averages(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The averages in a state by the names of their parameters."""
-    found = {name: t for name, t in tensors.items() if name.startswith(AVERAGE)}
-    return {name.removeprefix(AVERAGE): tensor for name, tensor in found.items()}
+    return {n.removeprefix(AVERAGE): t for n, t in tensors.items() if n.startswith(AVERAGE)}
 
 
 def restore_parameters(state: RunState, parameters: Mapping[str, nn.Parameter]) -> None:
-    """Write the kept values into parameters; ValueError when the state belongs to another run."""
+    """Write saved values into parameters; ValueError if the state belongs to another run."""
     kept = {name for name in state.tensors if name.startswith("parameters.")}
     if kept != {f"parameters.{name}" for name in parameters}:
         raise ValueError("The checkpoint belongs to another run: choose another run name.")
@@ -100,11 +99,10 @@ def restore_parameters(state: RunState, parameters: Mapping[str, nn.Parameter]) 
 
 
 def restore_optimizers(state: RunState, optimizers: Optimizers) -> None:
-    """Put optimizers, made anew for the same groups, where they were.
+    """Restore new optimizers of the same groups.
 
-    Their settings are those they were made with: a run may go on at other rates. One of another
-    algorithm than before begins anew. Not by their own `load_state_dict`, which casts moments to
-    the precision of the parameters.
+    They keep their new settings, since a run may resume with other rates; a different algorithm
+    starts afresh. Their own `load_state_dict` would cast moments to the parameters' dtype.
     """
     for part, optimizer in optimizers.items():
         numbers, prefix = state.numbers.get(part), f"optimizers.{part}."
@@ -130,14 +128,14 @@ def restore_optimizers(state: RunState, optimizers: Optimizers) -> None:
 
 
 def _fits(numbers: Mapping[str, Any], optimizer: torch.optim.Optimizer) -> bool:
-    """Whether what was kept is of this algorithm and these groups."""
+    """Whether a saved state is that of this algorithm with these groups."""
     kind = type(optimizer).__name__
     names = [group["name"] for group in optimizer.param_groups]
     return numbers.get("kind", kind) == kind and [g["name"] for g in numbers["groups"]] == names
 
 
 def save_state(path: Path, state: RunState) -> None:
-    """Write a checkpoint in place of the one at `path`, atomically."""
+    """Write a checkpoint atomically."""
     text = {name: getattr(state, name) for name in JSON_FIELDS}
     metadata = {"format": FORMAT, "state": json.dumps(text)}
     # As numbers they would soon be the larger part of the file's header.
@@ -146,7 +144,7 @@ def save_state(path: Path, state: RunState) -> None:
 
 
 def load_state(path: Path) -> RunState:
-    """Read a checkpoint; ValueError with a sentence when the file is none."""
+    """Load a checkpoint. Raises ValueError if the file is not one."""
     tensors, metadata = read_safetensors(path)
     if metadata.get("format") != FORMAT or "state" not in metadata:
         raise ValueError(f"{path} is not a checkpoint of this version: choose another run name.")

@@ -1,4 +1,4 @@
-"""Whether a run is still learning or has blown up, from the numbers of its steps."""
+"""Whether a run has diverged, judged by the numbers of its steps."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 WINDOW = 20
 EXPLODED = 20.0
-"""How many times the run's usual loss the last steps may have on average"""
+"""The mean loss of the last steps may be this many times the run's usual loss"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,11 +18,11 @@ class Complaint:
 
     sentence: str
     exploded: bool
-    """Whether the run has gone astray step by step, so that its last state is no good either"""
+    """Whether the run diverged step by step, so that its last state is useless too"""
 
 
 class DivergenceCheck:
-    """Looks at every step's loss and gradient norms in turn."""
+    """Checks the loss and the gradient norms of every step in turn."""
 
     def __init__(self) -> None:
         self._last = deque[float](maxlen=WINDOW)
@@ -61,5 +61,5 @@ def _broken(norms: Mapping[str, float]) -> list[str]:
 
 
 def _whose(norms: Mapping[str, float]) -> str:
-    """The parts whose gradients are not finite, or all of them."""
+    """Names of the optimizers whose gradients are not finite, or of all of them."""
     return " and ".join(f"the {part}" for part in _broken(norms) or norms)

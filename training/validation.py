@@ -1,4 +1,4 @@
-"""Validation on held-out pictures at fixed noise and times, and what follows from its course."""
+"""Validation on held-out pictures with fixed noise and times, and what follows from it."""
 
 from __future__ import annotations
 
@@ -16,23 +16,23 @@ from .run import Run
 from .words.concepts import mentioned
 
 ALL = "all"
-"""The mean over all pictures, beside the mean of each concept's pictures"""
+"""Key of the mean over all pictures; the other keys are concepts"""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ValidationConfig:
-    """When to validate and what to do about it."""
+    """When to validate, and what follows from the losses."""
 
     every: int = 100
     """Steps between validations"""
     draws: int = 4
-    """Noises and times that each picture is tried at"""
+    """Draws of noise and time for each picture"""
     keep_best: bool = True
-    """Whether the result is the run as it was at its lowest loss"""
+    """Whether the result is the state with the lowest loss"""
     patience: int = 0
-    """Validations without a new best loss after which the run ends; 0 is never"""
+    """Validations without a new best loss after which the run ends; 0 means never"""
     pivot_patience: int = 0
-    """Validations without a new best of its own after which a concept freezes; 0 is never"""
+    """Validations without a new best of its own after which a concept freezes; 0 means never"""
 
     def __post_init__(self) -> None:
         for name in ("every", "draws"):
@@ -44,10 +44,10 @@ class ValidationConfig:
 
 
 def validate(run: Run, data: TrainingData, draws: int) -> dict[str, float]:
-    """Mean loss of the held-out pictures, of all and by concept; waits for the device once.
+    """Mean loss of the held-out pictures, over all and by concept; waits for the device once.
 
-    The same run gives the same numbers, bit for bit: each picture meets the same noises at times
-    spread evenly over the schedule. Nothing of the run is changed.
+    The result is the same bit for bit each time: a picture gets the same noises at times spread
+    evenly over the schedule. Nothing in the run changes.
     """
     with torch.no_grad(), run.averaged():
         losses = torch.stack([_loss(run, data, place, draws) for place in shown(data)])
@@ -60,14 +60,14 @@ def validate(run: Run, data: TrainingData, draws: int) -> dict[str, float]:
 
 
 def shown(data: TrainingData) -> list[tuple[int, int]]:
-    """The latent and the caption of each picture: the first of those that it varies among."""
+    """Indices of the latent and the caption of each picture, the first where it has several."""
     views = [view[0] for view in data.views] or list(range(len(data.latents)))
     texts = [text[0] for text in data.texts] or list(range(len(views)))
     return list(zip(views, texts, strict=True))
 
 
 def _loss(run: Run, data: TrainingData, place: tuple[int, int], draws: int) -> Tensor:
-    """Of one picture, a scalar."""
+    """The loss of one picture, a scalar."""
     batch, denoiser = _draws(data, place, draws, run.config.seed), run.parts.denoiser
     noised = denoiser.noised(batch.latents, batch.noise, batch.positions)
     conditions = run.conditions.of_step(batch.captions)
@@ -77,11 +77,11 @@ def _loss(run: Run, data: TrainingData, place: tuple[int, int], draws: int) -> T
 
 
 def _draws(data: TrainingData, place: tuple[int, int], draws: int, seed: int) -> Batch:
-    """One picture under several noises, at the middles of as many equal parts of the schedule."""
+    """One picture under several noises, in the middle of as many equal parts of the schedule."""
     view, text = place
     latent = data.latents[view]
-    draw = generator(seed, "validation", view)
-    noise = torch.randn((draws, *latent.shape), generator=draw)
+    rng = generator(seed, "validation", view)
+    noise = torch.randn((draws, *latent.shape), generator=rng)
     mask = data.masks[view] if data.masks else None
     return Batch(
         latents=latent.expand(draws, *latent.shape).clone(),
@@ -95,27 +95,27 @@ def _draws(data: TrainingData, place: tuple[int, int], draws: int, seed: int) ->
 
 
 History = Sequence[Mapping[str, Any]]
-"""What was found so far: {"step": n, "losses": {"all": x, "<concept>": y}}"""
+"""The results so far: {"step": n, "losses": {"all": x, "<concept>": y}}"""
 
 
 def best_step(history: History, name: str = ALL) -> int | None:
-    """The step with the lowest loss, the first of equals; None before the first validation."""
-    found = [record for record in history if name in record["losses"]]
-    best = min(found, key=lambda record: record["losses"][name], default=None)
+    """The first step with the lowest loss; None before the first validation."""
+    records = [record for record in history if name in record["losses"]]
+    best = min(records, key=lambda record: record["losses"][name], default=None)
     return best["step"] if best else None
 
 
 def without_progress(history: History, name: str = ALL) -> int:
-    """How many validations have passed since the best one."""
+    """The number of validations since the best one."""
     best = best_step(history, name)
     return sum(record["step"] > best for record in history) if best is not None else 0
 
 
 def is_over(history: History, patience: int) -> bool:
-    """Whether a run that waits this long for a new best has waited in vain."""
+    """Whether there has been no new best for `patience` validations."""
     return patience > 0 and without_progress(history) >= patience
 
 
 def stalled(history: History, concepts: Sequence[str], patience: int) -> list[str]:
-    """The concepts whose own loss has not come down for this long."""
+    """The concepts whose own loss has had no new best for `patience` validations."""
     return [c for c in concepts if patience > 0 and without_progress(history, c) >= patience]

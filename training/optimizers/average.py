@@ -12,8 +12,8 @@ from torch import Tensor, nn
 class Average:
     """Exponential moving average of parameters (Polyak averaging), by the parameters' names.
 
-    The decay grows from 0 to `decay` as (1 + n) / (10 + n) over the first n steps. Vectors of a
-    concept that is frozen are their own average, since the adapters train on beside those.
+    The decay grows from 0 to `decay` as (1 + n) / (10 + n) over the first n steps. Once a concept
+    is frozen, its rows are their own average, because the adapters train on with those values.
     """
 
     def __init__(self, parameters: Mapping[str, nn.Parameter], decay: float):
@@ -29,11 +29,11 @@ class Average:
         self._model.shadow_params = [shadow.float() for shadow in self._model.shadow_params]
 
     def step(self) -> None:
-        """Take the parameters of this step into the average."""
+        """Add this step's parameters to the average."""
         self._model.step(self._parameters.values())
 
     def follow_frozen(self) -> None:
-        """Let what no longer trains be its own average from now on."""
+        """From now on, what no longer trains is its own average."""
         for name, shadow in self.tensors().items():
             if not self._parameters[name].requires_grad:
                 shadow.copy_(self._parameters[name])
@@ -50,7 +50,7 @@ class Average:
 
     @property
     def steps(self) -> int:
-        """How many steps were averaged."""
+        """The number of steps that were averaged."""
         return self._model.optimization_step
 
     def tensors(self) -> dict[str, Tensor]:
@@ -58,7 +58,7 @@ class Average:
         return dict(zip(self._parameters, self._model.shadow_params, strict=True))
 
     def restore(self, tensors: Mapping[str, Tensor], steps: int) -> None:
-        """Go on from averages that were kept."""
+        """Resume from saved averages."""
         self._model.optimization_step = steps
         for name, shadow in self.tensors().items():
             shadow.copy_(tensors[name])

@@ -1,4 +1,4 @@
-"""One optimizer per part of the training: the choices and their proven defaults."""
+"""The optimizers on offer, their proven defaults, and what they need around a step."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from .rounding import in_fp32
 
 
 class Algorithm(str, Enum):
-    """Optimizers on offer."""
+    """Optimizers that users can choose."""
 
     ADAMW = "AdamW"
     PRODIGY = "Prodigy"
@@ -27,7 +27,7 @@ class Algorithm(str, Enum):
 
 
 class Precision(str, Enum):
-    """What the parameters are kept in."""
+    """The dtype that parameters are stored in."""
 
     FP32 = "fp32"
     BF16 = "bf16 with stochastic rounding"
@@ -35,16 +35,16 @@ class Precision(str, Enum):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class OptimizerConfig:
-    """How one part is updated."""
+    """How a group of trained things is updated."""
 
     algorithm: Algorithm = Algorithm.ADAMW
     learning_rate: float = 0.0
-    """0 takes the proven one of the part: see `rate`."""
+    """0 means the proven default; see `rate`."""
     weight_decay: float = 0.01
     d_coef: float = 1.0
     """Prodigy only: factor on its estimate of the step size."""
     growth_rate: float = 0.0
-    """Prodigy only: the most by which the estimate may grow in a step; 0 means no limit."""
+    """Prodigy only: largest factor by which the estimate may grow in a step; 0 is no limit."""
     precision: Precision = Precision.FP32
 
     def __post_init__(self) -> None:
@@ -59,14 +59,14 @@ class OptimizerConfig:
             raise ValueError(f"growth_rate is {self.growth_rate}: use 0 (no limit) or more than 1.")
 
     def rate(self, default: float) -> float:
-        """The rate as set, or 1 for Prodigy, which finds its own, or the part's default."""
+        """The rate that is set; else 1 for Prodigy, which finds its own, or the default."""
         if self.learning_rate:
             return self.learning_rate
         return 1.0 if self.algorithm is Algorithm.PRODIGY else default
 
 
 EMBEDDING_OPTIMIZER = OptimizerConfig(weight_decay=0.0)
-"""Of the concepts, unless another is chosen: their norms are pulled already, and not to zero."""
+"""For concepts by default: without decay to zero, since their norms are pulled elsewhere."""
 
 Groups = Mapping[str, list[nn.Parameter]]
 """The parameters of an optimizer by the names of their groups."""
@@ -75,9 +75,9 @@ Groups = Mapping[str, list[nn.Parameter]]
 def make_optimizer(
     config: OptimizerConfig, groups: Groups, default_rate: float
 ) -> torch.optim.Optimizer:
-    """An optimizer with one group per named list; each group carries its base rate as "rate".
+    """An optimizer with a group for each named list; a group holds its own rate under "rate".
 
-    The parameters are cast to the precision of the configuration, in place.
+    The parameters are cast in place to the precision of the configuration.
     """
     rate = config.rate(default_rate)
     named = [
@@ -93,14 +93,14 @@ def make_optimizer(
 
 
 def _can_fuse(config: OptimizerConfig, groups: Groups) -> bool:
-    """Whether torch has one kernel for the whole update where all the parameters are."""
-    devices = {one.device.type for parameters in groups.values() for one in parameters}
+    """Whether torch has a single kernel for the update on the parameters' device."""
+    devices = {p.device.type for parameters in groups.values() for p in parameters}
     plain = config.algorithm is Algorithm.ADAMW and config.precision is not Precision.BF16
     return plain and len(devices) == 1 and devices <= {"cpu", "cuda", "xpu"}
 
 
 def settings(config: OptimizerConfig) -> dict[str, Any]:
-    """The arguments of the algorithm's class.
+    """Arguments for the class of the algorithm.
 
     Prodigy (Mishchenko and Defazio 2023, arXiv 2306.06101) as set for diffusion; Adafactor
     (Shazeer and Stern 2018, arXiv 1804.04235) with a rate from outside, as trainers of LoRA use it.
@@ -127,7 +127,7 @@ PACKAGES = {
     Algorithm.ADAMW_8BIT: ("bitsandbytes", "optim.AdamW8bit"),
     Algorithm.ADAFACTOR: ("transformers", "optimization.Adafactor"),
 }
-"""Where the algorithms that are not torch's come from: package, and the class in it."""
+"""Package and class of the algorithms that torch does not have."""
 
 
 def optimizer_class(algorithm: Algorithm) -> Callable[..., torch.optim.Optimizer]:
@@ -150,10 +150,10 @@ def check_installed(config: OptimizerConfig) -> None:
 
 
 def shift_origin(optimizer: torch.optim.Optimizer, shifts: Mapping[nn.Parameter, Tensor]) -> None:
-    """Tell the optimizer that parameters were moved by other hands than its own.
+    """Account for changes to parameters that the optimizer did not make.
 
-    Prodigy estimates its step size from the way gone since the start, which the norm pull is no
-    part of; without this, d grows ten-thousandfold in a few steps where norms are far off.
+    Prodigy estimates its step size from the distance to the starting point, which must not
+    include the norm pull; else d grows ten-thousandfold in a few steps when norms are far off.
     """
     for parameter, shift in shifts.items():
         origin = optimizer.state[parameter].get("p0")
@@ -166,10 +166,10 @@ def shift_origin(optimizer: torch.optim.Optimizer, shifts: Mapping[nn.Parameter,
 
 
 def drop_group(optimizer: torch.optim.Optimizer, name: str) -> None:
-    """Take a named group and its state out, so that no later step can move its parameters.
+    """Remove a named group and its state, so that no later step can move its parameters.
 
-    A learning rate of 0 does not stop Prodigy: it derives one step size from all groups and
-    applies the kept momentum with it.
+    A learning rate of 0 does not stop Prodigy, which derives one step size from all groups and
+    applies its momentum with it.
     """
     (group,) = [group for group in optimizer.param_groups if group["name"] == name]
     take_average(optimizer, [group])
@@ -181,9 +181,9 @@ def drop_group(optimizer: torch.optim.Optimizer, name: str) -> None:
 
 @contextmanager
 def updates(
-    optimizer: torch.optim.Optimizer, draw_on: Callable[[torch.device], torch.Generator]
+    optimizer: torch.optim.Optimizer, rng_on: Callable[[torch.device], torch.Generator]
 ) -> Generator[None, None, None]:
-    """For all that moves parameters in a step: those in bf16 are in fp32 until it is over.
+    """Whatever moves parameters goes inside: those in bf16 are in fp32 meanwhile.
 
     Parameters of text encoders can be on another device than those of the denoiser.
     """
@@ -192,12 +192,12 @@ def updates(
     with ExitStack() as stack:
         for device in dict.fromkeys(p.device for p in rounded):
             here = [p for p in rounded if p.device == device]
-            stack.enter_context(in_fp32(here, draw_on(device)))
+            stack.enter_context(in_fp32(here, rng_on(device)))
         yield
 
 
 def to_training(optimizer: torch.optim.Optimizer) -> None:
-    """Let Schedule-Free's parameters be where it takes gradients; others are always there."""
+    """Put Schedule-Free's parameters where it takes gradients; no other optimizer moves them."""
     if hasattr(optimizer, "train"):
         optimizer.train()  # pyright: ignore
 
@@ -206,7 +206,7 @@ def to_training(optimizer: torch.optim.Optimizer) -> None:
 def take_average(
     optimizer: torch.optim.Optimizer, groups: Sequence[dict[str, Any]] | None = None
 ) -> None:
-    """Leave in the parameters what was learned: Schedule-Free's average, not the last point.
+    """Leave Schedule-Free's average in the parameters, which is its result, not the last point.
 
     Defazio et al. 2024 (arXiv 2405.15682): x from y = (1 - beta) z + beta x.
     """
@@ -223,7 +223,7 @@ def take_average(
 
 @contextmanager
 def averaged(optimizers: Sequence[torch.optim.Optimizer]) -> Generator[None, None, None]:
-    """What was learned so far, for a sample or a file; after it training goes on bit for bit."""
+    """Parameters hold the result so far inside; afterwards training continues bit for bit."""
     groups = [g for o in optimizers for g in o.param_groups if g.get("train_mode")]
     kept = [(p, p.data.clone()) for group in groups for p in group["params"]]
     for optimizer in optimizers:

@@ -1,4 +1,4 @@
-"""Parameters in bf16 that lose no small update: each step is rounded up or down by chance."""
+"""Stochastic rounding, so that parameters in bf16 lose no small update."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ import torch
 from torch import Tensor, nn
 
 LOW_BITS = 16
-"""By which fp32 is longer than bf16."""
+"""Mantissa bits of fp32 that bf16 lacks."""
 
 
-def round_by_chance(values: Tensor, draw: torch.Generator) -> Tensor:
-    """Fp32 to bf16, up or down with the probabilities that keep the mean.
+def round_by_chance(values: Tensor, rng: torch.Generator) -> Tensor:
+    """Round fp32 to bf16, up or down with the probabilities that preserve the mean.
 
     Gupta et al. 2015 (arXiv 1502.02551). Rounding to the nearest loses every update below a
     256th of a weight, so AdamW at usual rates stands still in plain bf16.
     """
     bits = values.contiguous().view(torch.int32)
     chance = torch.randint(
-        2**LOW_BITS, values.shape, generator=draw, device=values.device, dtype=torch.int32
+        2**LOW_BITS, values.shape, generator=rng, device=values.device, dtype=torch.int32
     )
     # What is carried out of the low bits raises the magnitude by one step of bf16.
     rounded = ((bits + chance) >> LOW_BITS) << LOW_BITS
@@ -29,9 +29,9 @@ def round_by_chance(values: Tensor, draw: torch.Generator) -> Tensor:
 
 @contextmanager
 def in_fp32(
-    parameters: Sequence[nn.Parameter], draw: torch.Generator
+    parameters: Sequence[nn.Parameter], rng: torch.Generator
 ) -> Generator[None, None, None]:
-    """The parameters and their gradients in fp32 for an update, then rounded by chance."""
+    """Parameters and gradients are in fp32 inside; afterwards parameters are rounded."""
     for parameter in parameters:
         grad = parameter.grad
         parameter.grad = None
@@ -43,5 +43,5 @@ def in_fp32(
         for parameter in parameters:
             moved = parameter.grad is not None
             parameter.grad = None
-            kept = parameter.data
-            parameter.data = round_by_chance(kept, draw) if moved else kept.to(torch.bfloat16)
+            values = parameter.data
+            parameter.data = round_by_chance(values, rng) if moved else values.to(torch.bfloat16)

@@ -1,4 +1,4 @@
-"""The learning rate of each part at a step, as a pure function."""
+"""Learning rate schedules as pure functions of the step."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import torch
 
 
 class Schedule(str, Enum):
-    """Shapes of the learning rate over a run, after the warm-up."""
+    """Shapes of the learning rate after the warm-up."""
 
     CONSTANT = "constant"
     COSINE = "cosine"
@@ -17,7 +17,7 @@ class Schedule(str, Enum):
 
 
 def rate_factor(schedule: Schedule, warmup_steps: int, steps: int) -> Callable[[int], float]:
-    """The factor on every learning rate at a step, from diffusers' own schedules."""
+    """The factor on every learning rate at a step, computed by diffusers' schedules."""
     try:
         from diffusers.optimization import get_scheduler
     except ImportError as missing:
@@ -33,6 +33,6 @@ def rate_factor(schedule: Schedule, warmup_steps: int, steps: int) -> Callable[[
 
 
 def set_learning_rates(optimizer: torch.optim.Optimizer, factor: float) -> None:
-    """Assign every group its base rate times `factor`."""
+    """Set every group's learning rate to its own rate times `factor`."""
     for group in optimizer.param_groups:
         group["lr"] = group["rate"] * factor

@@ -1,4 +1,4 @@
-"""A concept: the word in the captions, the name it is saved under, its vectors and its pivot."""
+"""Concepts: the word in the captions, the name in the bundle, the vectors and the pivot."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from ..ports import Caption, Mention
 from ..randomness import generator
 
 NEGATIVE = "-neg"
-"""Ends the name of a concept's negative embedding."""
+"""Suffix of the name of a concept's negative embedding."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -23,21 +23,21 @@ class Concept:
     """One named thing to learn."""
 
     placeholder: str
-    """Word that stands for the concept in the captions."""
+    """The word that stands for the concept in the captions."""
     name: str = ""
     """Name in the bundle, typed after "embedding:" later; empty means the placeholder."""
     vectors: int = 2
-    """Token vectors per text encoder."""
+    """Number of rows for each text encoder."""
     initial: str = ""
     """Phrase whose token rows the vectors start from; empty means noise of the table's norm."""
     class_word: str = ""
-    """What the concept is an instance of, for prior preservation; empty means `initial`."""
+    """Class of the concept, for prior preservation; empty means `initial`."""
     pivot: float = 0.5
-    """Share of the steps after which the vectors are frozen: 0 never trains, 1 never freezes."""
+    """Share of the steps after which the rows freeze: 0 never trains, 1 never freezes."""
     negative_vectors: int = 0
-    """Vectors of a second embedding, `<name>-neg`, for the negative prompt; 0 means none."""
+    """Rows of a second embedding, `<name>-neg`, for the negative prompt; 0 means no second one."""
     output: bool = False
-    """Whether the vectors replace what the text encoders return, not what they read."""
+    """Whether the rows replace what the text encoders return, not what they read."""
 
     def __post_init__(self) -> None:
         if not self.placeholder.strip():
@@ -56,13 +56,13 @@ class Concept:
 
     @property
     def final_name(self) -> str:
-        """The name that the vectors carry in a bundle."""
+        """The name in the bundle."""
         return self.name or self.placeholder
 
     @property
     def negative(self) -> Concept | None:
-        """What the concept's pictures are not, as a concept of its own; it starts from the same
-        words, where both predictions agree and the combined one is the plain one."""
+        """The negative embedding as a concept of its own. It starts from the same words, where
+        both predictions agree and the guided one equals the plain one."""
         if not self.negative_vectors:
             return None
         return replace(
@@ -74,29 +74,29 @@ class Concept:
         )
 
     def pivot_step(self, steps: int) -> int:
-        """The first step at which the vectors no longer train; a pivot above 0 leaves them one."""
+        """The first step at which the rows no longer train; a pivot above 0 gives them one step."""
         return max(1, round(self.pivot * steps)) if self.pivot else 0
 
 
 def pivot_steps(concepts: Sequence[Concept], steps: int) -> dict[str, int]:
-    """The step at which each concept freezes, by name; one with pivot 1 never does."""
+    """The step at which each concept freezes, by name, without those that never freeze."""
     return {c.final_name: c.pivot_step(steps) for c in concepts if c.pivot < 1}
 
 
 def parse_caption(text: str, concepts: Sequence[Concept]) -> Caption:
-    """Text with every placeholder replaced by a mention of its concept."""
+    """Replace every placeholder in a text by a mention of its concept."""
     names = {concept.placeholder: concept.final_name for concept in concepts}
     parts = split_caption(text, names)
     return tuple(Mention(names[part]) if found else part for found, part in parts)
 
 
 def with_negatives(concepts: Iterable[Concept]) -> list[Concept]:
-    """The concepts, each followed by its negative one where it has one."""
+    """The concepts, each followed by its negative one, if it has one."""
     return [one for c in concepts for one in (c, c.negative) if one is not None]
 
 
 def negative_captions(captions: Sequence[Caption], live: Container[str]) -> tuple[Caption, ...]:
-    """What each prediction is guided away from while negative embeddings train; () for no one.
+    """The caption that each prediction is guided away from; () if no negative embedding trains.
 
     Dong et al. 2022 (arXiv 2211.11337, DreamArtist): the negative embeddings of the concepts in
     the caption. A sample without any is guided away from its own caption, which is no guidance.
@@ -118,7 +118,7 @@ def _listed(names: Sequence[str]) -> Caption:
 
 
 def class_caption(caption: Caption, concepts: Sequence[Concept]) -> Caption:
-    """The caption with the class word in place of each concept: what the base model knows."""
+    """The caption with a class word in place of each concept, as the base model knows it."""
     words = {c.final_name: c.class_word or c.initial for c in concepts}
     parts = [words[part.concept] if isinstance(part, Mention) else part for part in caption]
     return ("".join(parts),)
@@ -202,7 +202,7 @@ def hold_out(parsed: ParsedDataset, count: int, seed: int) -> tuple[ParsedDatase
 
 
 def check_class_words(concepts: Sequence[Concept]) -> None:
-    """Raise ValueError when prior preservation has no word to put in a concept's place."""
+    """Raise ValueError if prior preservation has no word for a concept's class."""
     for concept in concepts:
         if not (concept.class_word or concept.initial):
             raise ValueError(
@@ -212,7 +212,7 @@ def check_class_words(concepts: Sequence[Concept]) -> None:
 
 
 def with_class_words(concepts: Sequence[Concept], dataset: Dataset) -> tuple[Concept, ...]:
-    """Concepts without a class word get the one that the dataset's pictures are labelled with."""
+    """Give concepts without a class word the one that their pictures are labeled with."""
     words = {r.concept: r.class_word for r in dataset.records if r.concept and r.class_word}
     return tuple(
         concept

@@ -1,4 +1,4 @@
-"""Conditioning of captions: with a graph while their concepts train, once for all after."""
+"""Conditioning of captions: with a graph while their concepts train, constant afterwards."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from .concepts import mentioned
 
 
 class StepConditions:
-    """The conditioning of one step, whose gradient goes through the encoders once, at its end.
+    """The conditioning of one step, with a single backward pass through the encoders at its end.
 
-    Between the two the micro steps see constants that gather gradients, so a step of many
-    micro steps runs each caption's encoder forward and backward a single time.
+    Until then the micro steps see leaves that accumulate gradients, so however many there are,
+    each caption goes through the encoders once forward and once backward.
     """
 
     def __init__(self, kept: Mapping[Caption, Conditioning], fresh: Mapping[Caption, Conditioning]):
@@ -22,11 +22,11 @@ class StepConditions:
         self._leaves = {caption: one.leaves() for caption, one in fresh.items()}
 
     def of(self, captions: Sequence[Caption]) -> list[Conditioning]:
-        """One conditioning a caption."""
+        """The conditioning of each caption."""
         return [self._leaves[c] if c in self._leaves else self._kept[c] for c in captions]
 
     def backward(self) -> None:
-        """Add what the micro steps have gathered to the gradients of the vectors."""
+        """Send the accumulated gradients through the encoders to what is trained."""
         pairs = [
             (tensor, grad)
             for caption, one in self._fresh.items()
@@ -39,7 +39,7 @@ class StepConditions:
 
 
 class Conditions:
-    """Encodes captions, and keeps what can no longer change."""
+    """Encodes captions and stores the results that can no longer change."""
 
     def __init__(self, text: TextEncoder, live: Iterable[str], *, adapted: bool = False):
         self._text = text
@@ -50,8 +50,7 @@ class Conditions:
         self.complete = False
 
     def of_step(self, captions: Iterable[Caption]) -> StepConditions:
-        """Everything that a step asks for: each distinct caption once, and those that move in
-        one batch through the encoders."""
+        """The captions of a step, each distinct one once, those that still change in one batch."""
         distinct = [c for c in dict.fromkeys(captions) if c not in self._kept]
         moving = [c for c in distinct if self._adapted or mentioned(c) & self._live]
         self._keep([c for c in distinct if not self._adapted and not mentioned(c) & self._live])
@@ -59,7 +58,7 @@ class Conditions:
         return StepConditions(self._kept, fresh)
 
     def of_base(self, captions: Sequence[Caption], adapted: StepConditions) -> list[Conditioning]:
-        """What the encoders make of captions without their adapters, if they have some."""
+        """Captions encoded without the encoders' adapters, if there are any."""
         if not self._adapted:
             return adapted.of(captions)
         for caption in captions:
@@ -78,11 +77,11 @@ class Conditions:
             self._kept[caption] = encoded.detach()
 
     def freeze(self, concept: str) -> None:
-        """A concept no longer trains: captions without another live one are constant now."""
+        """A concept no longer trains: captions without another live concept are constant now."""
         self._live.discard(concept)
 
     def complete_with(self, captions: Iterable[Caption]) -> None:
-        """Encode all that the run can still ask for, a last time, and release the encoder."""
+        """Encode every caption that the run may still need, then release the encoders."""
         self._keep([c for c in dict.fromkeys(captions) if c not in self._kept])
         self._text.release()
         self.complete = True

@@ -21,7 +21,7 @@ Rows = Mapping[str, Mapping[str, nn.Parameter]]
 
 
 class NamedRows(Trained):
-    """Rows of concepts, of which each is an optimizer group of its own, which its pivot ends."""
+    """Rows of concepts: each concept is an optimizer group, which its pivot ends."""
 
     kind = ""
     """First word of the names in a checkpoint."""
@@ -112,7 +112,7 @@ def _start(concept: Concept, text: TextEncoder, seed: int) -> dict[str, nn.Param
 
 
 def spread_rows(rows: Tensor, count: int) -> Tensor:
-    """Exactly `count` rows: repeated in turn when there are too few, the last ones when too many.
+    """Exactly `count` rows: repeated in turn if there are too few, the last ones if too many.
 
     The last tokens of an English phrase carry its noun, so "small red cat" with one vector is
     cat.
@@ -122,7 +122,7 @@ def spread_rows(rows: Tensor, count: int) -> Tensor:
 
 
 def noise_rows(count: int, width: int, norm: float, rng: torch.Generator) -> Tensor:
-    """Gaussian directions of the table's own norm, (count, width)."""
+    """Gaussian directions with the given norm, (count, width)."""
     rows = torch.randn(count, width, generator=rng)
     return rows * (norm / row_norms(rows))
 
