@@ -46,23 +46,23 @@ def target_inputs() -> list[io.Input]:
             "targets",
             options=Targets,
             default=Targets.ATTENTION,
-            tooltip="The layers that are adapted. cross-attention keys and values is the low-rank "
-            "form of Custom Diffusion. The report of the training counts them.",
+            tooltip='Layers to adapt. "cross-attention keys and values" is the low-rank form of '
+            "Custom Diffusion. The training report counts the adapted layers.",
             optional=True,
         ),
         io.String.Input(
             "patterns",
             default="",
             multiline=True,
-            tooltip="One line a rule on top of targets: a regular expression that is searched in "
-            "the names of layers, then = rank : alpha if you like, such as attn2 = 32 : 16. "
-            "A line that begins with - leaves layers out. The first line that fits decides.",
+            tooltip="Rules that refine targets, one per line: a regular expression to search for "
+            "in the layer names, optionally followed by = rank : alpha, such as attn2 = 32 : 16. "
+            "A line that starts with - excludes layers. The first matching line applies.",
             optional=True,
         ),
         io.Boolean.Input(
             "text_encoder",
             default=False,
-            tooltip="Adapt the text encoders too. Every caption is then encoded in every step.",
+            tooltip="Also adapt the text encoders. Every caption is then encoded at every step.",
             optional=True,
         ),
         io.Float.Input(
@@ -71,7 +71,7 @@ def target_inputs() -> list[io.Input]:
             min=0.001,
             max=10.0,
             step=0.05,
-            tooltip="Learning rate of the text encoders as a share of that of the adapter.",
+            tooltip="Learning rate of the text encoders as a share of the adapter's.",
             advanced=True,
             optional=True,
         ),
@@ -90,15 +90,15 @@ def token_map_input(*, optional: bool = False) -> io.Input:
         default="",
         multiline=True,
         optional=optional,
-        tooltip="For files that hold several concepts in one tensor (_emb of diffusers' scripts): "
-        "TOK = <s0><s1>, one line a concept.",
+        tooltip="For files that hold several concepts in one tensor (_emb files from diffusers' "
+        "scripts): TOK = <s0><s1>, one line per concept.",
     )
 
 
 def model_inputs() -> list[io.Input]:
     """The base that bundles are put onto."""
     return [
-        io.Model.Input("model", tooltip="The base model; bundles are put onto it here."),
+        io.Model.Input("model", tooltip="The base model that bundles are applied to."),
         io.Clip.Input("clip", tooltip="The text encoder of the model."),
         io.Vae.Input("vae", tooltip="The VAE of the model."),
     ]
@@ -110,7 +110,7 @@ def sampling_inputs() -> list[io.Input]:
         io.String.Input(
             "seeds", default="1, 2", tooltip="Whole numbers and ranges, such as 1, 2, 5-9."
         ),
-        io.Int.Input("steps", default=20, min=1, max=10000, tooltip="Sampling steps a picture."),
+        io.Int.Input("steps", default=20, min=1, max=10000, tooltip="Sampling steps per image."),
         io.Float.Input(
             "cfg",
             default=7.0,
@@ -123,10 +123,10 @@ def sampling_inputs() -> list[io.Input]:
         io.Combo.Input("sampler_name", options=sampler_names(), tooltip="As in KSampler."),
         io.Combo.Input("scheduler", options=scheduler_names(), tooltip="As in KSampler."),
         io.Int.Input(
-            "width", default=512, min=16, max=16384, step=8, tooltip="Width of each picture."
+            "width", default=512, min=16, max=16384, step=8, tooltip="Width of each image."
         ),
         io.Int.Input(
-            "height", default=512, min=16, max=16384, step=8, tooltip="Height of each picture."
+            "height", default=512, min=16, max=16384, step=8, tooltip="Height of each image."
         ),
     ]
 
@@ -139,12 +139,12 @@ def saving_inputs(prefix: str) -> list[io.Input]:
             default=512,
             min=16,
             max=16384,
-            tooltip="Longest side of a picture in the grid; larger ones are made smaller there.",
+            tooltip="Longest side of an image in the grid; larger images are scaled down.",
         ),
         io.String.Input(
             "filename_prefix",
             default=prefix,
-            tooltip="Folder and name inside ComfyUI's output folder. A number is added, nothing "
+            tooltip="Folder and name inside ComfyUI's output folder. A number is added, so nothing "
             "is overwritten.",
         ),
     ]

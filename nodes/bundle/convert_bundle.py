@@ -26,7 +26,7 @@ def container_input(default: Container) -> io.Input:
         "container",
         options=Container,
         default=default,
-        tooltip="The form of the files, as in Save Bundle.",
+        tooltip="Format of the files, as in Save Bundle.",
     )
 
 
@@ -35,7 +35,7 @@ def prefix_input(default: str) -> io.Input:
     return io.String.Input(
         "filename_prefix",
         default=default,
-        tooltip="Folder and name inside ComfyUI's output folder. A number is added, nothing is "
+        tooltip="Folder and name inside ComfyUI's output folder. A number is added, so nothing is "
         "overwritten.",
     )
 
@@ -46,7 +46,7 @@ def precision_input() -> io.Input:
         "precision",
         options=[KEEP, *(one.value for one in FilePrecision)],
         default=KEEP,
-        tooltip="Number format of the LoRA; embeddings are always fp32.",
+        tooltip="Precision of the LoRA; embeddings are always fp32.",
     )
 
 

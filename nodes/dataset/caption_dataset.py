@@ -28,7 +28,7 @@ def common_inputs() -> list[io.Input]:
             "on_existing",
             options=OnExisting,
             default=OnExisting.SKIP,
-            tooltip="What to do with pictures that have a caption: leave them, add to it or "
+            tooltip="What to do with images that already have a caption: leave it, add to it or "
             "replace it.",
         ),
         io.Boolean.Input(
@@ -40,23 +40,24 @@ def common_inputs() -> list[io.Input]:
             "write",
             options=WRITE,
             default=WRITE[0],
-            tooltip="Whether captions are written beside the pictures as they come. In any case "
-            "they are kept, and a run that was stopped goes on.",
+            tooltip="Whether to write each caption next to its image as soon as it is produced. "
+            "Captions are saved internally in any case, so an interrupted run resumes where it "
+            "stopped.",
         ),
         io.Int.Input(
             "limit",
             default=0,
             min=0,
             max=1000000,
-            tooltip="Only the first so many pictures, to try a prompt: 3 is a good number. 0 takes "
-            "all.",
+            tooltip="Process only this many images, for example 3 to try out a prompt. 0 processes "
+            "all of them.",
         ),
         io.Int.Input(
             "batch_size",
             default=4,
             min=1,
             max=64,
-            tooltip="Pictures at once. It is halved by itself when memory runs out.",
+            tooltip="Images processed at once. Halved automatically when memory runs out.",
         ),
     ]
 
@@ -90,7 +91,7 @@ class LoadCaptioner(io.ComfyNode):
             node_id="Pivotal_LoadCaptioner",
             display_name="Load Captioner",
             category="pivotal/dataset",
-            description="Loads a caption model from a folder in models/LLM, such as Florence-2, "
+            description="Loads a captioning model from a folder in models/LLM, such as Florence-2, "
             "BLIP, Qwen2.5-VL, Qwen3-VL or JoyCaption. Nothing is downloaded.",
             search_aliases=["florence", "joycaption", "blip", "qwen vl", "vlm"],
             inputs=[
@@ -103,8 +104,8 @@ class LoadCaptioner(io.ComfyNode):
                     "precision",
                     options=ComputePrecision,
                     default=ComputePrecision.AUTO,
-                    tooltip="Numbers to compute with. auto takes fp16 or bf16 on a GPU and fp32 on "
-                    "the CPU.",
+                    tooltip='Precision of the computation. "auto" uses fp16 or bf16 on a GPU and '
+                    "fp32 on the CPU.",
                 ),
             ],
             outputs=[sockets.Captioner.Output(display_name="captioner")],
@@ -124,27 +125,27 @@ class CaptionDataset(io.ComfyNode):
             node_id="Pivotal_CaptionDataset",
             display_name="Caption Dataset",
             category="pivotal/dataset",
-            description="Describes the pictures of a dataset by a caption model or a CLIP that can "
-            "see, such as Qwen3-VL or Gemma 3. Each caption is kept as it comes.",
+            description="Captions the images of a dataset with a captioning model or a "
+            "vision-capable CLIP such as Qwen3-VL or Gemma 3. Each caption is saved as soon as it "
+            "is produced.",
             search_aliases=["auto caption", "describe images", "image to text", "captioner"],
             is_output_node=True,
             inputs=[
-                sockets.Dataset.Input("dataset", tooltip="Pictures to describe."),
+                sockets.Dataset.Input("dataset", tooltip="Images to caption."),
                 io.Combo.Input(
                     "preset",
                     options=Preset,
                     default=Preset.ANYTHING,
-                    tooltip="What the pictures show. A caption says what is to stay free: what it "
-                    "leaves out is learned as a part of the concept.",
+                    tooltip="What the images show. A caption should describe what is meant to stay "
+                    "variable: whatever it leaves out is learned as part of the concept.",
                 ),
                 io.String.Input(
                     "prompt",
                     multiline=True,
                     dynamic_prompts=False,
                     default="",
-                    tooltip='With the preset "own prompt": the question. {name} becomes the '
-                    "concept "
-                    "of Label Dataset.",
+                    tooltip='The instruction for the preset "own prompt". {name} is replaced by '
+                    "the concept from Label Dataset.",
                 ),
                 io.Int.Input(
                     "max_side",
@@ -152,15 +153,15 @@ class CaptionDataset(io.ComfyNode):
                     min=64,
                     max=4096,
                     step=32,
-                    tooltip="Longer side at which the model sees the pictures. Large ones take "
-                    "many times as long and say little more.",
+                    tooltip="Longest side of the images as the model sees them. Large images take "
+                    "many times longer and improve the captions only a little.",
                 ),
                 io.Int.Input(
                     "max_tokens",
                     default=128,
                     min=1,
                     max=4096,
-                    tooltip="Longest answer, in tokens.",
+                    tooltip="Maximum length of a caption, in tokens.",
                 ),
                 io.Float.Input(
                     "temperature",
@@ -168,8 +169,8 @@ class CaptionDataset(io.ComfyNode):
                     min=0.0,
                     max=2.0,
                     step=0.05,
-                    tooltip="0 always takes the likeliest words. More gives other captions for "
-                    "other seeds.",
+                    tooltip="0 always picks the most likely words. Higher values give different "
+                    "captions for different seeds.",
                 ),
                 io.Int.Input(
                     "seed",
@@ -177,17 +178,17 @@ class CaptionDataset(io.ComfyNode):
                     min=0,
                     max=2**53,
                     control_after_generate=io.ControlAfterGenerate.fixed,
-                    tooltip="Draws the captions when the temperature is above 0.",
+                    tooltip="Seed for sampling captions when the temperature is above 0.",
                 ),
                 *common_inputs(),
                 sockets.Captioner.Input(
-                    "captioner", optional=True, tooltip="A model of Load Captioner."
+                    "captioner", optional=True, tooltip="A captioning model from Load Captioner."
                 ),
                 io.Clip.Input(
                     "clip",
                     optional=True,
-                    tooltip="In place of a captioner: a CLIP that sees and writes, such as "
-                    "Qwen3-VL, Gemma 3 or Gemma 4.",
+                    tooltip="Used instead of a captioner: a vision-capable CLIP such as Qwen3-VL, "
+                    "Gemma 3 or Gemma 4.",
                 ),
             ],
             outputs=[
@@ -235,12 +236,12 @@ class TagDataset(io.ComfyNode):
             node_id="Pivotal_TagDataset",
             display_name="Tag Dataset",
             category="pivotal/dataset",
-            description="Tags pictures by a WD tagger, as models trained on tags want it. Needs "
-            "the package onnxruntime.",
+            description="Tags images with a WD tagger, for models trained on tags. Requires the "
+            "onnxruntime package.",
             search_aliases=["wd14", "wd tagger", "danbooru tags", "booru"],
             is_output_node=True,
             inputs=[
-                sockets.Dataset.Input("dataset", tooltip="Pictures to tag."),
+                sockets.Dataset.Input("dataset", tooltip="Images to tag."),
                 io.Combo.Input(
                     "model",
                     options=tagger_names(),
@@ -252,7 +253,7 @@ class TagDataset(io.ComfyNode):
                     min=0.0,
                     max=1.0,
                     step=0.01,
-                    tooltip="How sure the tagger has to be of a general tag.",
+                    tooltip="Minimum confidence for general tags.",
                 ),
                 io.Float.Input(
                     "character_threshold",
@@ -260,22 +261,22 @@ class TagDataset(io.ComfyNode):
                     min=0.0,
                     max=1.0,
                     step=0.01,
-                    tooltip="How sure it has to be of a character; 1 leaves characters out.",
+                    tooltip="Minimum confidence for character tags; 1 leaves them out.",
                 ),
                 io.String.Input(
                     "first_tags",
                     default="",
-                    tooltip="Tags that come first in every caption, such as: TOK",
+                    tooltip="Tags placed first in every caption, such as: TOK",
                 ),
                 io.String.Input(
                     "exclude",
                     default="",
-                    tooltip="Tags that are never given, with commas between them.",
+                    tooltip="Tags to leave out, separated by commas.",
                 ),
                 io.Boolean.Input(
                     "spaces",
                     default=True,
-                    tooltip="Write blanks for underscores; faces such as ^_^ stay.",
+                    tooltip="Replace underscores with spaces; emoticons such as ^_^ are kept.",
                 ),
                 *common_inputs(),
             ],

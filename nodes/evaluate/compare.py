@@ -25,10 +25,10 @@ class Layout(str, Enum):
 def result_outputs() -> list[io.Output]:
     """The grid, its pictures and the report."""
     return [
-        io.Image.Output(display_name="grid", tooltip="The labelled grid, as it is saved."),
+        io.Image.Output(display_name="grid", tooltip="The labeled grid, as saved."),
         io.Image.Output(
             display_name="pictures",
-            tooltip="Every picture alone, at full size, as a batch: column by column.",
+            tooltip="All images at full size as a batch, column by column.",
         ),
         io.String.Output(display_name="report"),
     ]
@@ -50,8 +50,8 @@ class CompareGrid(io.ComfyNode):
             node_id="Pivotal_CompareGrid",
             display_name="Compare Grid",
             category="pivotal/evaluate",
-            description="Samples each prompt and seed without a bundle and with up to four of "
-            "them at several strengths, into one labelled grid that is saved.",
+            description="Samples each prompt and seed without a bundle and with up to four bundles "
+            "at several strengths, and saves one labeled grid.",
             search_aliases=["xy plot", "lora comparison", "grid", "lora strength test"],
             is_output_node=True,
             hidden=[io.Hidden.prompt, io.Hidden.extra_pnginfo],
@@ -61,22 +61,21 @@ class CompareGrid(io.ComfyNode):
                     "prompts",
                     default="a photo of {name}",
                     multiline=True,
-                    tooltip="One a line. {name} becomes all names of the bundle, {cat} its name "
-                    "cat; without the bundle both become the word below.",
+                    tooltip="One prompt per line. {name} is replaced by all names of the bundle, "
+                    "{cat} by its name cat; in images without the bundle, both become the word in "
+                    "without.",
                 ),
-                io.String.Input(
-                    "negative", default="", multiline=True, tooltip="What to keep away."
-                ),
+                io.String.Input("negative", default="", multiline=True, tooltip="Negative prompt."),
                 io.String.Input(
                     "without",
                     default="",
-                    tooltip="Stands in a prompt where there is no name, such as: dog",
+                    tooltip="Word to use in a prompt where there is no name, such as: dog",
                 ),
                 io.String.Input(
                     "strengths",
                     default="1",
-                    tooltip="Strengths of the bundles' LoRA, such as 0, 0.5, 1. At 0 the names "
-                    "work alone.",
+                    tooltip="Strengths of the bundles' LoRAs, such as 0, 0.5, 1. At 0, only the "
+                    "names take effect.",
                 ),
                 *sampling_inputs(),
                 io.Boolean.Input(
@@ -86,18 +85,20 @@ class CompareGrid(io.ComfyNode):
                     "labels",
                     default="",
                     multiline=True,
-                    tooltip="What the bundles are called in the grid, one a line; their names "
-                    "when empty.",
+                    tooltip="Labels of the bundles in the grid, one per line. If empty, their "
+                    "names are used.",
                 ),
                 io.Combo.Input(
                     "layout",
                     options=Layout,
                     default=Layout.PROMPTS_DOWN,
-                    tooltip="What the rows and the columns are.",
+                    tooltip="What the rows and columns show.",
                 ),
                 *saving_inputs("pivotal/compare"),
                 *(
-                    sockets.Bundle.Input(f"bundle_{n}", optional=True, tooltip="To compare.")
+                    sockets.Bundle.Input(
+                        f"bundle_{n}", optional=True, tooltip="A bundle to compare."
+                    )
                     for n in (1, 2, 3, 4)
                 ),
             ],
@@ -168,27 +169,25 @@ class ConceptReport(io.ComfyNode):
             node_id="Pivotal_ConceptReport",
             display_name="Concept Report",
             category="pivotal/evaluate",
-            description="Samples each name of a bundle: with it, without it and with another name "
-            "in its place, from the same seeds, into one labelled grid that is saved.",
+            description="Samples each name of a bundle with it, without it and with another name "
+            "in its place, from the same seeds, and saves one labeled grid.",
             search_aliases=["concept leakage", "test lora", "test embedding", "before after"],
             is_output_node=True,
             hidden=[io.Hidden.prompt, io.Hidden.extra_pnginfo],
             inputs=[
                 *model_inputs(),
-                sockets.Bundle.Input("bundle", tooltip="The bundle whose names are looked at."),
+                sockets.Bundle.Input("bundle", tooltip="The bundle whose names to test."),
                 io.String.Input(
                     "prompt",
                     default="a photo of {name}",
                     multiline=True,
-                    tooltip="{name} becomes each name in turn.",
+                    tooltip="{name} is replaced by each name in turn.",
                 ),
-                io.String.Input(
-                    "negative", default="", multiline=True, tooltip="What to keep away."
-                ),
+                io.String.Input("negative", default="", multiline=True, tooltip="Negative prompt."),
                 io.String.Input(
                     "without",
                     default="",
-                    tooltip="Stands in for each name where it is left out, such as: dog. When "
+                    tooltip="Used in place of each name where it is left out, such as: dog. If "
                     "empty, the words that the name's vectors started from.",
                 ),
                 *sampling_inputs(),

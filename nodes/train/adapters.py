@@ -24,22 +24,22 @@ class Lora(io.ComfyNode):
             node_id="Pivotal_Lora",
             display_name="LoRA",
             category="pivotal/training",
-            description="Low-rank adaptation of the q, k, v and output layers of all attention, "
-            "or of what targets and patterns choose.",
+            description="Low-rank adaptation of the q, k, v and output layers of all attention "
+            "blocks, or of the layers that targets and patterns select.",
             search_aliases=["low rank", "adapter", "train lora", "locon", "rslora", "lycoris"],
             inputs=[
                 rank_input(
                     16,
-                    "Rank of each layer's change: 4 to 16 for a face or a thing, "
-                    "16 to 64 for a style.",
+                    "Rank of each layer's update: 4 to 16 for a face or an object, 16 to 64 for a "
+                    "style.",
                 ),
-                alpha_input(16.0, "The change is scaled by alpha / rank."),
+                alpha_input(16.0, "The update is scaled by alpha / rank."),
                 *target_inputs(),
                 io.Boolean.Input(
                     "rank_stabilized",
                     default=False,
-                    tooltip="rsLoRA: scale by alpha / the root of the rank, so that large ranks "
-                    "learn as fast as small ones.",
+                    tooltip="rsLoRA: scale by alpha / sqrt(rank), so that high ranks learn as fast "
+                    "as low ones.",
                     advanced=True,
                     optional=True,
                 ),
@@ -49,8 +49,8 @@ class Lora(io.ComfyNode):
                     min=0.0,
                     max=0.95,
                     step=0.05,
-                    tooltip="Share of the numbers between the two factors that is dropped in each "
-                    "batch. 0.1 is usual against overfitting.",
+                    tooltip="Share of the values between the two factors that is dropped in each "
+                    "batch. 0.1 is a common choice against overfitting.",
                     advanced=True,
                     optional=True,
                 ),
@@ -92,20 +92,20 @@ class TriLora(io.ComfyNode):
             node_id="Pivotal_TriLora",
             display_name="TriLoRA",
             category="pivotal/training",
-            description="Low-rank adaptation in three matrices, the middle one started from the "
-            "singular values of the frozen weight. Saved as an ordinary LoRA.",
+            description="Low-rank adaptation with three matrices, the middle one initialized from "
+            "the singular values of the frozen weight. Saved as an ordinary LoRA.",
             search_aliases=["svd lora", "three matrix", "adapter", "train lora"],
             inputs=[
                 io.Int.Input(
-                    "rank", default=16, min=1, max=1024, tooltip="Rank of the inner matrix, r1."
+                    "rank", default=16, min=1, max=1024, tooltip="Rank r1 of the input-side matrix."
                 ),
                 io.Int.Input(
                     "rank_out",
                     default=0,
                     min=0,
                     max=1024,
-                    tooltip="Rank of the outer matrix, r2. 0 takes the same as rank. The saved "
-                    "LoRA has the smaller of the two.",
+                    tooltip="Rank r2 of the output-side matrix. 0 uses the same value as rank. The "
+                    "saved LoRA has the smaller of the two ranks.",
                 ),
                 io.Float.Input(
                     "alpha",
@@ -113,19 +113,20 @@ class TriLora(io.ComfyNode):
                     min=0.0,
                     max=1024.0,
                     step=0.5,
-                    tooltip="The change is scaled by alpha / the smaller rank. 0 is a scale of 1.",
+                    tooltip="The update is scaled by alpha / the smaller rank. 0 gives a scale of "
+                    "1.",
                 ),
                 io.Combo.Input(
                     "core",
                     options=Core,
                     default=Core.DIAGONAL,
-                    tooltip="The middle matrix: one value for each direction, or a full matrix.",
+                    tooltip="The middle matrix: one value per direction, or a full matrix.",
                 ),
                 io.Combo.Input(
                     "sigma",
                     options=Sigma,
                     default=Sigma.SCALED,
-                    tooltip="What the middle matrix starts from: the weight's largest singular "
+                    tooltip="Initial values of the middle matrix: the weight's largest singular "
                     "values as they are, divided by the largest, or ones.",
                 ),
                 io.Float.Input(
@@ -135,7 +136,8 @@ class TriLora(io.ComfyNode):
                     max=10.0,
                     step=0.001,
                     round=False,
-                    tooltip="Weight of a penalty that keeps the outer matrices near orthogonal.",
+                    tooltip="Weight of a penalty that keeps the outer matrices close to "
+                    "orthogonal.",
                     advanced=True,
                 ),
                 *target_inputs(),
@@ -181,18 +183,19 @@ class Dora(io.ComfyNode):
             node_id="Pivotal_Dora",
             display_name="DoRA",
             category="pivotal/training",
-            description="Weight-decomposed low-rank adaptation: a LoRA turns the weight's columns "
-            "or rows, and their lengths train by themselves.",
+            description="Weight-decomposed low-rank adaptation: a LoRA changes the direction of "
+            "the weight's columns or rows, and their magnitudes are trained separately.",
             search_aliases=["weight decomposed", "lora", "adapter", "dora_scale", "lycoris"],
             inputs=[
-                rank_input(16, "Rank of each layer's change."),
-                alpha_input(16.0, "The change of direction is scaled by alpha / rank."),
+                rank_input(16, "Rank of each layer's update."),
+                alpha_input(16.0, "The directional update is scaled by alpha / rank."),
                 io.Combo.Input(
                     "axis",
                     options=Axis,
                     default=Axis.INPUT,
-                    tooltip="Whose lengths train: those of the inputs (the paper; read the same "
-                    "everywhere) or of the outputs (as peft and diffusers do).",
+                    tooltip="Which magnitudes are trained: those of the inputs (as in the paper; "
+                    "every program reads these alike) or those of the outputs (as in peft and "
+                    "diffusers).",
                 ),
                 *target_inputs(),
             ],
@@ -231,12 +234,12 @@ class LoHa(io.ComfyNode):
             node_id="Pivotal_LoHa",
             display_name="LoHa",
             category="pivotal/training",
-            description="The product, number by number, of two low-rank matrices: a change of rank "
-            "up to the square of the rank in the file of a LoRA of twice the rank.",
+            description="Element-wise product of two low-rank matrices: an update of rank up to "
+            "the square of the rank, in a file the size of a LoRA of twice the rank.",
             search_aliases=["hadamard", "lycoris", "adapter", "fedpara", "train lora"],
             inputs=[
                 rank_input(8, "Rank of each of the two factors."),
-                alpha_input(8.0, "The change is scaled by alpha / rank."),
+                alpha_input(8.0, "The update is scaled by alpha / rank."),
                 *target_inputs(),
             ],
             outputs=[sockets.Adapter.Output(display_name="adapter")],
@@ -272,8 +275,8 @@ class LoKr(io.ComfyNode):
             node_id="Pivotal_LoKr",
             display_name="LoKr",
             category="pivotal/training",
-            description="A Kronecker product of a small and a larger matrix: a change of high rank "
-            "in a small file.",
+            description="Kronecker product of a small and a larger matrix: a high-rank update in a "
+            "small file.",
             search_aliases=["kronecker", "lycoris", "adapter", "train lora", "factor"],
             inputs=[
                 io.Int.Input(
@@ -281,16 +284,15 @@ class LoKr(io.ComfyNode):
                     default=8,
                     min=-1,
                     max=1024,
-                    tooltip="Size of the small matrix: a larger factor makes a smaller file. -1 "
-                    "splits evenly, which is the smallest.",
+                    tooltip="Size of the small matrix; a larger factor gives a smaller file. -1 "
+                    "splits evenly, which gives the smallest file.",
                 ),
                 rank_input(
                     0,
-                    "Rank of the larger matrix, which makes the file smaller still; 0 trains "
-                    "it whole.",
+                    "Rank of the larger matrix, for an even smaller file; 0 trains it in full.",
                     least=0,
                 ),
-                alpha_input(1.0, "With a rank, the change is scaled by alpha / rank."),
+                alpha_input(1.0, "With a rank, the update is scaled by alpha / rank."),
                 *target_inputs(),
             ],
             outputs=[sockets.Adapter.Output(display_name="adapter")],
@@ -328,16 +330,18 @@ class Oft(io.ComfyNode):
             node_id="Pivotal_Oft",
             display_name="OFT",
             category="pivotal/training",
-            description="Orthogonal finetuning: blocks of a layer's outputs are rotated, which "
-            "keeps the angles between them.",
+            description="Orthogonal fine-tuning: rotates blocks of each layer's outputs, which "
+            "preserves the angles between them.",
             search_aliases=["orthogonal", "lycoris", "adapter", "rotation", "diag-oft"],
             inputs=[
                 rank_input(
                     16,
-                    "Outputs that turn together: the largest divisor of a layer's outputs "
-                    "up to this.",
+                    "Number of outputs that rotate together: the largest divisor of a layer's "
+                    "outputs up to this value.",
                 ),
-                alpha_input(0.0, "Cap on how far each layer can turn; 0 is none.", least=0.0),
+                alpha_input(
+                    0.0, "Limit on how far each layer can rotate; 0 sets no limit.", least=0.0
+                ),
                 *target_inputs(),
             ],
             outputs=[sockets.Adapter.Output(display_name="adapter")],

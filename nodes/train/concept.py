@@ -83,9 +83,9 @@ class Concept(io.ComfyNode):
                 io.Boolean.Input(
                     "output",
                     default=False,
-                    tooltip="Train an output embedding, as OneTrainer does: the vectors replace "
-                    "what the text encoder returns instead of what it reads. Use Encode with "
-                    "Output Embeddings to sample with it. For SD1.x, SD2, SDXL, SD3 and T5 alone.",
+                    tooltip="Train an output embedding, as OneTrainer does: its vectors replace "
+                    "what the text encoder returns, not what it reads. Sample with Encode with "
+                    "Output Embeddings. Works with SD1.x, SD2, SDXL, SD3 and a T5 on its own.",
                     advanced=True,
                     optional=True,
                 ),
