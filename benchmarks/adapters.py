@@ -118,7 +118,7 @@ def singular_values() -> dict[str, Any]:
     """Seconds for all attention projections of SDXL, from a few of each shape."""
     import torch
 
-    from pack.training.adapters.spectrum import cache_key, singular_values
+    from pack.training.adapters.trilora import cache_key, singular_values
     from pack.training.ports import Layer
 
     clock = cpu = digest = 0.0

@@ -30,8 +30,7 @@ def rows() -> Iterator[Moments]:
     from speed.models import unet
 
     from pack.nodes.host.denoiser.layers import adaptable_layers
-    from pack.training.adapters.lora import LoraConfig
-    from pack.training.adapters.targets import Targets
+    from pack.training.adapters.targets import Targets, matches
 
     for size, family in FAMILIES.items():
         network = unet(size)
@@ -39,8 +38,7 @@ def rows() -> Iterator[Moments]:
         weights = sum(weight.numel() for weight in network.parameters())
         for targets in (Targets.ATTENTION, Targets.CONVOLUTIONS):
             for rank in RANKS:
-                config = LoraConfig(rank=rank, targets=targets)
-                shapes = [layer.shape for layer in layers if config.matches(layer)]
+                shapes = [layer.shape for layer in layers if matches(layer, targets)]
                 factors = sum(min(rank, out) * (out + math.prod(rest)) for out, *rest in shapes)
                 yield Moments(
                     family=family, targets=targets.value, rank=rank, factors=factors,

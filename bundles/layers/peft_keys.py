@@ -19,7 +19,6 @@ Config = Mapping[str, object]
 UNET = "unet."
 MAGNITUDE = "lora_magnitude_vector"
 """The lengths of a DoRA, which divide W + s B A; those under `dora_scale` divide W by itself."""
-FACTORS = ("lora_A.weight", "lora_B.weight", MAGNITUDE)
 CONFIGS = "lora_adapter_metadata"
 """The header field in which diffusers keeps the configuration of each part of a pipeline"""
 _MAX_CONFIG = 2**20
@@ -44,10 +43,9 @@ def to_peft(layers: Mapping[str, Mapping[str, Tensor]], family: str) -> dict[str
             "known: such a file can be written for SD1.x, SD2 and SDXL."
         )
     return {
-        f"{UNET}{diffusers_module(name)}.{suffix}": factors[suffix]
+        f"{UNET}{diffusers_module(name)}.{suffix}": tensor
         for name, factors in layers.items()
-        for suffix in FACTORS
-        if suffix in factors
+        for suffix, tensor in factors.items()
     }
 
 

@@ -1,4 +1,4 @@
-"""Adapters: small trainable modules beside frozen layers."""
+"""Adapters, small trainable modules beside frozen layers: which layers get one, built and saved."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from torch import Tensor
 
 from ..ports import Layer
 from ..randomness import generator
-from .base import Adapter, AdapterSettings
-from .targets import MODEL, TEXT, Choice, choose
+from .base import Adapter, AdapterConfig
+from .targets import MODEL, TEXT, Choice, choose, parse_patterns
 
 __all__ = [
     "MODEL",
@@ -18,12 +18,12 @@ __all__ = [
     "AdapterConfig",
     "build_adapters",
     "build_chosen",
+    "census",
     "choose_layers",
     "export_adapters",
 ]
 
-AdapterConfig = AdapterSettings
-"""The settings of one kind of adapter, which build it for a layer."""
+_PARTS = {MODEL: "diffusion model", TEXT: "text encoders"}
 
 
 def choose_layers(
@@ -39,12 +39,12 @@ def build_chosen(
 ) -> dict[str, Adapter]:
     """An adapter for every chosen layer by its name, each drawn from its own seed."""
     purpose = "adapter" if part == MODEL else f"{part} adapter"
-    return {
-        choice.layer.name: config.sized(choice.rank, choice.alpha).build(
-            choice.layer, generator(seed, purpose, choice.layer.name)
-        )
-        for choice in chosen
-    }
+    adapters: dict[str, Adapter] = {}
+    for choice in chosen:
+        layer, pattern = choice.layer, choice.pattern
+        sized = config if pattern is None else config.sized(pattern)
+        adapters[layer.name] = sized.build(layer, generator(seed, purpose, layer.name))
+    return adapters
 
 
 def build_adapters(config: AdapterConfig, layers: Sequence[Layer], seed: int) -> dict[str, Adapter]:
@@ -52,12 +52,38 @@ def build_adapters(config: AdapterConfig, layers: Sequence[Layer], seed: int) ->
     return build_chosen(config, choose_layers(config, layers)[MODEL], seed)
 
 
-def export_adapters(
-    config: AdapterConfig, adapters: Mapping[str, Adapter], prefix: str
-) -> dict[str, Tensor]:
+def export_adapters(adapters: Mapping[str, Adapter], prefix: str) -> dict[str, Tensor]:
     """All tensors to save, under `<prefix>.<layer>.<suffix>`, detached and on the CPU."""
     return {
         f"{prefix}.{name}.{suffix}": tensor.detach().to("cpu", copy=True)
         for name, adapter in adapters.items()
-        for suffix, tensor in config.export(adapter).items()
+        for suffix, tensor in adapter.tensors().items()
     }
+
+
+def census(adapters: Mapping[str, Mapping[str, Adapter]], patterns: str) -> list[str]:
+    """A line a part, and below it a line a pattern that chose layers there."""
+    lines: list[str] = []
+    for part, members in adapters.items():
+        if not members:
+            continue
+        lines.append(f"{_PARTS[part]}: {_count(list(members.values()))}")
+        lines += _by_pattern(part, members, patterns)
+    return lines
+
+
+def _count(adapters: list[Adapter]) -> str:
+    parameters = sum(p.numel() for adapter in adapters for p in adapter.parameters())
+    noun = "layer" if len(adapters) == 1 else "layers"
+    return f"{len(adapters)} {noun} adapted with {parameters:,} parameters"
+
+
+def _by_pattern(part: str, members: Mapping[str, Adapter], patterns: str) -> list[str]:
+    parsed = parse_patterns(patterns)
+    if not parsed:
+        return []
+    chosen: dict[str, list[Adapter]] = {}
+    for name, adapter in members.items():
+        hits = [one.text for one in parsed if one.find.search(f"{part}.{name}")]
+        chosen.setdefault(hits[0] if hits else "targets", []).append(adapter)
+    return [f"  {text}: {_count(adapters)}" for text, adapters in chosen.items()]

@@ -11,9 +11,7 @@ from ..config import TrainConfig
 from ..data import MicroStep
 from ..optimizers.choices import Algorithm, make_optimizer
 from ..trained import Learned, Places, Trained
-from . import MODEL, TEXT, AdapterConfig, export_adapters
-from .base import Adapter
-from .census import census
+from . import MODEL, TEXT, Adapter, AdapterConfig, census, export_adapters
 
 ADAPTER_RATE = 1e-4
 
@@ -86,8 +84,8 @@ class Adapters(Trained):
         return sum(present[1:], present[0]) if present else None
 
     def learned(self) -> Learned:
-        model = export_adapters(self.config, self.layers, MODEL)
-        return Learned(lora=model | export_adapters(self.config, self.text_layers, TEXT))
+        model = export_adapters(self.layers, MODEL)
+        return Learned(lora=model | export_adapters(self.text_layers, TEXT))
 
     def summary(self) -> list[str]:
         return census({MODEL: self.layers, TEXT: self.text_layers}, self.config.patterns)

@@ -1,4 +1,4 @@
-"""What every adapter is, and the settings that all kinds share."""
+"""What every kind of adapter and its settings have to offer."""
 
 from __future__ import annotations
 
@@ -6,20 +6,24 @@ import math
 from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, fields, replace
-from typing import TypeVar
+from typing import ClassVar, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from ..data import MicroStep
 from ..ports import Layer
-from .targets import Targets, matches, parse_patterns
+from .targets import Pattern, Targets, parse_patterns
 
-Settings = TypeVar("Settings", bound="AdapterSettings")
+Config = TypeVar("Config", bound="AdapterConfig")
+Ranked = TypeVar("Ranked", bound="RankedConfig")
 
 
 class Adapter(nn.Module):
     """A trainable module beside one frozen layer: maps its input to what is added to its output."""
+
+    suffixes: ClassVar[tuple[str, ...]] = ()
+    """The ends of the keys that `tensors` can give, each of which follows a layer's name."""
 
     def around(self, base: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
         """The adapted output for x; `base` is the frozen layer."""
@@ -44,16 +48,24 @@ class Adapter(nn.Module):
         """
 
     def tensors(self) -> Mapping[str, Tensor]:
-        """What is saved of it, by the suffix that loaders know."""
+        """What is saved of it, by suffix; loaders that know the suffix can apply the tensor."""
         raise NotImplementedError
+
+    def peft_tensors(self) -> Mapping[str, Tensor]:
+        """The same change under peft's names, where peft cannot read `tensors`; usually empty."""
+        return {}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, repr=False)
-class AdapterSettings:
-    """What every kind of adapter is told: how large it is and where it sits."""
+class AdapterConfig:
+    """Where an adapter sits, which every kind says alike; a kind adds what it is made of.
 
-    rank: int = 16
-    alpha: float = 16.0
+    The name of the class and its fields are in what makes two runs the same run, so neither
+    changes once it is used. Every field has a default.
+    """
+
+    always_shown: ClassVar[tuple[str, ...]] = ()
+    """Fields that the text of the settings names even when they are as by default."""
     targets: Targets = Targets.ATTENTION
     patterns: str = ""
     """A line each: `pattern = rank : alpha` adds layers or resizes them, `-pattern` leaves out."""
@@ -63,21 +75,50 @@ class AdapterSettings:
     """Learning rate of the text encoders' adapters as a share of the others'."""
 
     def __post_init__(self) -> None:
-        self.check_rank()
-        self.check_alpha()
         if self.text_rate <= 0:
             raise ValueError(f"text_rate is {self.text_rate}: use more than 0.")
         for pattern in parse_patterns(self.patterns):
-            self.sized(pattern.rank, pattern.alpha)
+            self.sized(pattern)
 
     def __repr__(self) -> str:
-        """Rank and alpha, and what is not as it is by default."""
-        said = [
-            f"{one.name}={getattr(self, one.name)!r}"
-            for one in fields(self)
-            if one.name in ("rank", "alpha") or getattr(self, one.name) != one.default
-        ]
-        return f"{type(self).__name__}({', '.join(said)})"
+        """What is always shown, and what is not as it is by default."""
+        changed = (f.name for f in fields(self) if getattr(self, f.name) != f.default)
+        names = dict.fromkeys([*self.always_shown, *changed])
+        return f"{type(self).__name__}({', '.join(f'{n}={getattr(self, n)!r}' for n in names)})"
+
+    def sized(self: Config, pattern: Pattern) -> Config:
+        """These settings as a pattern changes them for the layers that it finds.
+
+        ValueError where the pattern gives a size and this kind of adapter has none.
+        """
+        if pattern.gives_size:
+            raise ValueError(
+                f'The line "{pattern.text}" of patterns gives a rank, and this kind of adapter '
+                'has none: leave out the "=" and what follows it.'
+            )
+        return self
+
+    def reads_singular_values(self) -> bool:
+        """Whether `build` takes singular values of frozen weights, which are worth keeping."""
+        return False
+
+    def build(self, layer: Layer, draw: torch.Generator) -> Adapter:
+        """The adapter of a layer; ValueError when the settings do not fit it."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, repr=False)
+class RankedConfig(AdapterConfig):
+    """Settings of the kinds whose size is a rank, which patterns can set for single layers."""
+
+    always_shown = ("rank", "alpha")
+    rank: int = 16
+    alpha: float = 16.0
+
+    def __post_init__(self) -> None:
+        self.check_rank()
+        self.check_alpha()
+        AdapterConfig.__post_init__(self)
 
     def check_rank(self) -> None:
         """Raise ValueError for a rank that no layer can have."""
@@ -89,26 +130,15 @@ class AdapterSettings:
         if self.alpha <= 0:
             raise ValueError(f"alpha is {self.alpha}: use more than 0.")
 
-    def matches(self, layer: Layer) -> bool:
-        """Whether the preset takes a layer of the diffusion model."""
-        return matches(layer, self.targets)
-
-    def sized(self: Settings, rank: int | None, alpha: float | None) -> Settings:
+    def sized(self: Ranked, pattern: Pattern) -> Ranked:
         """These settings with the rank and alpha of a pattern, where it has some."""
-        if rank is None and alpha is None:
+        if not pattern.gives_size:
             return self
-        rank = self.rank if rank is None else rank
+        rank = self.rank if pattern.rank is None else pattern.rank
         # A pattern that says a rank alone keeps the scale, alpha / rank.
-        alpha = self.alpha * rank / (self.rank or rank or 1) if alpha is None else alpha
+        scaled = self.alpha * rank / (self.rank or rank or 1)
+        alpha = scaled if pattern.alpha is None else pattern.alpha
         return replace(self, rank=rank, alpha=alpha, patterns="")
-
-    def build(self, layer: Layer, draw: torch.Generator) -> Adapter:
-        """The adapter of a layer; ValueError when the settings do not fit it."""
-        raise NotImplementedError
-
-    def export(self, adapter: Adapter) -> Mapping[str, Tensor]:
-        """The tensors to save, by the suffix that loaders know."""
-        return adapter.tensors()
 
 
 def check_rank(layer: Layer, rank: int) -> None:

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from ..ports import Layer
-from .base import Adapter, AdapterSettings, bias_of, check_rank, lent
+from .base import Adapter, RankedConfig, bias_of, check_rank, lent
 from .factors import apply_low_rank, on_channels, uniform, without_bias
-from .lora import low_rank_tensors
+from .lora import LOW_RANK_SUFFIXES, low_rank_tensors
 
 
 class Axis(str, Enum):
@@ -28,6 +28,8 @@ class Dora(Adapter):
     The norm is a constant for the gradient (the paper's section 4.3). It follows from |W|^2,
     the products of W with a factor and the small Gram matrices: the change is never formed.
     """
+
+    suffixes = (*LOW_RANK_SUFFIXES, "dora_scale")
 
     def __init__(self, layer: Layer, config: DoraConfig, draw: torch.Generator):
         super().__init__()
@@ -100,19 +102,21 @@ class Dora(Adapter):
             "dora_scale": saved.reshape(shape),
         }
 
+    def peft_tensors(self) -> Mapping[str, Tensor]:
+        """Factors with the scale in them, and the lengths of rows as they trained.
 
-def peft_tensors(adapter: Dora) -> dict[str, Tensor]:
-    """What peft reads of a DoRA on rows: factors with the scale in them, and the lengths.
-
-    peft divides by |W + s B A| itself, so its lengths are those that trained, where the host's
-    `dora_scale` differs; a DoRA on columns has no such form.
-    """
-    up = (adapter.scale * adapter.up).reshape(*adapter.up.shape, *[1] * (adapter.down.ndim - 2))
-    lengths = adapter.magnitude
-    if adapter.conv is not None:
-        lengths = lengths.reshape(1, -1, *[1] * (adapter.down.ndim - 2))
-    named = {"lora_A.weight": adapter.down, "lora_B.weight": up, "lora_magnitude_vector": lengths}
-    return {name: tensor.detach().to("cpu", copy=True) for name, tensor in named.items()}
+        peft divides by |W + s B A| itself, where the host's `dora_scale` differs. A DoRA on
+        columns has no such form.
+        """
+        if self.axis is Axis.INPUT:
+            return {}
+        kernel = [1] * (self.down.ndim - 2)
+        lengths = self.magnitude if self.conv is None else self.magnitude.reshape(1, -1, *kernel)
+        return {
+            "lora_A.weight": self.down,
+            "lora_B.weight": (self.scale * self.up).reshape(*self.up.shape, *kernel),
+            "lora_magnitude_vector": lengths,
+        }
 
 
 def _square(weight: Tensor, axis: Axis) -> Tensor:
@@ -122,7 +126,7 @@ def _square(weight: Tensor, axis: Axis) -> Tensor:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, repr=False)
-class DoraConfig(AdapterSettings):
+class DoraConfig(RankedConfig):
     """Settings of DoRA."""
 
     axis: Axis = Axis.INPUT

@@ -11,12 +11,14 @@ from torch import Tensor, nn
 from torch.autograd import Function
 
 from ..ports import Layer
-from .base import Adapter, AdapterSettings, check_rank
+from .base import Adapter, RankedConfig, check_rank
 from .factors import apply_weight
 
 
 class LoHa(Adapter):
     """delta = s (w1_a w1_b) * (w2_a w2_b), (out, in * kernel); w2_a starts at zero."""
+
+    suffixes = ("hada_w1_a", "hada_w1_b", "hada_w2_a", "hada_w2_b", "alpha")
 
     def __init__(self, layer: Layer, config: LoHaConfig, draw: torch.Generator):
         super().__init__()
@@ -68,7 +70,7 @@ class _Change(Function):
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, repr=False)
-class LoHaConfig(AdapterSettings):
+class LoHaConfig(RankedConfig):
     """Settings of LoHa."""
 
     rank: int = 8

@@ -9,12 +9,14 @@ import torch
 from torch import Tensor, nn
 
 from ..ports import Layer
-from .base import Adapter, AdapterSettings, refuse_groups
+from .base import Adapter, RankedConfig, refuse_groups
 from .factors import narrow, uniform, widen
 
 
 class LoKr(Adapter):
     """delta = kron(w1, w2), w1 (o1, i1) at zero, w2 (o2, i2, *kernel) whole or in two factors."""
+
+    suffixes = ("lokr_w1", "lokr_w2", "lokr_w2_a", "lokr_w2_b", "alpha")
 
     def __init__(self, layer: Layer, config: LoKrConfig, draw: torch.Generator):
         super().__init__()
@@ -73,7 +75,7 @@ def split_size(size: int, factor: int) -> tuple[int, int]:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, repr=False)
-class LoKrConfig(AdapterSettings):
+class LoKrConfig(RankedConfig):
     """Settings of LoKr."""
 
     rank: int = 0
@@ -85,7 +87,7 @@ class LoKrConfig(AdapterSettings):
     def __post_init__(self) -> None:
         if self.factor < 1 and self.factor != -1:
             raise ValueError(f"factor is {self.factor}: use 1 or more, or -1 for the smallest.")
-        AdapterSettings.__post_init__(self)
+        RankedConfig.__post_init__(self)
 
     def check_rank(self) -> None:
         """0 stands for a whole w2."""

@@ -12,12 +12,17 @@ from torch import Tensor, nn
 from ..data import MicroStep
 from ..ports import Layer
 from ..randomness import generator
-from .base import Adapter, AdapterSettings, check_rank
+from .base import Adapter, RankedConfig, check_rank
 from .factors import narrow, uniform, widen
+
+LOW_RANK_SUFFIXES = ("lora_up.weight", "lora_down.weight", "alpha")
+"""Of `low_rank_tensors`."""
 
 
 class Lora(Adapter):
     """The low-rank path of one layer: `down` reads the input, `up` starts at zero."""
+
+    suffixes = LOW_RANK_SUFFIXES
 
     def __init__(self, layer: Layer, config: LoraConfig, draw: torch.Generator):
         super().__init__()
@@ -71,7 +76,7 @@ def low_rank_tensors(up: Tensor, down: Tensor, scale: float) -> dict[str, Tensor
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, repr=False)
-class LoraConfig(AdapterSettings):
+class LoraConfig(RankedConfig):
     """Settings of LoRA."""
 
     rank_stabilized: bool = False
@@ -80,7 +85,7 @@ class LoraConfig(AdapterSettings):
     """Share of the numbers between the two factors that is dropped in each batch."""
 
     def __post_init__(self) -> None:
-        AdapterSettings.__post_init__(self)
+        RankedConfig.__post_init__(self)
         if not 0 <= self.dropout < 1:
             raise ValueError(f"dropout is {self.dropout}: use 0 (off) to less than 1.")
 

@@ -10,13 +10,15 @@ import torch
 from torch import Tensor, nn
 
 from ..ports import Layer
-from .base import Adapter, AdapterSettings, bias_of, refuse_groups
+from .base import Adapter, RankedConfig, bias_of, refuse_groups
 from .factors import without_bias
 from .lokr import split_size
 
 
 class Oft(Adapter):
     """W' = R' W with R block-diagonal and orthogonal, by Cayley's transform of skew blocks."""
+
+    suffixes = ("oft_blocks", "alpha")
 
     def __init__(self, layer: Layer, config: OftConfig):
         super().__init__()
@@ -60,7 +62,7 @@ class Oft(Adapter):
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, repr=False)
-class OftConfig(AdapterSettings):
+class OftConfig(RankedConfig):
     """Settings of OFT."""
 
     rank: int = 16

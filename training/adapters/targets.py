@@ -65,14 +65,18 @@ class Pattern:
     alpha: float | None = None
     out: bool = False
 
+    @property
+    def gives_size(self) -> bool:
+        """Whether it says a rank, an alpha or both."""
+        return (self.rank, self.alpha) != (None, None)
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Choice:
-    """A layer that gets an adapter, with what a pattern says of its size; None says nothing."""
+    """A layer that gets an adapter, and the pattern that chose it; None where the preset did."""
 
     layer: Layer
-    rank: int | None = None
-    alpha: float | None = None
+    pattern: Pattern | None = None
 
 
 def parse_patterns(text: str) -> list[Pattern]:
@@ -118,7 +122,7 @@ def choose(
             used |= {hit.text for hit in hits}
             preset = matches(layer, targets, of_text=part == TEXT)
             if hits and not hits[0].out:
-                chosen[part].append(Choice(layer=layer, rank=hits[0].rank, alpha=hits[0].alpha))
+                chosen[part].append(Choice(layer=layer, pattern=hits[0]))
             elif not hits and preset:
                 chosen[part].append(Choice(layer=layer))
     _check(chosen, layers, [pattern for pattern in patterns if pattern.text not in used])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
@@ -11,10 +12,14 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from ..ports import Layer
-from .base import Adapter, AdapterSettings, check_rank
+from ..randomness import generator
+from .base import Adapter, RankedConfig, check_rank
 from .factors import apply_low_rank
-from .lora import low_rank_tensors
-from .spectrum import singular_values
+from .lora import LOW_RANK_SUFFIXES, low_rank_tensors
+
+OVERSAMPLING, LEAST = 16, 80
+"""Columns of the sketch beyond the values asked for, and the fewest that are worth a call."""
+POWER_ITERATIONS = 3
 
 
 class Core(str, Enum):
@@ -34,6 +39,8 @@ class Sigma(str, Enum):
 
 class TriLora(Adapter):
     """B [out, r2] Gaussian, C [r2, r1] from singular values, A [r1, in] zero; all three train."""
+
+    suffixes = LOW_RANK_SUFFIXES
 
     def __init__(self, layer: Layer, config: TriLoraConfig, draw: torch.Generator):
         super().__init__()
@@ -107,8 +114,43 @@ def starting_values(layer: Layer, count: int, sigma: Sigma) -> Tensor:
     return values if sigma is Sigma.PAPER else values / values[0]
 
 
+def singular_values(layer: Layer, count: int) -> Tensor:
+    """The `count` largest singular values of the weight as a matrix (out, in * kernel), fp32.
+
+    Randomized SVD with power iterations (Halko, Martinsson and Tropp 2011, arXiv 0909.4061).
+    They depend on the weight alone, not on a run's seed, so that they can be kept.
+    """
+    if layer.weight is None:
+        raise ValueError(
+            f"{layer.name} has no weight to take singular values from: choose the sigma "
+            f'"identity", or leave the layer out with a line -{layer.name} in patterns.'
+        )
+    weight = layer.weight().flatten(1)
+    if layer.kept is None:
+        return _leading_values(weight, count)
+    key = cache_key(weight, count)
+    if key not in layer.kept:
+        layer.kept[key] = _leading_values(weight, count)
+    return layer.kept[key].clone()
+
+
+def cache_key(weight: Tensor, count: int) -> str:
+    """A name for the values of this weight: a digest of its numbers, and how many are asked for."""
+    digest = hashlib.sha256(repr(tuple(weight.shape)).encode())
+    digest.update(weight.contiguous().numpy().data)
+    return f"{digest.hexdigest()}.{count}"
+
+
+def _leading_values(weight: Tensor, count: int) -> Tensor:
+    """By torch, which draws its test matrix from the global generator; that is put back."""
+    rank = min(max(count + OVERSAMPLING, LEAST), *weight.shape)
+    with torch.random.fork_rng(devices=[]), torch.no_grad():  # pyright: ignore[reportUnknownMemberType]
+        torch.manual_seed(generator("singular values").initial_seed())  # pyright: ignore[reportUnknownMemberType]
+        return torch.svd_lowrank(weight, q=rank, niter=POWER_ITERATIONS)[1][:count].clone()
+
+
 @dataclass(frozen=True, kw_only=True, slots=True, repr=False)
-class TriLoraConfig(AdapterSettings):
+class TriLoraConfig(RankedConfig):
     """Settings of TriLoRA."""
 
     rank: int = 16
@@ -127,7 +169,7 @@ class TriLoraConfig(AdapterSettings):
             raise ValueError(f"rank_out is {self.rank_out}: use 0 (the same as rank) or more.")
         if self.orthogonality < 0:
             raise ValueError(f"orthogonality is {self.orthogonality}: use 0 (off) or more.")
-        AdapterSettings.__post_init__(self)
+        RankedConfig.__post_init__(self)
 
     def check_alpha(self) -> None:
         """0 stands for the rank."""
@@ -144,6 +186,10 @@ class TriLoraConfig(AdapterSettings):
         """s in s B C A."""
         smaller = min(self.rank, self.outer_rank)
         return (self.alpha or smaller) / smaller
+
+    def reads_singular_values(self) -> bool:
+        """Unless the middle matrix starts from ones."""
+        return self.sigma is not Sigma.IDENTITY
 
     def build(self, layer: Layer, draw: torch.Generator) -> TriLora:
         """A TriLoRA for the layer; ValueError when a rank does not fit it."""

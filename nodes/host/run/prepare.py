@@ -18,7 +18,6 @@ from ....training.adapters import (
     choose_layers,
 )
 from ....training.adapters.adapted import Adapters
-from ....training.adapters.trilora import TriLoraConfig
 from ....training.data import TrainingData
 from ....training.dataset.batches import Batches
 from ....training.dataset.pictures.buckets import latent_mask
@@ -85,7 +84,7 @@ def make_adapters(
     if config is None:
         return {MODEL: {}, TEXT: {}}
     text_layers = text.layers() if config.text_encoder else []
-    with cached_singular_values() if isinstance(config, TriLoraConfig) else nullcontext() as kept:
+    with cached_singular_values() if config.reads_singular_values() else nullcontext() as kept:
         chosen = choose_layers(
             config,
             [replace(layer, kept=kept) for layer in denoiser.layers()],

@@ -8,7 +8,6 @@ from ....bundles.bundle import Bundle, Entry
 from ....bundles.layers.generic import KOHYA_FAMILIES
 from ....bundles.layers.peft_keys import to_peft
 from ....training.adapters.adapted import Adapters
-from ....training.adapters.dora import Axis, Dora, peft_tensors
 from ....training.parts import Parts
 from ....training.trained import all_learned
 from ....training.words.concepts import with_negatives
@@ -16,15 +15,15 @@ from .request import Request
 
 
 def make_peft(parts: Parts, family: str) -> dict[str, Tensor]:
-    """The DoRA layers of a UNet that train lengths of rows, for diffusers; empty for all else."""
+    """The layers of a UNet that PEFT reads in another form than their own; empty for most kinds."""
     things = [thing for thing in parts.trained if isinstance(thing, Adapters)]
-    rows = {
-        name: peft_tensors(adapter)
+    layers = {
+        name: {end: tensor.detach().to("cpu", copy=True) for end, tensor in tensors.items()}
         for thing in things
         for name, adapter in thing.layers.items()
-        if isinstance(adapter, Dora) and adapter.axis is Axis.OUTPUT
+        if (tensors := adapter.peft_tensors())
     }
-    return to_peft(rows, family) if rows and family in KOHYA_FAMILIES else {}
+    return to_peft(layers, family) if layers and family in KOHYA_FAMILIES else {}
 
 
 def make_bundle(request: Request, parts: Parts, family: str, base: str = "") -> Bundle:

@@ -132,6 +132,6 @@ def save(
         )
         replace_safetensors(path, make_peft(parts, "sd15"), {})
         return
-    lora = export_adapters(config, adapters[MODEL], MODEL)
+    lora = export_adapters(adapters[MODEL], MODEL)
     bundle = Bundle(family="sd15", lora=lora, embeddings={})
     save_bundle(bundle, path, Container.LOOSE, torch.float32)

@@ -33,7 +33,7 @@ def bundle(loaded: Any, family: str, names: int) -> Bundle:
         for name, module in modules
         if isinstance(module, torch.nn.Linear)
     ]
-    lora = export_adapters(CONFIG, build_adapters(CONFIG, layers, 1), "diffusion_model")
+    lora = export_adapters(build_adapters(CONFIG, layers, 1), "diffusion_model")
     draw = torch.Generator().manual_seed(2)
     for key, tensor in lora.items():
         if key.endswith("lora_up.weight"):

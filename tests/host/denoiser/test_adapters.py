@@ -126,10 +126,8 @@ def moved(config: AdapterConfig, base: Loaded) -> dict[str, dict[str, Any]]:
     return adapters
 
 
-def exported(config: AdapterConfig, adapters: Mapping[str, Any]) -> dict[str, Tensor]:
-    return export_adapters(config, adapters[MODEL], MODEL) | export_adapters(
-        config, adapters[TEXT], TEXT
-    )
+def exported(adapters: Mapping[str, Any]) -> dict[str, Tensor]:
+    return export_adapters(adapters[MODEL], MODEL) | export_adapters(adapters[TEXT], TEXT)
 
 
 def check(before: Any, after: Any, base: Any) -> None:
@@ -148,7 +146,7 @@ def test_what_is_saved_acts_as_what_was_trained(base: Loaded, kind: str, tmp_pat
         adapters = moved(config, base)
         once = Prediction(base)
         plain, trained = once.of(base.model, base.clip), once.trained(adapters)
-        bundle = Bundle(family="sd15", lora=exported(config, adapters), embeddings={})
+        bundle = Bundle(family="sd15", lora=exported(adapters), embeddings={})
         model, clip, _, notes = apply_bundle(base.model, base.clip, bundle)
         check(trained, once.of(model, clip), plain)
         assert notes == []
@@ -170,7 +168,7 @@ def load_lora(base: Loaded, lora: dict[str, Tensor], bypass: bool = False) -> tu
 def test_the_hosts_loader_knows_every_saved_key(sd15: Loaded, caplog):
     for config in KINDS.values():
         with torch.inference_mode(False):
-            lora = exported(config, moved(config, sd15))
+            lora = exported(moved(config, sd15))
         load_lora(sd15, lora)
     assert not [r for r in caplog.records if "lora key not loaded" in r.getMessage()]
 

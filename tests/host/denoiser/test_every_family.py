@@ -227,9 +227,8 @@ def test_the_training_clone_predicts_what_a_sampler_of_its_bundle_does(loaded: L
         inner = adapters_of(ports.text.layers())
         with ports.text.attach(ports.vectors, inner), ports.denoiser.attach(ports.adapters):
             noised, got = batch.noised(ports.denoiser), ports.predict(batch)
-        config = LoraConfig(rank=2, alpha=2.0)
-        lora = export_adapters(config, ports.adapters, MODEL)
-        lora |= export_adapters(config, inner, TEXT)
+        lora = export_adapters(ports.adapters, MODEL)
+        lora |= export_adapters(inner, TEXT)
         bundle = Bundle(family=family_of(loaded.model), lora=lora, embeddings=ports.vectors)
         model, clip, _, notes = apply_bundle(loaded.model, loaded.clip, bundle)
         assert notes == []

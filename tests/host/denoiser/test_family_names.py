@@ -55,7 +55,7 @@ def lora_of(models: Models) -> tuple[dict[str, Tensor], dict[str, tuple[int, ...
         adapters = build_adapters(config, port.layers(), 0)
         for adapter in adapters.values():
             nn.init.normal_(adapter.up, generator=draw(4))
-        lora |= export_adapters(config, adapters, part)
+        lora |= export_adapters(adapters, part)
         shapes |= {f"{part}.{name}": layers[name] for name in adapters}
     return lora, shapes
 

@@ -36,7 +36,7 @@ def test_the_saved_lora_predicts_what_the_three_factors_do(sd15: Loaded, core: C
     with torch.inference_mode(False), torch.enable_grad():
         denoiser, text = HostDenoiser(sd15.model, checkpointing=False), HostTextEncoder(sd15.clip)
         adapters = moved(config, denoiser)
-        lora = export_adapters(config, adapters, "diffusion_model")
+        lora = export_adapters(adapters, "diffusion_model")
         changed, _, _, _ = apply_bundle(
             sd15.model, sd15.clip, Bundle(family="sd15", lora=lora, embeddings={})
         )
@@ -83,7 +83,7 @@ def test_the_core_starts_from_the_models_own_weights_whatever_another_clone_left
         config = TriLoraConfig(rank=4, sigma=Sigma.PAPER)
         before = build_adapters(config, HostDenoiser(sd15.model, checkpointing=False).layers(), 0)
         denoiser = HostDenoiser(sd15.model, checkpointing=False)
-        lora = export_adapters(config, moved(config, denoiser), "diffusion_model")
+        lora = export_adapters(moved(config, denoiser), "diffusion_model")
         bundle = Bundle(family="sd15", lora=lora, embeddings={})
         changed, _, _, _ = apply_bundle(sd15.model, sd15.clip, bundle, strength_model=100.0)
         comfy.model_management.load_models_gpu([changed])
@@ -97,7 +97,7 @@ def test_a_run_is_the_same_run_whatever_another_clone_left(sd15: Loaded):
         before = model_digest(sd15.model)
         config = TriLoraConfig(rank=4)
         adapters = moved(config, HostDenoiser(sd15.model, checkpointing=False))
-        lora = export_adapters(config, adapters, "diffusion_model")
+        lora = export_adapters(adapters, "diffusion_model")
         bundle = Bundle(family="sd15", lora=lora, embeddings={})
         changed, _, _, _ = apply_bundle(sd15.model, sd15.clip, bundle, strength_model=100.0)
         comfy.model_management.load_models_gpu([changed])

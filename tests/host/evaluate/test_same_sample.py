@@ -22,6 +22,7 @@ from pack.nodes.host.bundle.apply import apply_bundle
 from pack.nodes.host.denoiser.port import HostDenoiser
 from pack.nodes.host.text.port import HostTextEncoder
 from pack.training.adapters.lora import LoraConfig
+from pack.training.adapters.targets import matches
 from pack.training.ports import Crop, Mention, Noised
 
 RANK, ALPHA = 4, 2.0
@@ -157,7 +158,7 @@ def adapters_of(made: Made, denoiser: HostDenoiser) -> dict[str, torch.nn.Module
     """The adapters that were trained, made anew from the bundle."""
     config, adapters = LoraConfig(rank=RANK, alpha=ALPHA), {}
     for layer in denoiser.layers():
-        if config.matches(layer):
+        if matches(layer, config.targets):
             adapter = config.build(layer, torch.Generator())
             key = f"diffusion_model.{layer.name}"
             adapter.down.data = made.bundle.lora[f"{key}.lora_down.weight"].clone()

@@ -9,6 +9,7 @@ from torch.func import functional_call
 
 from pack.training.adapters import build_adapters, export_adapters
 from pack.training.adapters.lora import Lora, LoraConfig
+from pack.training.adapters.targets import Targets, matches
 from pack.training.ports import Layer
 from pack.training.randomness import generator
 
@@ -60,8 +61,8 @@ def test_the_factors_stay_in_fp32_under_inputs_of_half_precision():
 
 def test_loaders_get_what_was_trained():
     """Loaders add strength * alpha / rank * up @ down, the rank being the rows of lora_down."""
-    config, lora = LoraConfig(rank=3, alpha=2.0), trained_lora()
-    tensors = export_adapters(config, {"a.to_q": lora}, "diffusion_model")
+    lora = trained_lora()
+    tensors = export_adapters({"a.to_q": lora}, "diffusion_model")
     prefix = "diffusion_model.a.to_q"
     assert set(tensors) == {
         f"{prefix}.{suffix}" for suffix in ("lora_up.weight", "lora_down.weight", "alpha")
@@ -72,8 +73,8 @@ def test_loaders_get_what_was_trained():
 
 
 def test_exported_tensors_are_copies_without_a_graph():
-    config, lora = LoraConfig(rank=3, alpha=2.0), trained_lora()
-    tensors = export_adapters(config, {"x": lora}, "m")
+    lora = trained_lora()
+    tensors = export_adapters({"x": lora}, "m")
     before = tensors["m.x.lora_up.weight"].clone()
     nn.init.ones_(lora.up)
     assert torch.equal(tensors["m.x.lora_up.weight"], before)
@@ -133,7 +134,7 @@ OTHERS = [
 
 
 def matched(layers: list[Layer]) -> list[str]:
-    return [layer.name for layer in layers if LoraConfig().matches(layer)]
+    return [layer.name for layer in layers if matches(layer, Targets.ATTENTION)]
 
 
 def test_the_attention_projections_of_sd15_get_an_adapter_and_nothing_else():

@@ -2,10 +2,21 @@
 
 from __future__ import annotations
 
-import pytest
+import re
+from dataclasses import asdict, dataclass
 
-from pack.training.adapters import MODEL, TEXT, build_adapters, choose_layers
-from pack.training.adapters.census import census
+import pytest
+import torch
+
+from pack.training.adapters import (
+    MODEL,
+    TEXT,
+    Adapter,
+    AdapterConfig,
+    build_adapters,
+    census,
+    choose_layers,
+)
 from pack.training.adapters.lora import LoraConfig
 from pack.training.adapters.targets import Targets, matches
 from pack.training.ports import Layer
@@ -136,6 +147,33 @@ def test_text_encoders_are_left_alone_unless_asked():
     assert TEXT not in choose_layers(LoraConfig(rank=2), layers(), [linear(ATTENTION[-2])])
     config = LoraConfig(rank=2, text_encoder=True)
     assert len(choose_layers(config, layers(), [linear(ATTENTION[-2])])[TEXT]) == 1
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, repr=False)
+class BiasConfig(AdapterConfig):
+    """A kind that has no size."""
+
+    bias: float = 0.0
+
+    def build(self, layer: Layer, draw: torch.Generator) -> Adapter:
+        return Adapter()
+
+
+def test_a_kind_without_a_rank_takes_patterns_that_only_choose():
+    config = BiasConfig(patterns="attn2\n-to_v", targets=Targets.PATTERNS)
+    assert len(build_adapters(config, layers(), 0)) == 3
+    assert not {"rank", "alpha"} & asdict(config).keys()
+    assert repr(BiasConfig(bias=1.0)) == "BiasConfig(bias=1.0)"
+
+
+@pytest.mark.parametrize("line", ["attn2 = 32 : 16", "attn2 = 32", "attn2 = : 16"])
+def test_a_size_for_a_kind_without_a_rank_is_one_sentence(line: str):
+    sentence = (
+        f'The line "{line}" of patterns gives a rank, and this kind of adapter has none: leave '
+        'out the "=" and what follows it.'
+    )
+    with pytest.raises(ValueError, match=f"^{re.escape(sentence)}$"):
+        BiasConfig(patterns=f"attn1\n{line}")
 
 
 def test_a_pattern_that_matches_nothing_is_one_sentence():
