@@ -157,15 +157,19 @@ def _lora_text(lora: Mapping[str, Tensor]) -> str:
         {float(t) for key, t in lora.items() if key.endswith(".alpha") and t.numel() == 1}
     )
     text = sum("te" in key.split("_")[1:2][0:1] or "text" in key for key in downs)
+    others = sum(not key.endswith(_FACTORS) for key in lora)
     types = sorted({str(tensor.dtype).removeprefix("torch.") for tensor in lora.values()})
     parts = [f"{len(downs)} layers in two factors" if downs else f"{len(lora)} tensors"]
     parts += [f"{text} of them in the text encoders"] if text else []
+    parts += [f"{others} other tensors"] if downs and others else []
     parts += [f"rank {_few(ranks)}"] if ranks else []
     parts += [f"alpha {_few(alphas)}"] if alphas else []
     return ", ".join([*parts, "/".join(types)])
 
 
 _DOWNS = (*(f".{down}" for _, down in PAIRS), UNDERSCORED[1])
+_UPS = (*(f".{up}" for up, _ in PAIRS), UNDERSCORED[0])
+_FACTORS = (*_UPS, *_DOWNS, ".lora_mid.weight", ".alpha")
 
 
 def _few(numbers: Sequence[float]) -> str:

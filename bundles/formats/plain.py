@@ -6,7 +6,7 @@ import re
 
 from ..files.safetensors import tensor_file
 from ..layers.diffusers_keys import with_alphas
-from ..metadata import LORA
+from ..metadata import BUNDLE, LORA, read_index
 from . import Content, Files, Format, SaveJob, Source, Tensors
 
 # By these keys the host's loaders know a layer: LoRA in its spellings, LoHa, LoKr, OFT, GLoRA,
@@ -24,7 +24,12 @@ def is_adapter(tensors: Tensors) -> bool:
 
 
 def _recognizes(source: Source) -> bool:
-    return is_adapter(source.tensors)
+    return is_adapter(source.tensors) or _is_ours(source)
+
+
+def _is_ours(source: Source) -> bool:
+    """Our own files say that they hold an adapter, which may be of a kind that no list knows."""
+    return bool(source.tensors) and read_index(source.metadata).kind in (BUNDLE, LORA)
 
 
 def _read(source: Source) -> Content:

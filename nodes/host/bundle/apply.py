@@ -46,7 +46,7 @@ def add_lora(
     strength_model: float,
     strength_clip: float,
 ) -> list[str]:
-    """Patch clones with a LoRA as the host's loader does; returns a note about unused keys.
+    """Patch clones with a LoRA as the host's loader does; returns notes about tensors left over.
 
     Raises ValueError if the LoRA does not fit, which the host's loader would only log.
     """
@@ -56,8 +56,9 @@ def add_lora(
     keys = comfy.lora.model_lora_keys_unet(model.model, {})
     keys = comfy.lora.model_lora_keys_clip(clip.cond_stage_model, keys)
     converted = comfy.lora_convert.convert_lora(dict(lora))
-    patches, unused = _patches(converted, keys)
-    if not patches:
+    patches, left = _patches(converted, keys)
+    unknown = _unknown_kinds(left, keys, patches)
+    if not patches and not unknown:
         raise ValueError(
             "None of the bundle's LoRA fits this model: the bundle belongs to another model family."
         )
@@ -69,7 +70,7 @@ def add_lora(
     misfit = [key for key in patches if key not in patched]
     if misfit:
         raise ValueError(f"The bundle's weights for {misfit[0]} do not fit this model.")
-    return unused
+    return [*_unapplied(unknown), *_misfits(left, unknown)]
 
 
 class _TrackedLora(dict[str, Tensor]):
@@ -97,16 +98,61 @@ class _TrackedLora(dict[str, Tensor]):
 def _patches(
     lora: Mapping[str, Tensor], keys: Mapping[str, Any]
 ) -> tuple[dict[Any, Any], list[str]]:
-    """The host's patches, and a sentence about the tensors that it did not use."""
+    """The host's patches, and the keys of the tensors that it did not use."""
     lora = _with_family_prefix(lora, keys)
     names = loader_names(lora)
     read = _TrackedLora({names[key]: tensor for key, tensor in lora.items()})
     patches = as_peft_dora(comfy.lora.load_lora(read, keys, log_missing=False), lora)
-    left = [key for key in lora if names[key] not in read.taken]
-    if not left:
-        return patches, []
-    example = f"such as {left[0]}"
-    return patches, [f"{len(left)} LoRA tensors fit no layer of these models, {example}."]
+    return patches, [key for key in lora if names[key] not in read.taken]
+
+
+def _unknown_kinds(
+    left: Sequence[str], keys: Mapping[str, Any], patches: Mapping[Any, Any]
+) -> dict[str, list[str]]:
+    """By layer the tensors of adapters that the host does not have, and so makes no patch of."""
+    unknown: dict[str, list[str]] = {}
+    for key in left:
+        layer = _known_layer(key, keys)
+        if layer and not _is_patched(keys[layer], patches):
+            unknown.setdefault(layer, []).append(key)
+    return unknown
+
+
+def _is_patched(weight: Any, patches: Mapping[Any, Any]) -> bool:
+    """Whether a layer's weight has a patch, or its bias; some weights are a part of one."""
+    if weight in patches:
+        return True
+    return isinstance(weight, str) and f"{weight.removesuffix('.weight')}.bias" in patches
+
+
+def _known_layer(key: str, keys: Mapping[str, Any]) -> str:
+    """The longest beginning of a key that names a layer for the host, "" where none does."""
+    layer = key.rpartition(".")[0]
+    while layer and layer not in keys:
+        layer = layer.rpartition(".")[0]
+    return layer
+
+
+def _unapplied(unknown: Mapping[str, Sequence[str]]) -> list[str]:
+    """A sentence about layers whose kind of adapter the host does not have."""
+    if not unknown:
+        return []
+    ends = {key.removeprefix(f"{layer}.") for layer, members in unknown.items() for key in members}
+    named = ", ".join([*unknown][:3])
+    others = f" and {len(unknown) - 3} more" if len(unknown) > 3 else ""
+    return [
+        f"ComfyUI cannot apply adapters saved as {', '.join(sorted(ends))}, so these layers are "
+        f"left unchanged: {named}{others}."
+    ]
+
+
+def _misfits(left: Sequence[str], unknown: Mapping[str, Sequence[str]]) -> list[str]:
+    """A sentence about all other tensors that the host did not use."""
+    strange = {key for members in unknown.values() for key in members}
+    misfits = [key for key in left if key not in strange]
+    if not misfits:
+        return []
+    return [f"{len(misfits)} LoRA tensors fit no layer of these models, such as {misfits[0]}."]
 
 
 def _with_family_prefix(

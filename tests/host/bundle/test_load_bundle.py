@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -202,13 +203,20 @@ def loras() -> Path:
     return folder
 
 
-def load(run_graph: Any, file: str, executor: Any = None, **settings: Any) -> Any:
+def load(
+    run_graph: Any,
+    file: str,
+    executor: Any = None,
+    outputs: Sequence[int] = (1, 2, 3),
+    **settings: Any,
+) -> Any:
+    """By default the CLIP, the triggers and the report."""
     graph = Graph()
     model, clip, _ = graph.base("sd15")
     node = graph.add("Pivotal_LoadBundle", model=model, clip=clip, file=file, **settings)
-    kept = [graph.keep(node.out(index)) for index in (1, 2, 3)]
-    outputs = run_graph(graph, executor)
-    return [outputs[one, 0] for one in kept]
+    kept = [graph.keep(node.out(index)) for index in outputs]
+    made = run_graph(graph, executor)
+    return [made[one, 0] for one in kept]
 
 
 def test_an_overwritten_file_is_noticed(sd15, run_graph, host, loras):
@@ -279,6 +287,35 @@ def test_lora_tensors_that_fit_nothing_are_told_and_not_logged(sd15, run_graph, 
     _, _, report = load(run_graph, "loras/odd.safetensors")
     assert "1 LoRA tensors fit no layer of these models, such as lora_unet_nowhere" in report
     assert "not loaded" not in caplog.text
+
+
+@pytest.mark.parametrize("family", ["sd15", ""])
+@pytest.mark.parametrize("container", [c for c in Container if c is not Container.COG])
+def test_layers_that_comfyui_cannot_apply_are_named(sd15, run_graph, loras, container, family):
+    """A kind of adapter that it lacks, alone and beside a LoRA, under kohya's names or its own."""
+    block = "diffusion_model.input_blocks.1.1.transformer_blocks.0"
+    layers = [f"{block}.attn1.to_{one}" for one in "kv"] + [
+        f"{block}.attn2.to_{one}" for one in "qv"
+    ]
+    strange = {f"{layer}.vera_lambda_b": torch.ones(4) for layer in layers}
+    strange[f"{layers[0]}.alpha"] = torch.tensor(1.0)
+    pair = {
+        f"{block}.attn1.to_q.lora_up.weight": torch.ones(320, 2),
+        f"{block}.attn1.to_q.lora_down.weight": torch.ones(2, 320),
+    }
+    for number, lora in enumerate((strange, strange | pair)):
+        made = replace(bundle("cat"), lora=lora, family=family)
+        stem = f"strange {container.value} {family}{number}"
+        save_bundle(made, new(loras / stem / f"{stem}.safetensors"), container, None)
+        model, triggers, report = load(
+            run_graph, f"loras/{stem}/{stem}.safetensors", outputs=(0, 2, 3)
+        )
+        assert triggers == "embedding:cat"
+        assert report.splitlines()[-1] == (
+            "ComfyUI cannot apply adapters saved as vera_lambda_b, so these layers are left "
+            f"unchanged: {', '.join(layers[:3])} and 1 more."
+        )
+        assert len(model.patches) == number
 
 
 def test_at_strength_zero_the_lora_is_not_looked_at(sd15, run_graph, loras):
