@@ -279,14 +279,14 @@ class TrainConcepts(io.ComfyNode):
 def given(model: Any, clip: Any, trained: RunResult) -> io.NodeOutput:
     """The bundle by itself, applied to the models, and in the forms that core nodes take."""
     origin = f"the run {trained.folder.name}"
-    new_model, new_clip, _, _ = apply_bundle(model, clip, trained.bundle, origin=origin)
+    new_model, new_clip, _, notes = apply_bundle(model, clip, trained.bundle, origin=origin)
     return io.NodeOutput(
         trained.bundle,
         new_model,
         new_clip,
         dict(trained.bundle.lora),
         {"loss": trained.losses},
-        trained.report,
+        "\n".join([trained.report, *notes]),
     )
 
 
