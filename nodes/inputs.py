@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from enum import Enum
+from typing import Any, TypeVar, get_type_hints
 
 import torch
 from comfy_api.latest import io
@@ -11,7 +13,22 @@ from ..training.adapters.targets import Targets
 from .host.folders import bundle_files
 from .host.sampling import sampler_names, scheduler_names
 
+Settings = TypeVar("Settings")
 KEEP = "as in the file"
+
+
+def filled(kind: type[Settings], inputs: Mapping[str, Any]) -> Settings:
+    """A dataclass whose fields are the inputs of their names, texts of choices as its enums.
+
+    An input that a saved prompt lacks has the field's default. TypeError for an input without a
+    field, and for a field that neither an input nor a default fills.
+    """
+    hints = get_type_hints(kind)
+    return kind(**{name: _chosen(hints.get(name), value) for name, value in inputs.items()})
+
+
+def _chosen(hint: Any, value: Any) -> Any:
+    return hint(value) if isinstance(hint, type) and issubclass(hint, Enum) else value
 
 
 class FilePrecision(str, Enum):

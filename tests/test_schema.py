@@ -17,13 +17,19 @@ pytestmark = pytest.mark.host
 
 from pack.bundles.trim import Trimming  # noqa: E402
 from pack.nodes.extension import NODES  # noqa: E402
+from pack.nodes.host.run.continuation import Origin  # noqa: E402
+from pack.nodes.host.sampling import Sampling  # noqa: E402
+from pack.nodes.inputs import filled  # noqa: E402
 from pack.training.adapters.dora import DoraConfig  # noqa: E402
 from pack.training.adapters.loha import LoHaConfig  # noqa: E402
 from pack.training.adapters.lokr import LoKrConfig  # noqa: E402
 from pack.training.adapters.lora import LoraConfig  # noqa: E402
 from pack.training.adapters.oft import OftConfig  # noqa: E402
+from pack.training.adapters.targets import Targets  # noqa: E402
 from pack.training.adapters.trilora import TriLoraConfig  # noqa: E402
 from pack.training.config import TrainConfig  # noqa: E402
+from pack.training.dataset.captioning.ask import Asking  # noqa: E402
+from pack.training.dataset.folder.read import FolderOptions  # noqa: E402
 from pack.training.dataset.records import Framing, Variation  # noqa: E402
 from pack.training.objective import ObjectiveConfig  # noqa: E402
 from pack.training.optimizers.choices import OptimizerConfig  # noqa: E402
@@ -76,6 +82,19 @@ FILLS = {
     "Pivotal_PrepareImages": Framing,
     "Pivotal_VaryCaptions": Variation,
     "Pivotal_Validation": ValidationConfig,
+    "Pivotal_ContinueRun": Origin,
+    "Pivotal_LoadDataset": FolderOptions,
+    "Pivotal_CaptionDataset": Asking,
+    "Pivotal_Previews": Sampling,
+    "Pivotal_CompareGrid": Sampling,
+    "Pivotal_ConceptReport": Sampling,
+}
+# Fields that are filled otherwise than by an input of their name.
+FILLED_OTHERWISE = {
+    "Pivotal_TrainConcepts": {"objective", "optimizer", "embedding_optimizer"},
+    "Pivotal_ContinueRun": {"run", "step"},
+    "Pivotal_LoadDataset": {"masks", "every_kind"},
+    "Pivotal_CaptionDataset": {"prompt"},
 }
 BY_ID = {node.GET_SCHEMA().node_id: node for node in NODES}
 
@@ -141,13 +160,56 @@ def test_only_what_a_node_had_from_the_first_is_required():
 def test_a_prompt_without_an_optional_widget_gets_what_the_editor_shows():
     wrong = []
     for node_id, node in BY_ID.items():
-        parameters = inspect.signature(node.execute).parameters
+        named, copied = parameters_of(node)
+        fields = dataclasses.fields(FILLS[node_id]) if copied else ()
+        defaults = {field.name: field.default for field in fields}
+        defaults |= {name: parameter.default for name, parameter in named.items()}
         for name, spec in described(node)["input"].get("optional", {}).items():
             options = spec[1] if len(spec) > 1 else {}
             shown = "default" in options and spec[0] != "BOUNDING_BOX"
-            if shown and parameters[name].default != options["default"]:
+            if shown and defaults[name] != options["default"]:
                 wrong.append(f"{node_id}.{name}")
     assert wrong == []
+
+
+def parameters_of(node: Any) -> tuple[dict[str, inspect.Parameter], bool]:
+    """The inputs that `execute` names, and whether it copies all others into a dataclass."""
+    parameters = inspect.signature(node.execute).parameters
+    others = {name for name, one in parameters.items() if one.kind is one.VAR_KEYWORD}
+    named = {name: one for name, one in parameters.items() if name not in others}
+    return named, bool(others - {"others"})
+
+
+def test_what_a_node_copies_is_what_its_dataclass_holds():
+    """An input for each field and a field for each input, with the same default."""
+    copying = [node_id for node_id, node in BY_ID.items() if parameters_of(node)[1]]
+    assert len(copying) >= 18
+    wrong = []
+    for node_id in copying:
+        node, fields = BY_ID[node_id], {f.name: f for f in dataclasses.fields(FILLS[node_id])}
+        named, _ = parameters_of(node)
+        copied = {name: spec for name, spec in widgets(node).items() if name not in named}
+        unmatched = copied.keys() ^ (fields.keys() - FILLED_OTHERWISE.get(node_id, set()))
+        wrong += [f"{node_id}.{name} is no input, or no field" for name in unmatched]
+        for name in copied.keys() & fields.keys():
+            default = fields[name].default
+            if default is dataclasses.MISSING:
+                fits = name in described(node)["input"]["required"]
+            else:
+                fits = default == copied[name][1].get("default")
+            wrong += [] if fits else [f"{node_id}.{name} has another default than its field"]
+    assert wrong == []
+
+
+def test_filled_is_strict_and_knows_choices():
+    made = filled(LoraConfig, {"rank": 4, "targets": "all linear"})
+    assert made == LoraConfig(rank=4, targets=Targets.LINEAR) and made.targets is Targets.LINEAR
+    with pytest.raises(TypeError, match="unexpected keyword argument 'ranks'"):
+        filled(LoraConfig, {"ranks": 4})
+    with pytest.raises(TypeError, match="required keyword-only argument: 'steps'"):
+        filled(TrainConfig, {"batch_size": 2})
+    with pytest.raises(ValueError, match="'everything' is not a valid Targets"):
+        filled(LoraConfig, {"targets": "everything"})
 
 
 def test_what_varies_is_a_list_of_a_node():
@@ -221,12 +283,12 @@ def test_no_help_page_is_left_of_a_node_that_is_gone():
 def test_a_widget_is_a_field_of_the_dataclass_that_it_fills():
     """Same word and same default, so that the documents of one hold for the other."""
     wrong = []
-    for node_id, filled in FILLS.items():
-        fields = {field.name: field for field in dataclasses.fields(filled)}
+    for node_id, settings in FILLS.items():
+        fields = {field.name: field for field in dataclasses.fields(settings)}
         shared = {
             name: options["default"]
             for name, (_, options) in widgets(BY_ID[node_id]).items()
-            if name in fields and "default" in options
+            if name in fields.keys() - FILLED_OTHERWISE.get(node_id, set()) and "default" in options
         }
         if len(shared) < len(fields) - 3:
             wrong.append(f"{node_id} shares only {sorted(shared)}")

@@ -13,6 +13,7 @@ from ...bundles.trim import Keep, Trimming, spectrum_plot, spectrum_report, trim
 from .. import sockets
 from ..host.folders import bundle_files, bundle_path, bundle_state
 from ..host.images import as_image
+from ..inputs import filled
 
 CONNECTED = "(connected)"
 
@@ -86,16 +87,9 @@ class TrimLora(io.ComfyNode):
 
     @classmethod
     def execute(
-        cls,
-        file: str,
-        keep: str,
-        count: int,
-        share: float,
-        values: str,
-        bundle: Bundle | None = None,
-        lora: Any = None,
+        cls, file: str, bundle: Bundle | None = None, lora: Any = None, **inputs: Any
     ) -> io.NodeOutput:
-        trimming = Trimming(keep=Keep(keep), count=count, share=share, values=values)
+        trimming = filled(Trimming, inputs)
         chosen = cls._chosen(file, bundle, lora)
         trimmed = trim_lora(chosen.lora, trimming)
         picture = as_image(spectrum_plot(trimmed))

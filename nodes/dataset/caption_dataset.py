@@ -17,6 +17,7 @@ from ..host.captioners.model import ComputePrecision, FolderCaptioner
 from ..host.captioners.tagger import Tagger, Tagging
 from ..host.events import show_text
 from ..host.images import as_image
+from ..inputs import filled
 
 WRITE = ["nothing", "beside the pictures"]
 
@@ -204,10 +205,6 @@ class CaptionDataset(io.ComfyNode):
         dataset: Any,
         preset: str,
         prompt: str,
-        max_side: int,
-        max_tokens: int,
-        temperature: float,
-        seed: int,
         on_existing: str,
         touch_human: bool,
         write: str,
@@ -215,12 +212,10 @@ class CaptionDataset(io.ComfyNode):
         batch_size: int,
         captioner: Any = None,
         clip: Any = None,
+        **asking: Any,
     ) -> io.NodeOutput:
         order = order_of(on_existing, touch_human, limit, batch_size)
-        asking = Asking(
-            max_side=max_side, max_tokens=max_tokens, temperature=temperature, seed=seed
-        )
-        question = Question(preset=Preset(preset), prompt=prompt, asking=asking)
+        question = Question(preset=Preset(preset), prompt=prompt, asking=filled(Asking, asking))
         captioned = run_captioner(
             dataset, captioner, clip, question, order, write=write == WRITE[1]
         )

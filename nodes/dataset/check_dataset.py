@@ -26,6 +26,7 @@ from ..host.dataset.survey import (
 )
 from ..host.events import show_text
 from ..host.images import as_image
+from ..inputs import filled
 
 
 class CheckDataset(io.ComfyNode):
@@ -281,11 +282,10 @@ class PrepareImages(io.ComfyNode):
 
     @classmethod
     def execute(
-        cls, dataset: Any, bboxes: Any = None, masks: Any = None, **settings: Any
+        cls, dataset: Any, bboxes: Any = None, masks: Any = None, **inputs: Any
     ) -> io.NodeOutput:
         # Boxes and masks are lists, so everything comes as one.
-        single = {name: value[0] for name, value in settings.items()}
-        framing = Framing(**single | {"anchor": Anchor(single["anchor"])})
+        framing = filled(Framing, {name: value[0] for name, value in inputs.items()})
         prepared = with_masks(with_boxes(dataset[0], bboxes), masks, framing)
         crops = [each[0] for each in plan_crops(prepared.records, framing)]
         sheet = as_image(crop_sheet(prepared.records, crops))

@@ -14,6 +14,7 @@ from ...training.dataset.writing.write import CaptionFile, OnExisting
 from .. import sockets
 from ..host.dataset.caption_files import save_captions, undo_captions
 from ..host.events import show_text
+from ..inputs import filled
 
 
 class EditCaptions(io.ComfyNode):
@@ -157,8 +158,8 @@ class VaryCaptions(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, dataset: Any, lines: str, template: str, **settings: Any) -> io.NodeOutput:
-        variation = Variation(lines=Lines(lines), template=Template(template), **settings)
+    def execute(cls, dataset: Any, **inputs: Any) -> io.NodeOutput:
+        variation = filled(Variation, inputs)
         varied = dataset.with_records(lambda record: record.with_variation(variation))
         shown = [
             "\n".join([record.name, *(f"  {text or '(empty)'}" for text in texts_of(record, 0))])

@@ -14,6 +14,7 @@ from ...training.dataset.records import Transparency
 from .. import sockets
 from ..host.events import show_text
 from ..host.folders import dataset_folder, dataset_folders
+from ..inputs import filled
 
 MASKS = ["beside the pictures", "none"]
 
@@ -109,24 +110,9 @@ class LoadDataset(io.ComfyNode):
 
     @classmethod
     def execute(
-        cls,
-        folder: str,
-        caption_extension: str,
-        default_caption: str,
-        repeats: int,
-        path: str = "",
-        subfolders: str = Subfolders.CONCEPTS.value,
-        transparency: str = Transparency.WHITE.value,
-        masks: str = MASKS[0],
+        cls, folder: str, path: str = "", masks: str = MASKS[0], **inputs: Any
     ) -> io.NodeOutput:
-        options = FolderOptions(
-            caption_extension=caption_extension,
-            default_caption=default_caption,
-            repeats=repeats,
-            subfolders=Subfolders(subfolders),
-            transparency=Transparency(transparency),
-            masks=masks == MASKS[0],
-        )
+        options = filled(FolderOptions, {**inputs, "masks": masks == MASKS[0]})
         dataset = read_folder(dataset_folder(folder, path), options=options)
         return io.NodeOutput(dataset, show_text(describe(dataset)))
 

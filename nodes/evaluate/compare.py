@@ -11,7 +11,7 @@ from ...bundles.bundle import Bundle
 from .. import sockets
 from ..host.evaluate.grid_run import Compared, GridRequest, compare_bundles, report_concepts
 from ..host.sampling import Sampling
-from ..inputs import model_inputs, sampling_inputs, saving_inputs
+from ..inputs import filled, model_inputs, sampling_inputs, saving_inputs
 from ..widget_text import lines, numbers, seed_numbers
 
 
@@ -116,12 +116,6 @@ class CompareGrid(io.ComfyNode):
         without: str,
         strengths: str,
         seeds: str,
-        steps: int,
-        cfg: float,
-        sampler_name: str,
-        scheduler: str,
-        width: int,
-        height: int,
         with_base: bool,
         labels: str,
         layout: str,
@@ -131,6 +125,7 @@ class CompareGrid(io.ComfyNode):
         bundle_2: Bundle | None = None,
         bundle_3: Bundle | None = None,
         bundle_4: Bundle | None = None,
+        **sampling: Any,
     ) -> io.NodeOutput:
         result = compare_bundles(
             GridRequest(
@@ -140,14 +135,7 @@ class CompareGrid(io.ComfyNode):
                 prompts=lines(prompts),
                 negative=negative,
                 seeds=seed_numbers(seeds),
-                sampling=Sampling(
-                    steps=steps,
-                    cfg=cfg,
-                    sampler_name=sampler_name,
-                    scheduler=scheduler,
-                    width=width,
-                    height=height,
-                ),
+                sampling=filled(Sampling, sampling),
                 without=without.strip(),
                 largest_side=cell_size,
             ),
@@ -207,14 +195,9 @@ class ConceptReport(io.ComfyNode):
         negative: str,
         without: str,
         seeds: str,
-        steps: int,
-        cfg: float,
-        sampler_name: str,
-        scheduler: str,
-        width: int,
-        height: int,
         cell_size: int,
         filename_prefix: str,
+        **sampling: Any,
     ) -> io.NodeOutput:
         request = GridRequest(
             model=model,
@@ -223,14 +206,7 @@ class ConceptReport(io.ComfyNode):
             prompts=[prompt.strip()],
             negative=negative,
             seeds=seed_numbers(seeds),
-            sampling=Sampling(
-                steps=steps,
-                cfg=cfg,
-                sampler_name=sampler_name,
-                scheduler=scheduler,
-                width=width,
-                height=height,
-            ),
+            sampling=filled(Sampling, sampling),
             without=without.strip(),
             largest_side=cell_size,
         )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from comfy_api.latest import io
 
 from ...training.adapters.dora import Axis, DoraConfig
@@ -9,10 +11,9 @@ from ...training.adapters.loha import LoHaConfig
 from ...training.adapters.lokr import LoKrConfig
 from ...training.adapters.lora import LoraConfig
 from ...training.adapters.oft import OftConfig
-from ...training.adapters.targets import Targets
 from ...training.adapters.trilora import Core, Sigma, TriLoraConfig
 from .. import sockets
-from ..inputs import alpha_input, rank_input, target_inputs
+from ..inputs import alpha_input, filled, rank_input, target_inputs
 
 
 class Lora(io.ComfyNode):
@@ -59,28 +60,8 @@ class Lora(io.ComfyNode):
         )
 
     @classmethod
-    def execute(
-        cls,
-        rank: int,
-        alpha: float,
-        targets: str = Targets.ATTENTION,
-        patterns: str = "",
-        text_encoder: bool = False,
-        text_rate: float = 0.5,
-        rank_stabilized: bool = False,
-        dropout: float = 0.0,
-    ) -> io.NodeOutput:
-        config = LoraConfig(
-            rank=rank,
-            alpha=alpha,
-            targets=Targets(targets),
-            patterns=patterns,
-            text_encoder=text_encoder,
-            text_rate=text_rate,
-            rank_stabilized=rank_stabilized,
-            dropout=dropout,
-        )
-        return io.NodeOutput(config)
+    def execute(cls, **inputs: Any) -> io.NodeOutput:
+        return io.NodeOutput(filled(LoraConfig, inputs))
 
 
 class TriLora(io.ComfyNode):
@@ -146,32 +127,8 @@ class TriLora(io.ComfyNode):
         )
 
     @classmethod
-    def execute(
-        cls,
-        rank: int,
-        rank_out: int,
-        alpha: float,
-        core: str,
-        sigma: str,
-        orthogonality: float,
-        targets: str = Targets.ATTENTION,
-        patterns: str = "",
-        text_encoder: bool = False,
-        text_rate: float = 0.5,
-    ) -> io.NodeOutput:
-        config = TriLoraConfig(
-            rank=rank,
-            rank_out=rank_out,
-            alpha=alpha,
-            core=Core(core),
-            sigma=Sigma(sigma),
-            orthogonality=orthogonality,
-            targets=Targets(targets),
-            patterns=patterns,
-            text_encoder=text_encoder,
-            text_rate=text_rate,
-        )
-        return io.NodeOutput(config)
+    def execute(cls, **inputs: Any) -> io.NodeOutput:
+        return io.NodeOutput(filled(TriLoraConfig, inputs))
 
 
 class Dora(io.ComfyNode):
@@ -203,26 +160,8 @@ class Dora(io.ComfyNode):
         )
 
     @classmethod
-    def execute(
-        cls,
-        rank: int,
-        alpha: float,
-        axis: str,
-        targets: str = Targets.ATTENTION,
-        patterns: str = "",
-        text_encoder: bool = False,
-        text_rate: float = 0.5,
-    ) -> io.NodeOutput:
-        config = DoraConfig(
-            rank=rank,
-            alpha=alpha,
-            axis=Axis(axis),
-            targets=Targets(targets),
-            patterns=patterns,
-            text_encoder=text_encoder,
-            text_rate=text_rate,
-        )
-        return io.NodeOutput(config)
+    def execute(cls, **inputs: Any) -> io.NodeOutput:
+        return io.NodeOutput(filled(DoraConfig, inputs))
 
 
 class LoHa(io.ComfyNode):
@@ -246,24 +185,8 @@ class LoHa(io.ComfyNode):
         )
 
     @classmethod
-    def execute(
-        cls,
-        rank: int,
-        alpha: float,
-        targets: str = Targets.ATTENTION,
-        patterns: str = "",
-        text_encoder: bool = False,
-        text_rate: float = 0.5,
-    ) -> io.NodeOutput:
-        config = LoHaConfig(
-            rank=rank,
-            alpha=alpha,
-            targets=Targets(targets),
-            patterns=patterns,
-            text_encoder=text_encoder,
-            text_rate=text_rate,
-        )
-        return io.NodeOutput(config)
+    def execute(cls, **inputs: Any) -> io.NodeOutput:
+        return io.NodeOutput(filled(LoHaConfig, inputs))
 
 
 class LoKr(io.ComfyNode):
@@ -299,26 +222,8 @@ class LoKr(io.ComfyNode):
         )
 
     @classmethod
-    def execute(
-        cls,
-        factor: int,
-        rank: int,
-        alpha: float,
-        targets: str = Targets.ATTENTION,
-        patterns: str = "",
-        text_encoder: bool = False,
-        text_rate: float = 0.5,
-    ) -> io.NodeOutput:
-        config = LoKrConfig(
-            factor=factor,
-            rank=rank,
-            alpha=alpha,
-            targets=Targets(targets),
-            patterns=patterns,
-            text_encoder=text_encoder,
-            text_rate=text_rate,
-        )
-        return io.NodeOutput(config)
+    def execute(cls, **inputs: Any) -> io.NodeOutput:
+        return io.NodeOutput(filled(LoKrConfig, inputs))
 
 
 class Oft(io.ComfyNode):
@@ -348,24 +253,8 @@ class Oft(io.ComfyNode):
         )
 
     @classmethod
-    def execute(
-        cls,
-        rank: int,
-        alpha: float,
-        targets: str = Targets.ATTENTION,
-        patterns: str = "",
-        text_encoder: bool = False,
-        text_rate: float = 0.5,
-    ) -> io.NodeOutput:
-        config = OftConfig(
-            rank=rank,
-            alpha=alpha,
-            targets=Targets(targets),
-            patterns=patterns,
-            text_encoder=text_encoder,
-            text_rate=text_rate,
-        )
-        return io.NodeOutput(config)
+    def execute(cls, **inputs: Any) -> io.NodeOutput:
+        return io.NodeOutput(filled(OftConfig, inputs))
 
 
 NODES = [Lora, TriLora, Dora, LoHa, LoKr, Oft]

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from comfy_api.latest import io
 
 from ...training.words.concepts import Concept as TrainedConcept
 from .. import sockets
+from ..inputs import filled
 
 
 class Concept(io.ComfyNode):
@@ -94,29 +97,12 @@ class Concept(io.ComfyNode):
         )
 
     @classmethod
-    def execute(
-        cls,
-        placeholder: str,
-        name: str,
-        vectors: int,
-        initial: str,
-        class_word: str,
-        pivot: float,
-        negative_vectors: int = 0,
-        concepts: tuple[TrainedConcept, ...] = (),
-        output: bool = False,
-    ) -> io.NodeOutput:
-        concept = TrainedConcept(
-            placeholder=placeholder.strip(),
-            name=name.strip(),
-            vectors=vectors,
-            initial=initial.strip(),
-            class_word=class_word.strip(),
-            pivot=pivot,
-            negative_vectors=negative_vectors,
-            output=output,
-        )
-        return io.NodeOutput((*concepts, concept))
+    def execute(cls, concepts: tuple[TrainedConcept, ...] = (), **inputs: Any) -> io.NodeOutput:
+        stripped = {
+            name: value.strip() if isinstance(value, str) else value
+            for name, value in inputs.items()
+        }
+        return io.NodeOutput((*concepts, filled(TrainedConcept, stripped)))
 
 
 NODES = [Concept]

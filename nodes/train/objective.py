@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from comfy_api.latest import io
 
 from ...training.objective import Density, ObjectiveConfig, Prior, Weighting
 from .. import sockets
+from ..inputs import filled
 
 
 class Objective(io.ComfyNode):
@@ -175,43 +178,8 @@ class Objective(io.ComfyNode):
         )
 
     @classmethod
-    def execute(
-        cls,
-        min_snr_gamma: float,
-        noise_offset: float,
-        caption_dropout: float,
-        prior: str,
-        prior_weight: float,
-        weighting: str = Weighting.MIN_SNR,
-        huber: float = 0.0,
-        density: str = Density.UNIFORM,
-        logit_mean: float = 0.0,
-        logit_std: float = 1.0,
-        mode_scale: float = 1.29,
-        shift: float = 1.0,
-        guidance: float = 0.0,
-        negative_guidance: float = 5.0,
-        prior_batch: int = 0,
-    ) -> io.NodeOutput:
-        return io.NodeOutput(
-            ObjectiveConfig(
-                min_snr_gamma=min_snr_gamma,
-                noise_offset=noise_offset,
-                caption_dropout=caption_dropout,
-                prior=Prior(prior),
-                prior_weight=prior_weight,
-                weighting=Weighting(weighting),
-                huber=huber,
-                density=Density(density),
-                logit_mean=logit_mean,
-                logit_std=logit_std,
-                mode_scale=mode_scale,
-                shift=shift,
-                guidance=guidance,
-                negative_guidance=negative_guidance,
-                prior_batch=prior_batch,
-            )
-        )
+    def execute(cls, **inputs: Any) -> io.NodeOutput:
+        return io.NodeOutput(filled(ObjectiveConfig, inputs))
 
 
 NODES = [Objective]

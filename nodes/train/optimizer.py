@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from comfy_api.latest import io
 
 from ...training.optimizers.choices import Algorithm, OptimizerConfig, Precision
 from .. import sockets
+from ..inputs import filled
 
 
 class Optimizer(io.ComfyNode):
@@ -89,25 +92,8 @@ class Optimizer(io.ComfyNode):
         )
 
     @classmethod
-    def execute(
-        cls,
-        algorithm: str,
-        learning_rate: float,
-        weight_decay: float,
-        d_coef: float,
-        growth_rate: float = 0.0,
-        precision: str = Precision.FP32,
-    ) -> io.NodeOutput:
-        return io.NodeOutput(
-            OptimizerConfig(
-                algorithm=Algorithm(algorithm),
-                learning_rate=learning_rate,
-                weight_decay=weight_decay,
-                d_coef=d_coef,
-                growth_rate=growth_rate,
-                precision=Precision(precision),
-            )
-        )
+    def execute(cls, **inputs: Any) -> io.NodeOutput:
+        return io.NodeOutput(filled(OptimizerConfig, inputs))
 
 
 NODES = [Optimizer]

@@ -14,6 +14,7 @@ from .. import sockets
 from ..host.bundle.apply import apply_bundle
 from ..host.run.drive import RunResult, run_training
 from ..host.run.request import Checkpointing, Request
+from ..inputs import filled
 
 
 class TrainConcepts(io.ComfyNode):
@@ -220,17 +221,9 @@ class TrainConcepts(io.ComfyNode):
         clip: Any,
         vae: Any,
         dataset: Any,
-        steps: int,
-        batch_size: int,
-        accumulation: int,
         resolution: int,
-        seed: int,
-        schedule: str,
-        warmup_steps: int,
         checkpointing: str,
         run_name: str,
-        max_grad_norm: float,
-        norm_pull: float,
         checkpoint_every: int = 250,
         concepts: Any = (),
         adapter: Any = None,
@@ -242,24 +235,16 @@ class TrainConcepts(io.ComfyNode):
         validation: Any = None,
         continue_from: Any = None,
         keep_checkpoints: int = 3,
-        ema_decay: float = 0.0,
+        **inputs: Any,
     ) -> io.NodeOutput:
+        parts = {
+            "objective": objective or ObjectiveConfig(),
+            "optimizer": optimizer or OptimizerConfig(),
+            "embedding_optimizer": embedding_optimizer or EMBEDDING_OPTIMIZER,
+        }
         request = Request(
             dataset=dataset,
-            config=TrainConfig(
-                steps=steps,
-                batch_size=batch_size,
-                accumulation=accumulation,
-                seed=seed,
-                schedule=Schedule(schedule),
-                warmup_steps=warmup_steps,
-                max_grad_norm=max_grad_norm,
-                norm_pull=norm_pull,
-                objective=objective or ObjectiveConfig(),
-                optimizer=optimizer or OptimizerConfig(),
-                embedding_optimizer=embedding_optimizer or EMBEDDING_OPTIMIZER,
-                ema_decay=ema_decay,
-            ),
+            config=filled(TrainConfig, {**inputs, **parts}),
             concepts=concepts,
             adapter=adapter,
             class_dataset=class_dataset,

@@ -13,7 +13,7 @@ from ..host.run.plots import newest_run, plot_run
 from ..host.run.previews import PreviewConfig
 from ..host.run.request import HeldOut
 from ..host.sampling import Sampling
-from ..inputs import sampling_inputs
+from ..inputs import filled, sampling_inputs
 from ..widget_text import lines, seed_numbers
 
 
@@ -69,27 +69,14 @@ class Previews(io.ComfyNode):
         without: bool,
         time_share: float,
         seeds: str,
-        steps: int,
-        cfg: float,
-        sampler_name: str,
-        scheduler: str,
-        width: int,
-        height: int,
+        **sampling: Any,
     ) -> io.NodeOutput:
-        sampling = Sampling(
-            steps=steps,
-            cfg=cfg,
-            sampler_name=sampler_name,
-            scheduler=scheduler,
-            width=width,
-            height=height,
-        )
         return io.NodeOutput(
             PreviewConfig(
                 prompts=tuple(lines(prompts)),
                 negative=negative,
                 seeds=tuple(seed_numbers(seeds)),
-                sampling=sampling,
+                sampling=filled(Sampling, sampling),
                 every=every,
                 without=without,
                 time_share=time_share,
@@ -163,23 +150,8 @@ class Validation(io.ComfyNode):
         )
 
     @classmethod
-    def execute(
-        cls,
-        every: int,
-        draws: int,
-        keep_best: bool,
-        patience: int,
-        pivot_patience: int,
-        hold_out: int,
-        dataset: Any = None,
-    ) -> io.NodeOutput:
-        config = ValidationConfig(
-            every=every,
-            draws=draws,
-            keep_best=keep_best,
-            patience=patience,
-            pivot_patience=pivot_patience,
-        )
+    def execute(cls, hold_out: int, dataset: Any = None, **inputs: Any) -> io.NodeOutput:
+        config = filled(ValidationConfig, inputs)
         return io.NodeOutput(HeldOut(config=config, dataset=dataset, hold_out=hold_out))
 
 
@@ -237,23 +209,9 @@ class ContinueRun(io.ComfyNode):
         return True if checkpoint else "Choose a checkpoint."
 
     @classmethod
-    def execute(
-        cls,
-        checkpoint: str,
-        more_steps: int,
-        learning_rate: float,
-        embedding_learning_rate: float,
-    ) -> io.NodeOutput:
+    def execute(cls, checkpoint: str, **inputs: Any) -> io.NodeOutput:
         run, step = parse_checkpoint(checkpoint)
-        return io.NodeOutput(
-            Origin(
-                run=run,
-                step=step,
-                more_steps=more_steps,
-                learning_rate=learning_rate,
-                embedding_learning_rate=embedding_learning_rate,
-            )
-        )
+        return io.NodeOutput(filled(Origin, {"run": run, "step": step, **inputs}))
 
 
 class PlotRun(io.ComfyNode):

@@ -15,8 +15,7 @@ from training.layers import trained
 from pack.bundles.bundle import Bundle
 from pack.bundles.edit import NameClash, merge_bundles
 from pack.bundles.inspection import as_text, inspect_bundle
-from pack.bundles.load import load_bundle
-from pack.bundles.peek import peek
+from pack.bundles.load import load_bundle, peek
 from pack.bundles.save import Container, save_bundle
 from pack.bundles.trim import Trimming, spectrum_report, trim_lora
 from pack.training.adapters import AdapterConfig, export_adapters
