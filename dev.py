@@ -122,15 +122,9 @@ def demo(python: Path, host: Path, arguments: Sequence[str]) -> int:
 
 
 def bench(python: Path, host: Path, arguments: Sequence[str]) -> int:
-    """Measurements: `startup`, `learning`, `speed`, `runs`, `bundles`, `fuzz` and more."""
-    if arguments[0] == "startup":
-        return run("bench startup", [python, ROOT / "benchmarks" / "startup.py", host])
-    what, *rest = arguments
-    if what == "adapters":
-        command = [python, ROOT / "benchmarks" / "adapters.py", *rest]
-        return run("bench adapters", command, PIVOTAL_COMFYUI=str(host))
-    command = [python, ROOT / "benchmarks" / what, "--work", workspace(what), *rest]
-    return run(f"bench {what}", command, PIVOTAL_COMFYUI=str(host), OMP_WAIT_POLICY="PASSIVE")
+    """Measurements: `startup`, `learning`, `speed`, `runs`, `names`, `fuzz` and more."""
+    variables = {"PIVOTAL_COMFYUI": str(host), "OMP_WAIT_POLICY": "PASSIVE", "HF_HUB_OFFLINE": "1"}
+    return run(f"bench {arguments[0]}", [python, ROOT / "benchmarks", *arguments], **variables)
 
 
 def pictures(python: Path, host: Path, arguments: Sequence[str]) -> int:
@@ -170,10 +164,10 @@ def parse(words: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
         options = {"parents": [common], "allow_abbrev": False}
         sub = commands.add_parser(name, help=(function.__doc__ or "").split("\n")[0], **options)
         if name == "bench":
-            what = ["startup", "learning", "speed", "dataset", "bundles", "fuzz", "adapters"]
+            what = ["startup", "learning", "speed", "dataset", "names", "fuzz", "adapters"]
             sub.add_argument("what", choices=[*what, "families", "runs", "kernels"])
     known, rest = parser.parse_known_args(words)
-    if rest and (known.command in ("demo", "registry") or getattr(known, "what", "") == "startup"):
+    if rest and known.command in ("demo", "registry"):
         parser.error(f"{known.command} does not know {' '.join(rest)}")
     return known, [known.what, *rest] if known.command == "bench" else rest
 

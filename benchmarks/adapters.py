@@ -1,30 +1,26 @@
-"""Times a training step with each adapter beside LoRA, in turns, and TriLoRA's singular values.
+"""Times a training step with each adapter against LoRA, and TriLoRA's singular values.
 
-`dev.py bench adapters` calls it. Steps are timed in CPU seconds of this process, which other work
-on the machine disturbs little, and in seconds of the clock.
+`dev.py bench adapters` runs it. Steps are made in turns and timed in CPU seconds of this process,
+which other work on the machine disturbs little, and in wall-clock seconds.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Generator, Mapping
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from atomic import replace_text
-from learning.__main__ import prepare
+from common import RESULTS, prepare, publish, read_json
 
-ROOT = Path(__file__).resolve().parents[1]
-RESULTS = ROOT / "benchmarks" / "results"
 RANK, PAIRS, BATCH, SIDE = 16, 30, 2, 32
 SDXL_RANK = 64
-# Outputs, inputs and how many of SDXL's attention projections have them.
+# Outputs and inputs, and how many of SDXL's attention projections have that shape.
 SDXL_SHAPES = (
     ((640, 640), 60),
     ((640, 2048), 20),
@@ -32,11 +28,11 @@ SDXL_SHAPES = (
     ((1280, 2048), 120),
 )
 SAMPLED = 3
-"""Layers of each SDXL shape that are timed; the others are taken to be like them."""
+"""How many layers of each SDXL shape are timed, to stand for all of them."""
 
 
 def contenders() -> dict[str, Any]:
-    """Every adapter at the settings that its node has, with LoRA's rank where it has one."""
+    """Every adapter with the defaults of its node, and LoRA's rank where it has a rank."""
     from pack.training.adapters.dora import Axis, DoraConfig
     from pack.training.adapters.loha import LoHaConfig
     from pack.training.adapters.lokr import LoKrConfig
@@ -56,8 +52,8 @@ def contenders() -> dict[str, Any]:
     }
 
 
-def steps_of(config: Any, model: Any) -> Iterator[None]:
-    """A training run that makes one step whenever it is asked."""
+def steps_of(config: Any, model: Any) -> Generator[None, None, None]:
+    """A training run that makes one step each time it is advanced."""
     from speed.ours import Precomputed, data_of
     from speed.setup import Setup
 
@@ -82,8 +78,8 @@ def steps_of(config: Any, model: Any) -> Iterator[None]:
             yield
 
 
-def in_turns(name: str, config: Any, lora: Any, pairs: int) -> dict[str, Any]:
-    """Steps of LoRA and of another adapter on two copies of a model, one after the other."""
+def against_lora(name: str, config: Any, lora: Any, pairs: int) -> dict[str, Any]:
+    """Time steps of LoRA and of another adapter, in turns, on two copies of a model."""
     import torch
     from speed.models import load_model
     from speed.statistics import ratio_interval
@@ -97,7 +93,7 @@ def in_turns(name: str, config: Any, lora: Any, pairs: int) -> dict[str, Any]:
             "other": steps_of(config, load_model("tiny", torch.float32)),
         }
         for pair in range(-2, pairs):
-            # Whoever goes first changes from pair to pair.
+            # The order changes from pair to pair.
             for who in ("lora", "other") if pair % 2 else ("other", "lora"):
                 clock, cpu = time.perf_counter(), time.process_time()
                 next(runs[who])
@@ -108,14 +104,14 @@ def in_turns(name: str, config: Any, lora: Any, pairs: int) -> dict[str, Any]:
             run.close()
     row: dict[str, Any] = {"adapter": name, "pairs": pairs}
     for place, kind in enumerate(("cpu", "clock")):
-        ours, theirs = ([one[place] for one in seconds[who]] for who in ("other", "lora"))
+        ours, theirs = ([spent[place] for spent in seconds[who]] for who in ("other", "lora"))
         ratio = ratio_interval(ours, theirs)
         row[kind] = {"ratio": ratio.median, "low": ratio.low, "high": ratio.high}
     return row
 
 
 def singular_values() -> dict[str, Any]:
-    """Seconds for all attention projections of SDXL, from a few of each shape."""
+    """Seconds for all attention projections of SDXL, estimated from a few of each shape."""
     import torch
 
     from pack.training.adapters.trilora import cache_key, singular_values
@@ -143,15 +139,17 @@ def singular_values() -> dict[str, Any]:
     }
 
 
-def page(rows: list[dict[str, Any]], spectra: dict[str, Any]) -> str:
-    """The results as a page."""
+def page(content: Mapping[str, Any]) -> str:
+    """The page of what adapters.json holds."""
+    rows, spectra = content["rows"], content["spectra"]
     lines = [
         "# Adapters",
         "",
-        f"A training step with each adapter over a LoRA step of rank {RANK}: attention layers of a "
-        f"tiny SD1.5 (13.6 M parameters), batch {BATCH}, latents of {SIDE} x {SIDE}, fp32 on the "
-        "CPU, steps in turns. The ratio of each pair: median, and the 95 % interval of the median. "
-        "CPU seconds are those of the process.",
+        f"The time of a training step with each adapter, relative to a LoRA step of rank {RANK}: "
+        f"attention layers of a tiny SD1.5 (13.6 M parameters), batch {BATCH}, latents of "
+        f"{SIDE}x{SIDE}, fp32 on the CPU, steps in turns. Ratios are medians over the pairs with "
+        "their 95 % interval. CPU seconds are those of the process. "
+        "`python3 dev.py bench adapters` writes this page.",
         "",
         "| adapter | pairs | CPU seconds | clock |",
         "|---|---|---|---|",
@@ -165,38 +163,32 @@ def page(rows: list[dict[str, Any]], spectra: dict[str, Any]) -> str:
     if spectra:
         lines += [
             "",
-            f"Singular values of SDXL's {spectra['layers']} attention projections, rank "
-            f"{spectra['rank']}, from {spectra['timed']} random matrices of their shapes with "
-            f"{spectra['threads']} threads: {spectra['clock']:.0f} s ({spectra['cpu']:.0f} CPU "
-            f"seconds), and {spectra['digest']:.0f} s for the digests by which they are kept.",
+            f"TriLoRA's singular values for SDXL's {spectra['layers']} attention projections, at "
+            f"rank {spectra['rank']}, take {spectra['clock']:.0f} s ({spectra['cpu']:.0f} CPU "
+            f"seconds), and the digests of their cache {spectra['digest']:.0f} s: an estimate from "
+            f"{spectra['timed']} random matrices of these shapes on {spectra['threads']} threads.",
         ]
     return "\n".join([*lines, ""])
 
 
-def store(path: Path, result: dict[str, Any]) -> None:
-    """Write the results and their page."""
-    replace_text(path, json.dumps(result, indent=1) + "\n")
-    replace_text(path.with_suffix(".md"), page(result["rows"], result["spectra"]))
-
-
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(prog="dev.py bench adapters", description=__doc__)
     parser.add_argument("--pairs", type=int, default=PAIRS)
-    parser.add_argument("--only", nargs="*", default=[], help="these adapters alone")
+    parser.add_argument("--only", nargs="*", default=[], help="only these adapters")
     parser.add_argument("--results", type=Path, default=RESULTS)
     arguments = parser.parse_args()
     path = arguments.results / "adapters.json"
-    kept = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {"rows": []}
-    rows = {row["adapter"]: row for row in kept["rows"]}
+    rows = {row["adapter"]: row for row in read_json(path, {"rows": []})["rows"]}
     with tempfile.TemporaryDirectory() as base:
-        prepare(Path(base))
+        prepare(base)
         every = contenders()
         lora = every.pop("LoRA")
         spectra = singular_values()
         for name in arguments.only or list(every):
-            rows[name] = in_turns(name, every[name], replace(lora), arguments.pairs)
+            rows[name] = against_lora(name, every[name], replace(lora), arguments.pairs)
             # After each, so that a call that is cut short leaves what it has.
-            store(path, {"rows": [rows[key] for key in every if key in rows], "spectra": spectra})
+            done = [rows[key] for key in every if key in rows]
+            publish(path, {"rows": done, "spectra": spectra}, page)
             sys.stdout.write(f"{rows[name]}\n")
             sys.stdout.flush()
 

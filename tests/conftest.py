@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import shutil
 import sys
@@ -14,6 +13,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from harness.editor.browser import MISSING, find_browser
+from harness.host.pack import load_pack, prepare_host
 
 if TYPE_CHECKING:
     from harness.host.server import Server
@@ -21,29 +21,6 @@ if TYPE_CHECKING:
 TESTS = Path(__file__).resolve().parent
 ROOT = TESTS.parent
 HOST = os.environ.get("PIVOTAL_COMFYUI")
-
-
-def load_pack() -> None:
-    """Give the repository root the package name `pack`, so that its relative imports work."""
-    spec = importlib.util.spec_from_file_location(
-        "pack", ROOT / "__init__.py", submodule_search_locations=[str(ROOT)]
-    )
-    assert spec is not None and spec.loader is not None
-    sys.modules["pack"] = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(sys.modules["pack"])
-
-
-def prepare_host(folder: str, base: str) -> None:
-    """Put the host on the path and point every folder that it writes to at `base`."""
-    sys.path.insert(0, str(Path(folder).resolve()))
-    import comfy.options  # noqa: F401  - must come before cli_args
-    from comfy.cli_args import args
-
-    args.cpu = True
-    args.base_directory = base
-    args.database_url = "sqlite:///:memory:"
-    # As main.py does, before nodes.py, which puts another `utils` on the path in older hosts.
-    import utils.extra_config  # noqa: F401
 
 
 os.environ["HF_HUB_OFFLINE"] = "1"

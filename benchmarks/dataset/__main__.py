@@ -1,23 +1,26 @@
-"""`dev.py bench dataset kills|many|captions`."""
+"""Measurements of datasets and captions; `dev.py bench dataset kills|many|captions` runs one."""
 
 from __future__ import annotations
 
 import argparse
 import importlib
 import sys
-from pathlib import Path
+import tempfile
 
-sys.path.insert(0, str(Path(__file__).resolve().parent))
+from common import prepare
+
 WHAT = ("kills", "many", "captions")
 
 
 def main() -> int:
-    """Run one of the measurements, each of which writes into benchmarks/results/."""
     parser = argparse.ArgumentParser(prog="dev.py bench dataset", description=__doc__)
-    parser.add_argument("--work", type=Path, help="not used: everything is made anew")
     parser.add_argument("what", choices=WHAT)
     known = parser.parse_args()
-    return importlib.import_module(known.what).main()
+    # ComfyUI parses sys.argv as well.
+    del sys.argv[1:]
+    with tempfile.TemporaryDirectory() as base:
+        prepare(base)
+        return importlib.import_module(f"dataset.{known.what}").main()
 
 
 if __name__ == "__main__":

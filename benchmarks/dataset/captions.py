@@ -1,45 +1,41 @@
-"""Seconds a picture: batches against one by one, and the host's TextGenerate on a list."""
+"""Captioning in batches, one by one, and by ComfyUI's TextGenerate on a list."""
 
 from __future__ import annotations
 
 import platform
-import sys
 import tempfile
 import time
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(ROOT / "tests"))
+import torch
+from common import ROOT
+from PIL import Image
 
-import conftest  # noqa: E402, F401  - prepares the host and loads the pack
-import torch  # noqa: E402
-from page import keep  # noqa: E402
-from PIL import Image  # noqa: E402
-
-from harness.host.graphs import Graph  # noqa: E402
-from harness.host.runner import start_host  # noqa: E402
-from harness.models.captioners import save_captioner  # noqa: E402
-from harness.models.vlm import save_vlm, tiny_qwen  # noqa: E402
-from pack.nodes.host.captioners.clip import ClipCaptioner  # noqa: E402
-from pack.nodes.host.captioners.model import ComputePrecision, FolderCaptioner  # noqa: E402
-from pack.nodes.host.images import as_image  # noqa: E402
-from pack.training.dataset.captioning.ask import Asking  # noqa: E402
+from dataset.page import store
+from harness.host.graphs import Graph
+from harness.host.runner import start_host
+from harness.models.captioners import save_captioner
+from harness.models.vlm import save_vlm, tiny_qwen
+from pack.nodes.host.captioners.clip import ClipCaptioner
+from pack.nodes.host.captioners.model import ComputePrecision, FolderCaptioner
+from pack.nodes.host.images import as_image
+from pack.training.dataset.captioning.ask import Asking
 
 TOKENS = 8
 
 
 def blip_base(folder: Path) -> Path:
-    """BLIP-base's sizes with random weights, saved in half precision to spare the disk."""
+    """A BLIP of BLIP-base's size with random weights, saved in half precision to save disk."""
     import transformers as tf
 
     from harness.models.captioner_parts import letters
 
     words = letters()
     config = tf.BlipConfig()
-    config.text_config.bos_token_id = words.cls_token_id
-    config.text_config.eos_token_id = config.text_config.sep_token_id = words.sep_token_id
-    config.text_config.pad_token_id = words.pad_token_id
+    text: Any = config.text_config
+    text.bos_token_id, text.pad_token_id = words.cls_token_id, words.pad_token_id
+    text.eos_token_id = text.sep_token_id = words.sep_token_id
     model = tf.BlipForConditionalGeneration(config)
     model.half().save_pretrained(folder)
     processor = tf.BlipProcessor(tf.BlipImageProcessor(size={"height": 384, "width": 384}), words)
@@ -52,7 +48,7 @@ def pictures(count: int) -> list[Image.Image]:
 
 
 def seconds(captioner: Any, images: list[Image.Image], size: int) -> float:
-    """Seconds a picture in batches of a size, after a warm-up."""
+    """Seconds per picture in batches of this size, after a warm-up."""
     asking = Asking(prompt="What is it?", max_tokens=TOKENS)
     with torch.inference_mode():
         captioner.caption(images[:1], asking, [0])
@@ -79,7 +75,7 @@ def folder_rows(work: Path) -> list[dict[str, Any]]:
 
 
 def host_row(work: Path) -> dict[str, Any]:
-    """The same tiny Qwen3-VL by Caption Dataset's way and by TextGenerate over a list."""
+    """The same tiny Qwen3-VL used as Caption Dataset does, and by TextGenerate over a list."""
     host = start_host(ROOT)
     path = host.base / "models" / "text_encoders" / "tiny_qwen3vl.safetensors"
     images = pictures(8)
@@ -112,7 +108,6 @@ def host_row(work: Path) -> dict[str, Any]:
 
 
 def main() -> int:
-    """Write benchmarks/results/captions.json: seconds a picture."""
     with tempfile.TemporaryDirectory(prefix="pivotal-captions-") as name:
         result = {
             "device": "cpu",
@@ -122,9 +117,5 @@ def main() -> int:
             "folders": folder_rows(Path(name)),
             "host": host_row(Path(name)),
         }
-    sys.stdout.write(keep("captions", result))
+    store("captions", result)
     return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -1,34 +1,28 @@
-"""Kills a captioning a hundred times at random moments; counts what was lost."""
+"""Kills a captioning run a hundred times at random moments, and counts what was lost."""
 
 from __future__ import annotations
 
 import random
-import sys
 import tempfile
 from collections import Counter
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(ROOT / "tests"))
-
-import conftest  # noqa: E402, F401  - loads the pack
-from page import keep  # noqa: E402
-
-from harness.faults.killing import PICTURES, kill_once, reference  # noqa: E402
+from dataset.page import store
+from harness.faults.killing import PICTURES, kill_once, reference
 
 KILLS = 100
 
 
 def main() -> int:
-    """Write benchmarks/results/kills.json; the exit code is the number of broken promises."""
+    """Measure and publish; the exit code is the number of broken promises."""
     with tempfile.TemporaryDirectory(prefix="pivotal-kills-") as name:
         work = Path(name)
-        wanted, seconds = reference(work / "reference")
-        draw, rows, broken = random.Random(7), [], []
+        expected, seconds = reference(work / "reference")
+        rng, rows, broken = random.Random(7), [], []
         for number in range(KILLS):
-            moment = draw.uniform(0, seconds)
+            moment = rng.uniform(0, seconds)
             try:
-                rows.append(kill_once(work / str(number), moment, wanted))
+                rows.append(kill_once(work / str(number), moment, expected))
             except AssertionError as error:
                 broken.append(f"{moment:.3f} s: {error}")
     stages = Counter(
@@ -49,9 +43,5 @@ def main() -> int:
         "drafts_after_going_on": sum(row["drafts_at_the_end"] for row in rows),
         "broken": broken,
     }
-    sys.stdout.write(keep("kills", result))
+    store("kills", result)
     return len(broken)
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -1,41 +1,37 @@
-"""Loads, checks and fingerprints 10,000 pictures: time, memory, decoded pictures."""
+"""Loads, checks and fingerprints 10,000 pictures: time, memory, and how often one is decoded."""
 
 from __future__ import annotations
 
 import random
 import resource
-import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
-ROOT = Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(ROOT / "tests"))
+from PIL import Image, ImageFile
 
-import conftest  # noqa: E402, F401  - loads the pack
-from page import keep  # noqa: E402
-from PIL import Image, ImageFile  # noqa: E402
-
-from pack.training.dataset.checks.verdict import examine, measured  # noqa: E402
-from pack.training.dataset.facts import Store  # noqa: E402
-from pack.training.dataset.folder.read import folder_fingerprint, read_folder  # noqa: E402
-from pack.training.dataset.records import Framing  # noqa: E402
+from dataset.page import store
+from pack.training.dataset.checks.verdict import examine, measured
+from pack.training.dataset.facts import Store
+from pack.training.dataset.folder.read import folder_fingerprint, read_folder
+from pack.training.dataset.records import Framing
 
 COUNTS = (1000, 3000, 10000)
 SIZES = ((320, 320), (400, 280), (280, 440))
 
 
 def make(folder: Path, first: int, last: int) -> None:
-    """JPEG files of noise on a color, each with a caption."""
+    """Write JPEG files of colored noise, each with a caption."""
     folder.mkdir(exist_ok=True)
-    draw = random.Random(first)
+    rng = random.Random(first)
     tiles = [Image.effect_noise(size, 80) for size in SIZES]
     for number in range(first, last):
         tile = tiles[number % len(tiles)]
         moved = tile.transform(
-            tile.size, Image.Transform.AFFINE, (0.3, 0, draw.random() * 300, 0, 0.3, 0)
+            tile.size, Image.Transform.AFFINE, (0.3, 0, rng.random() * 300, 0, 0.3, 0)
         )
-        shares = [draw.random() for _ in range(3)]
+        shares = [rng.random() for _ in range(3)]
         bands = [moved.point([int(value * share) for value in range(256)]) for share in shares]
         picture = Image.merge("RGB", bands)
         picture.save(folder / f"{number:05}.jpg", quality=80)
@@ -43,15 +39,16 @@ def make(folder: Path, first: int, last: int) -> None:
 
 
 def memory() -> float:
-    """Most memory that this process has held, in MB."""
+    """The peak memory of this process, in MB."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
 def count_decodes() -> list[int]:
+    """A list of one number, which counts the pictures that Pillow decodes from now on."""
     counts = [0]
     load = ImageFile.ImageFile.load
 
-    def counted(self: ImageFile.ImageFile) -> object:
+    def counted(self: ImageFile.ImageFile) -> Any:
         counts[0] += bool(getattr(self, "tile", None))
         return load(self)
 
@@ -61,13 +58,13 @@ def count_decodes() -> list[int]:
 
 def measure(folder: Path, facts: Path, decodes: list[int]) -> dict[str, float]:
     """CPU seconds of each part, and how many pictures were decoded."""
-    row, before = {}, decodes[0]
+    before = decodes[0]
     times = [time.process_time()]
     dataset = read_folder(folder)
     times.append(time.process_time())
-    store = Store(facts)
-    measures = list(measured(dataset, store))
-    store.close()
+    known = Store(facts)
+    measures = list(measured(dataset, known))
+    known.close()
     times.append(time.process_time())
     examine(dataset, measures, Framing(), ["TOK"])
     times.append(time.process_time())
@@ -81,7 +78,6 @@ def measure(folder: Path, facts: Path, decodes: list[int]) -> dict[str, float]:
 
 
 def main() -> int:
-    """Write benchmarks/results/many_pictures.json."""
     decodes, start = count_decodes(), memory()
     rows = []
     with tempfile.TemporaryDirectory(prefix="pivotal-many-") as name:
@@ -98,9 +94,5 @@ def main() -> int:
         "peak_mb_above_the_start": round(memory() - start),
         "rows": rows,
     }
-    sys.stdout.write(keep("many_pictures", result))
+    store("many_pictures", result)
     return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -1,1 +1,1 @@
-"""What each model family can do: methods trained, saved, loaded and sampled on tiny models."""
+"""What works in each model family: methods trained, saved, loaded and sampled on tiny models."""

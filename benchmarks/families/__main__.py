@@ -1,92 +1,89 @@
-"""Runs the families that are missing and writes the table; `dev.py bench families` calls it."""
+"""Tries the methods that are missing in each family; `dev.py bench families` runs it.
+
+It resumes if it was interrupted: the work folder keeps the outcome of every method.
+"""
 
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 import tempfile
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parents[2]
-RESULTS = ROOT / "benchmarks" / "results"
-sys.path[:] = [entry for entry in sys.path if Path(entry) != Path(__file__).parent]
-sys.path[:0] = [str(ROOT / "tests"), str(ROOT / "benchmarks")]
+from common import RESULTS, ROOT, prepare, publish, read_json, write_json
 
-from atomic import replace_text  # noqa: E402
-from learning.__main__ import prepare  # noqa: E402
+from harness.tools.environment import workspace
 
 Row = dict[str, Any]
-"""Of a family: the host's class, its size, and what came of each method"""
+"""The host's class for a family, its size, and the outcome of each method."""
 
 
-class Kept:
-    """The rows so far: those of the results, and a file a family in the working folder."""
+class Outcomes:
+    """The rows so far, in one file per family in the work folder."""
 
     def __init__(self, work: Path) -> None:
         self._work = work
 
-    def row(self, name: str) -> Row:
-        """What the working folder has of a family."""
-        path = self._work / f"{name}.json"
-        return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {"methods": {}}
+    def row(self, family: str) -> Row:
+        return read_json(self._work / f"{family}.json", {"methods": {}})
 
-    def keep(self, name: str, row: Row) -> None:
-        replace_text(self._work / f"{name}.json", json.dumps(row, indent=1))
+    def save(self, family: str, row: Row) -> None:
+        write_json(self._work / f"{family}.json", row)
 
     def publish(self, families: Iterable[str]) -> None:
-        """Write the results as they are now."""
-        from families.report import table
+        """Write the results; a family without outcomes here keeps those of earlier calls."""
+        from families.report import page
 
         path = RESULTS / "families.json"
-        earlier = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-        found = {name: self.row(name) for name in families}
-        rows = {n: row if row["methods"] else earlier.get(n, row) for n, row in found.items()}
-        rows = {name: row for name, row in rows.items() if row["methods"]}
-        RESULTS.mkdir(exist_ok=True)
-        replace_text(path, json.dumps(rows, indent=1) + "\n")
-        replace_text(RESULTS / "families.md", table(rows))
+        earlier = read_json(path, {})
+        rows: dict[str, Row] = {}
+        for family in families:
+            row = self.row(family)
+            row = row if row["methods"] else earlier.get(family, row)
+            if row["methods"]:
+                rows[family] = row
+        publish(path, rows, page)
 
 
-def try_family(host: Any, name: str, kept: Kept) -> None:
-    """Train the methods that are missing, and keep what came of each as soon as it is known."""
+def try_family(host: Any, family: str, outcomes: Outcomes) -> None:
+    """Try the methods that are missing, and save each outcome as soon as it is known."""
     from harness.host.trial import FAMILIES, Trial
 
-    row = kept.row(name)
-    missing = [method for method in FAMILIES[name].methods if method not in row["methods"]]
+    row = outcomes.row(family)
+    missing = [method for method in FAMILIES[family].methods if method not in row["methods"]]
     if not missing:
         return
-    with Trial(host, name) as trial:
+    with Trial(host, family) as trial:
         row |= trial.facts()
         for method in missing:
             row["methods"][method] = trial.outcome(method)
-            kept.keep(name, row)
-            sys.stdout.write(f"{name}, {method}: {row['methods'][method]}\n")
+            outcomes.save(family, row)
+            sys.stdout.write(f"{family}, {method}: {row['methods'][method]}\n")
             sys.stdout.flush()
 
 
 def main() -> None:
-    """Each method is kept in the working folder, so that a call that was stopped goes on."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--work", type=Path, required=True, help="folder of what is measured")
-    parser.add_argument("--only", default="", help="the names of the families to run, by commas")
-    parser.add_argument("--again", action="store_true", help="measure what is there already")
+    parser = argparse.ArgumentParser(prog="dev.py bench families", description=__doc__)
+    parser.add_argument("--only", default="", help="families to try, separated by commas")
+    parser.add_argument("--again", action="store_true", help="try finished methods as well")
+    parser.add_argument("--work", type=Path, help="folder of finished methods")
     arguments = parser.parse_args()
-    arguments.work.mkdir(parents=True, exist_ok=True)
-    kept = Kept(arguments.work)
+    work = arguments.work or workspace("families")
+    work.mkdir(parents=True, exist_ok=True)
+    outcomes = Outcomes(work)
     with tempfile.TemporaryDirectory() as base:
-        prepare(Path(base))
+        prepare(base)
         from harness.host.runner import start_host
         from harness.host.trial import FAMILIES
 
         host = start_host(ROOT)
-        for name in [name for name in arguments.only.split(",") if name] or FAMILIES:
+        for family in [name for name in arguments.only.split(",") if name] or FAMILIES:
             if arguments.again:
-                kept.keep(name, {"methods": {}})
-            try_family(host, name, kept)
-        kept.publish(FAMILIES)
+                outcomes.save(family, {"methods": {}})
+            try_family(host, family, outcomes)
+        outcomes.publish(FAMILIES)
 
 
 if __name__ == "__main__":

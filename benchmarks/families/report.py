@@ -1,4 +1,4 @@
-"""The table of families and methods, with the sentence where a method is refused."""
+"""The table of families and methods, with the message of each method that fails."""
 
 from __future__ import annotations
 
@@ -23,28 +23,29 @@ LABELS = {
     "qwenimage": "Qwen-Image",
 }
 WIDE = "_released"
-"""How the models of the release's width are told from the tiny ones"""
+"""The end of the names of models with the release's width."""
 HEAD = """# Families
 
-Made by `dev.py bench families` on ComfyUI {version}, with random weights and cut text encoders. The
-host's own loader finds each network by the keys and shapes of its weights, and it is about the
-smallest one that it takes. For Chroma, Lumina 2, Z-Image and Qwen-Image the loader takes no other
-width than the release's, so the tiny ones are made by the host's class of that name, and one block
-of the release's width is found by the loader; on the CPU that is tried with one method. It shows
-that a method works end to end, not how well it learns.
+`python3 dev.py bench families` writes this page, on ComfyUI {version}, with random weights and cut
+text encoders. ComfyUI's own loader detects each network by the keys and shapes of its weights; the
+network is about the smallest that the loader accepts. For Chroma, Lumina 2, Z-Image and Qwen-Image
+the loader accepts only the release's width. Their tiny networks are therefore created by ComfyUI's
+class of that name, and in addition the loader detects a network with one block of the release's
+width; on the CPU that one is tried with a single method. The table shows that a method works end to
+end, not how well it learns.
 
-"pass" says that, through the host's own executor, Train Concepts ran two steps; that what it gives
-samples otherwise than the base; that the saved file, loaded by Load Bundle, samples the same
-latents bit for bit, and by the host's LoraLoader too, where no vectors are part of it; and that
-every weight of the base is bit for bit what it was. Millions are the numbers in the network and in
-its text encoders. TI trains vectors alone, TE LoRA is a LoRA on the network and on the encoders,
-bundle is a LoRA with vectors.
+"pass" means that, through ComfyUI's own executor, Train Concepts ran two steps; that its result
+changes what is sampled; that the saved file, loaded by Load Bundle, samples the same latents bit
+for bit, and by ComfyUI's LoraLoader as well if it contains no vectors; and that every weight of the
+base stayed bit for bit the same. Millions are the parameters of the network and of its text
+encoders. TI trains only vectors, TE LoRA is a LoRA on the network and on the encoders, bundle is a
+LoRA with vectors.
 
 """
 
 
-def table(rows: Mapping[str, Mapping[str, Any]]) -> str:
-    """Markdown: a row a family, a column a method, and below it what is no pass."""
+def page(rows: Mapping[str, Mapping[str, Any]]) -> str:
+    """The page of what families.json holds, with numbered notes for what did not pass."""
     lines = [
         f"| family | class | millions | {' | '.join(METHODS)} |",
         f"|---|---|---|{'---|' * len(METHODS)}",
@@ -53,11 +54,11 @@ def table(rows: Mapping[str, Mapping[str, Any]]) -> str:
     for family, row in rows.items():
         cells = []
         for method in METHODS:
-            said = row["methods"].get(method, "not run")
-            if said not in ("pass", "not run"):
-                notes.append(said)
-                said = f"({len(notes)})"
-            cells.append(said)
+            outcome = row["methods"].get(method, "not run")
+            if outcome not in ("pass", "not run"):
+                notes.append(outcome)
+                outcome = f"({len(notes)})"
+            cells.append(outcome)
         size = " + ".join(map(str, row["millions"]))
         first = f"{label(family)} | {row['class']} | {size}"
         lines.append(f"| {first} | {' | '.join(cells)} |")
@@ -67,6 +68,5 @@ def table(rows: Mapping[str, Mapping[str, Any]]) -> str:
 
 
 def label(family: str) -> str:
-    """The name of a row."""
     name = family.removesuffix(WIDE)
     return LABELS.get(name, name) + (", the release's width" if name != family else "")

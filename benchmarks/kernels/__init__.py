@@ -1,1 +1,1 @@
-"""Faster ways to compute a step, each timed beside the way that is built."""
+"""Other ways to compute a step, each timed against the one that the pack uses."""

@@ -1,4 +1,4 @@
-"""Blocks of SD1.5's UNet with LoRA in training, as they are and through torch.compile."""
+"""Training blocks of SD1.5's UNet with LoRA, plain and through torch.compile."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ CHANNELS, SIDE, CONTEXT, RANK, PAIRS = 640, 16, 768, 8, 16
 
 
 class Holder:
-    """What the injection asks of a MODEL that it is installed in."""
+    """The part of a MODEL that the injection uses."""
 
     is_injected = False
 
@@ -29,7 +29,7 @@ class Holder:
 
 
 def transformer(dtype: torch.dtype) -> tuple[nn.Module, list[Tensor], dict[str, Any]]:
-    """Self-attention, cross-attention and MLP, with their inputs."""
+    """Self-attention, cross-attention and MLP, with their inputs and options."""
     import comfy.ops
     from comfy.ldm.modules.attention import BasicTransformerBlock
 
@@ -38,12 +38,12 @@ def transformer(dtype: torch.dtype) -> tuple[nn.Module, list[Tensor], dict[str, 
     kinds: dict[str, Any] = {"dtype": dtype, "operations": comfy.ops.manual_cast}
     block = BasicTransformerBlock(CHANNELS, 8, CHANNELS // 8, context_dim=CONTEXT, **kinds)
     options = {"optimized_attention_override": differentiable_attention}
-    given = [torch.randn(1, SIDE * SIDE, CHANNELS), torch.randn(1, 77, CONTEXT)]
-    return block, given, {"transformer_options": options}
+    inputs = [torch.randn(1, SIDE * SIDE, CHANNELS), torch.randn(1, 77, CONTEXT)]
+    return block, inputs, {"transformer_options": options}
 
 
 def residual(dtype: torch.dtype) -> tuple[nn.Module, list[Tensor], dict[str, Any]]:
-    """Two norms and convolutions with the time embedding."""
+    """Two norms and convolutions, with the time embedding."""
     import comfy.ops
     from comfy.ldm.modules.diffusionmodules.openaimodel import ResBlock
 
@@ -52,7 +52,7 @@ def residual(dtype: torch.dtype) -> tuple[nn.Module, list[Tensor], dict[str, Any
 
 
 def prepared(block: nn.Module) -> list[nn.Parameter]:
-    """Put frozen layers and LoRA on all layers into a block; the factors."""
+    """Freeze a block's layers, put LoRA on all of them, and return its factors."""
     from pack.nodes.host.denoiser.injection import KEY, TrainingInjection
     from pack.nodes.host.denoiser.layers import adaptable_layers
     from pack.training.adapters import build_adapters
@@ -76,7 +76,7 @@ def kept_bytes(
     forward: Callable[..., Tensor],
     resident: set[int],
 ) -> int:
-    """What backward keeps beside the weights and factors themselves."""
+    """What autograd keeps for the backward pass besides the weights and factors themselves."""
     kept: dict[int, int] = {}
     alive: list[Tensor] = []
 
@@ -93,29 +93,29 @@ def kept_bytes(
 
 
 def row(name: str, make: Callable[[torch.dtype], Any], dtype: torch.dtype) -> Row:
-    """Forward and backward of one block, and what its compilation took."""
-    block, given, options = make(dtype)
+    """Time one block forward and backward; the note says how long compiling it took."""
+    block, inputs, options = make(dtype)
     with torch.no_grad():
         factors = prepared(block)
-    leaves = [*(one.requires_grad_() for one in given), *factors]
-    made = torch.compile(block.forward, dynamic=False)
+    leaves = [*(tensor.requires_grad_() for tensor in inputs), *factors]
+    compiled = torch.compile(block.forward, dynamic=False)
 
     def run(forward: Callable[..., Tensor]) -> Tensor:
         # A copy, since blocks may change their input.
-        return forward(given[0].clone(), *given[1:], **options)
+        return forward(inputs[0].clone(), *inputs[1:], **options)
 
     def step(forward: Callable[..., Tensor]) -> list[Tensor]:
         return list(torch.autograd.grad(run(forward).square().sum(), leaves))
 
     began = time.perf_counter()
-    found, wanted = step(made), step(block.forward)
+    gradients, expected = step(compiled), step(block.forward)
     took = time.perf_counter() - began
-    for a, b in zip(found, wanted, strict=True):
+    for a, b in zip(gradients, expected, strict=True):
         if (a - b).norm() > 1e-4 * b.norm():
             raise ValueError(f"{IDEA} gives another gradient of {name}.")
-    resident = {one.untyped_storage().data_ptr() for one in (*block.parameters(), *factors)}
-    sizes = [kept_bytes(run, forward, resident) for forward in (block.forward, made)]
-    measured = compare(IDEA, name, lambda: step(block.forward), lambda: step(made), PAIRS)
+    resident = {t.untyped_storage().data_ptr() for t in (*block.parameters(), *factors)}
+    sizes = [kept_bytes(run, forward, resident) for forward in (block.forward, compiled)]
+    measured = compare(IDEA, name, lambda: step(block.forward), lambda: step(compiled), PAIRS)
     kept = " and ".join(f"{size / 2**20:.1f} MB" for size in sizes)
     return replace(measured, note=f"compiled in {took:.0f} s; kept for backward: {kept}")
 
@@ -123,7 +123,7 @@ def row(name: str, make: Callable[[torch.dtype], Any], dtype: torch.dtype) -> Ro
 def rows() -> Iterator[Row]:
     import torch._inductor.config
 
-    # What an earlier call has compiled would make the seconds too short.
+    # With the cache of an earlier call, compiling would seem to take no time.
     torch._inductor.config.force_disable_caches = True
     cases = (
         ("attention and MLP", transformer, torch.float16),

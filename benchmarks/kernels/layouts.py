@@ -1,4 +1,4 @@
-"""Convolutions of SD1.5 with channels first or last, forward and down to their input."""
+"""Convolutions of SD1.5 with channels first or last, forward and backward to their input."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ SIZES = (
     (1920, 640, 16),
     (960, 320, 32),
 )
-"""Inputs, outputs and side of the picture: 3x3 convolutions at latents of 32x32."""
+"""Input channels, output channels and side length of the 3x3 convolutions at latents of 32x32."""
 PAIRS = 12
 
 
 def work(x: Tensor, weight: Tensor, grad: Tensor) -> Callable[[], Tensor]:
-    """One convolution as a frozen layer has it: no gradient of its weight."""
+    """One convolution as a frozen layer computes it, without a gradient of its weight."""
     options = [[1, 1], [1, 1], [1, 1], False, [0], 1, [True, False, False]]
 
     def step() -> Tensor:

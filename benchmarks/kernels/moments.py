@@ -1,4 +1,4 @@
-"""What an optimizer that is kept off the device would spare: bytes of AdamW's moments."""
+"""The memory that keeping the optimizer off the device would save: AdamW's moments."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ from dataclasses import dataclass
 FAMILIES = {"sd15": "SD1.5", "sdxl": "SDXL"}
 RANKS = (16, 128)
 MOMENTS, MOMENTS_8BIT, WEIGHT = 8, 2, 2
-"""Bytes a number: two moments in fp32 or in 8 bits, and a weight of the model in bf16."""
+"""Bytes per number: two moments in fp32 or in 8 bits, and a weight of the model in bf16."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Moments:
-    """A LoRA's optimizer beside its model, in bytes."""
+    """The optimizer of a LoRA and its model, in bytes."""
 
     family: str
     targets: str
     rank: int
     factors: int
-    """How many numbers train"""
+    """How many numbers are trained"""
     moments: int
     moments_8bit: int
     model: int

@@ -1,8 +1,9 @@
-"""Pictures through the host's VAE one by one or in a batch."""
+"""Pictures encoded by the host's VAE one by one, or in a batch."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 
@@ -13,8 +14,8 @@ SIDE, PICTURES, PAIRS = 128, 2, 6
 
 
 @torch.no_grad()
-def vae() -> torch.nn.Module:
-    """SD1.5's autoencoder at its size with random weights, as the host makes it."""
+def vae() -> Any:
+    """SD1.5's autoencoder at its real size with random weights, as the host creates it."""
     from comfy.ldm.models.autoencoder import AutoencoderKL
 
     shape = {
@@ -22,26 +23,26 @@ def vae() -> torch.nn.Module:
         "ch": 128, "ch_mult": [1, 2, 4, 4], "num_res_blocks": 2, "attn_resolutions": [],
         "dropout": 0.0,
     }  # fmt: skip
-    made = AutoencoderKL(ddconfig=shape, embed_dim=4).eval()
-    for weight in made.parameters():
+    autoencoder = AutoencoderKL(ddconfig=shape, embed_dim=4).eval()
+    for weight in autoencoder.parameters():
         if weight.ndim > 1:
             torch.nn.init.normal_(weight, std=(weight[0].numel()) ** -0.5)
         else:
             torch.nn.init.zeros_(weight)
-    return made
+    return autoencoder
 
 
 def rows() -> Iterator[Row]:
-    made, pixels = vae(), torch.rand(PICTURES, 3, SIDE, SIDE)
+    autoencoder, pixels = vae(), torch.rand(PICTURES, 3, SIDE, SIDE)
 
     def alone() -> None:
         with torch.no_grad():
-            for one in pixels.split(1):
-                made.encode(one)
+            for picture in pixels.split(1):
+                autoencoder.encode(picture)
 
     def together() -> None:
         with torch.no_grad():
-            made.encode(pixels)
+            autoencoder.encode(pixels)
 
     case = f"{PICTURES} pictures of {SIDE}x{SIDE}"
     yield compare(IDEA, case, alone, together, PAIRS)

@@ -1,7 +1,7 @@
-"""q, k and v of self-attention with LoRA: one record each, or one for the three.
+"""q, k and v of self-attention with LoRA: one autograd function each, or one for all three.
 
-The shared record multiplies its input with the three down-projections at once and adds all into
-one gradient of the input.
+The shared function multiplies its input by the three down-projections at once, and accumulates one
+gradient of the input.
 """
 
 from __future__ import annotations
@@ -51,44 +51,44 @@ class Shared(Function):
 
 
 def layers(channels: int) -> list[Any]:
-    """The host's three projections of one attention."""
+    """The host's three projections of one attention layer."""
     import comfy.ops
 
     operations = comfy.ops.manual_cast
-    made = [operations.Linear(channels, channels, bias=False) for _ in range(3)]
-    for layer in made:
+    projections = [operations.Linear(channels, channels, bias=False) for _ in range(3)]
+    for layer in projections:
         nn.init.normal_(layer.weight, std=channels**-0.5)
         layer.requires_grad_(False)
-    return made
+    return projections
 
 
 def ways(tokens: int, channels: int, rank: int) -> tuple[Callable[[], list[Tensor]], ...]:
-    """Both ways forward and backward; each gives the gradients of the input and the factors."""
+    """Both ways forward and backward; each returns the gradients of the input and the factors."""
     from pack.nodes.host.denoiser.frozen_layers import low_rank_forward
 
-    made = layers(channels)
-    downs = [torch.randn(rank, channels) * channels**-0.5 for _ in made]
-    ups = [torch.randn(channels, rank) * 0.1 for _ in made]
+    projections = layers(channels)
+    downs = [torch.randn(rank, channels) * channels**-0.5 for _ in projections]
+    ups = [torch.randn(channels, rank) * 0.1 for _ in projections]
     x = torch.randn(1, tokens, channels)
-    grads = [torch.randn(1, tokens, channels) for _ in made]
-    leaves = [one.requires_grad_() for one in (x, *downs, *ups)]
+    grads = [torch.randn(1, tokens, channels) for _ in projections]
+    leaves = [tensor.requires_grad_() for tensor in (x, *downs, *ups)]
     separate = [
         low_rank_forward(layer, layer.forward, lambda pair=(down, up): pair)
-        for layer, down, up in zip(made, downs, ups, strict=True)
+        for layer, down, up in zip(projections, downs, ups, strict=True)
     ]
 
     def ours() -> list[Tensor]:
-        return list(torch.autograd.grad([one(x) for one in separate], leaves, grads))
+        return list(torch.autograd.grad([forward(x) for forward in separate], leaves, grads))
 
     def shared() -> list[Tensor]:
-        outputs = Shared.apply(x, [layer.weight for layer in made], *downs, *ups)
+        outputs = Shared.apply(x, [layer.weight for layer in projections], *downs, *ups)
         return list(torch.autograd.grad(outputs, leaves, grads))
 
     return ours, shared
 
 
 def check(ours: list[Tensor], other: list[Tensor]) -> None:
-    """Raise ValueError unless both ways give the same gradients to rounding."""
+    """Raise ValueError unless both ways give the same gradients up to rounding."""
     for a, b in zip(ours, other, strict=True):
         if (a - b).norm() > 1e-5 * a.norm():
             raise ValueError(f"{IDEA} gives another gradient.")

@@ -1,70 +1,66 @@
-"""The page of the ways that were weighed."""
+"""The page about other ways to compute a step."""
 
 from __future__ import annotations
 
 from typing import Any
 
-INTRODUCTION = """# Ways to compute a step that were weighed
+INTRODUCTION = """# Other ways to compute a step
 
-`python3 dev.py bench kernels` writes this page. Each row times another way and ours in turns in
-one process on the CPU: the ratio is CPU seconds of the other way over ours, the median of the
-pairs with its interval of at least 95 % from order statistics. Below 1 the other way is faster.
+`python3 dev.py bench kernels` writes this page. Each row times another way against the one that the
+pack uses, in turns, in one process on the CPU. The ratio is the other way's CPU seconds over ours:
+the median of the pairs, with an interval of at least 95 % from order statistics. Below 1 the other
+way is faster.
 """
-
 NOTES = {
     "projections": """## One down-projection for q, k and v
 
-q, k and v of self-attention read one input, so one product could take it through the three
-down-projections, forward and backward, and one gradient of the input could take up all three.
-Both ways give the same gradients, which the command checks, and keep the same bytes. Timed are
-the three projections with their LoRA, forward and backward, without the rest of the step.
+q, k and v of self-attention read the same input, so a single product could take it through all
+three down-projections, forward and backward, with a single gradient of the input. Both ways give
+the same gradients, which the command checks, and keep the same bytes. Only the three projections
+with their LoRA are timed, forward and backward, not the rest of the step.
 """,
     "layouts": """## Channels last
 
-Convolutions of SD1.5's UNet with the channels as the last axis of their input, or of input and
+Convolutions of SD1.5's UNet with the channels as the last axis of their input, or of both input and
 weight. The second would need the weights of the MODEL in another layout, or a copy of them.
 """,
     "pictures": """## Pictures through the VAE in batches
 
-SD1.5's autoencoder at its size with random weights. The pack encodes in batches on a GPU and one
-by one on a CPU.
+SD1.5's autoencoder at its real size with random weights. The pack encodes in batches on a GPU and
+one by one on a CPU.
 """,
     "compiled": """## torch.compile
 
-One block of SD1.5's UNet with LoRA on all its layers, forward and backward, through
-torch.compile with its default compiler, which needs a C++ compiler on a CPU and Triton on a GPU.
-Kept for backward: ours, then compiled. Over fp16 weights the compiled block keeps the fp32 copies
-of its weights that the forward pass has cast, where ours fetches each weight again.
+One block of SD1.5's UNet with LoRA on all its layers, forward and backward, through torch.compile
+with its default compiler, which needs a C++ compiler on a CPU and Triton on a GPU. "Kept for
+backward" gives our bytes first, then those of the compiled block. Over fp16 weights the compiled
+block keeps the fp32 copies that the forward pass has cast; ours fetches each weight again.
 """,
 }
-
-
 MOMENTS = """## An optimizer kept off the device
 
-What AdamW's two moments take, beside the model in bf16: what would be spared on a GPU at the
-price of a way to the CPU and back in each step. 8-bit AdamW spares three quarters of it without.
-Counted, not measured.
+The size of AdamW's two moments, compared with the model in bf16. Keeping them off the GPU would
+save that much, at the cost of moving them to the CPU and back in every step. 8-bit AdamW saves
+three quarters of it without moving anything. These numbers are counted, not measured.
 """
-
-
 SHARES = """## Where the work of a step is
 
-Multiplications of one forward pass of the UNet with batch 1: what a faster way of these parts can
-change at most. Counted, not measured.
+Multiplications of one forward pass of the UNet with batch 1, which limit what a faster way to
+compute these parts can save. These numbers are counted, not measured.
 """
 
 
-def page(kept: dict[str, Any]) -> str:
-    """All that was measured so far."""
-    parts = [INTRODUCTION]
+def page(parts: dict[str, Any]) -> str:
+    """The page of what kernels.json holds."""
+    texts = [INTRODUCTION]
     for name, note in NOTES.items():
-        if name in kept:
-            parts += [note, table(kept[name])]
-    if "shares" in kept:
-        parts += [SHARES, shares(kept["shares"]["rows"])]
-    if "moments" in kept:
-        parts += [MOMENTS, moments(kept["moments"]["rows"])]
-    return "\n".join(parts)
+        if name in parts:
+            texts += [note, table(parts[name])]
+    if "shares" in parts:
+        texts += [SHARES, shares(parts["shares"]["rows"])]
+    if "moments" in parts:
+        texts += [MOMENTS, moments(parts["moments"]["rows"])]
+    return "\n".join(texts)
 
 
 def shares(rows: list[dict[str, Any]]) -> str:

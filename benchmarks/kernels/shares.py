@@ -1,4 +1,4 @@
-"""How much of a UNet's forward pass is where the other ways could help, in multiplications."""
+"""The share of a UNet's multiplications that the other ways to compute a step could affect."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ PROJECTIONS = ("attn1.to_q", "attn1.to_k", "attn1.to_v")
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Shares:
-    """Of one forward pass with batch 1."""
+    """The work of one forward pass with batch 1."""
 
     family: str
     latent: int
     multiplications: float
     """In billions, each with its addition"""
     projections: float
-    """The part of q, k and v of self-attention"""
+    """The share of q, k and v of self-attention"""
     convolutions: float
 
 
@@ -33,12 +33,12 @@ def rows() -> Iterator[Shares]:
     for size, family, latent in CASES:
         network, width = unet(size), 2048 if size == "sdxl" else 768
         with torch.device("meta"), torch.no_grad():
-            given = {"context": torch.empty(1, 77, width), "transformer_options": options}
+            inputs = {"context": torch.empty(1, 77, width), "transformer_options": options}
             if size == "sdxl":
-                given["y"] = torch.empty(1, 2816)
+                inputs["y"] = torch.empty(1, 2816)
             noisy, step = torch.empty(1, 4, latent, latent), torch.empty(1)
             with FlopCounterMode(display=False, depth=99) as counter:
-                network(noisy, step, **given)
+                network(noisy, step, **inputs)
         total, each = counter.get_total_flops(), counter.get_flop_counts()
         narrow = sum(sum(n.values()) for name, n in each.items() if name.endswith(PROJECTIONS))
         wide = sum(n for kind, n in each["Global"].items() if "conv" in str(kind))

@@ -1,4 +1,4 @@
-"""Two ways to compute the same, timed in turns."""
+"""Two ways to compute the same thing, timed in turns."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ from speed.statistics import ratio_interval
 
 Work = Callable[[], object]
 WARM = 2
-"""Pairs before those that count."""
+"""Untimed pairs at the start."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Row:
-    """How another way compares with ours on one case."""
+    """How another way compares with the pack's on one case."""
 
     idea: str
     case: str
     pairs: int
     ours: float
-    """CPU seconds of our way, the median"""
+    """Median CPU seconds of the pack's way"""
     ratio: float
     """CPU seconds of the other way over ours: median of the pairs, and its 95 % interval"""
     low: float
@@ -30,19 +30,19 @@ class Row:
 
 
 def compare(idea: str, case: str, ours: Work, other: Work, pairs: int) -> Row:
-    """CPU seconds of this process, which other work on the machine disturbs less."""
+    """Time both ways in CPU seconds, which other work on the machine disturbs less."""
     spent: dict[str, list[float]] = {"ours": [], "other": []}
     ways = {"ours": ours, "other": other}
     for pair in range(-WARM, pairs):
-        # Whoever goes first changes from pair to pair.
+        # The order changes from pair to pair.
         for who in ("ours", "other") if pair % 2 else ("other", "ours"):
             began = time.process_time()
             ways[who]()
             if pair >= 0:
                 spent[who].append(time.process_time() - began)
-    found = ratio_interval(spent["other"], spent["ours"])
+    ratio = ratio_interval(spent["other"], spent["ours"])
     middle = sorted(spent["ours"])[pairs // 2]
     return Row(
         idea=idea, case=case, pairs=pairs, ours=middle,
-        ratio=found.median, low=found.low, high=found.high,
+        ratio=ratio.median, low=ratio.low, high=ratio.high,
     )  # fmt: skip

@@ -1,1 +1,1 @@
-"""The learning benchmark: which method learns a concept, at what cost to the base model."""
+"""Which method learns a concept, and at what cost to the base model."""

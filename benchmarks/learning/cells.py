@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass
@@ -222,8 +221,3 @@ def write_strip(pictures: Tensor, path: Path) -> None:
     """Save pictures side by side as a PNG."""
     pixels = torch.cat(list(pictures.clamp(0, 1)), dim=1)
     Image.fromarray((pixels * 255).round().to(torch.uint8).numpy()).save(path, optimize=True)
-
-
-def read_rows(path: Path) -> list[Row]:
-    """The rows of earlier calls; none if there is no file."""
-    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else []

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
-from atomic import replace_text
+from common import read_json, write_json
 
 from .bases import load_base, load_flow, load_second
 from .cells import (
@@ -18,7 +17,6 @@ from .cells import (
     Bench,
     Cell,
     cell_of,
-    read_rows,
     run_cell,
     write_strip,
 )  # fmt: skip
@@ -115,7 +113,7 @@ def run_plan(work: Path, results: Path, *, samples: int, only: str, minutes: flo
     """Run the cells that have no row yet, then write the page and the picture."""
     path, strips = results / "learning.json", work / "strips"
     strips.mkdir(exist_ok=True)
-    rows = {cell.name: row for cell, row in still_valid(read_rows(path), samples)}
+    rows = {cell.name: row for cell, row in still_valid(read_json(path, []), samples)}
     began = time.monotonic()
     for cell in growing(lambda: plan(list(rows.values()))):
         due = only in cell.name and time.monotonic() - began < 60 * minutes
@@ -139,7 +137,7 @@ def bench_of(cell: Cell, work: Path, samples: int) -> Bench:
 
 
 def save(rows: Mapping[str, Row], path: Path) -> None:
-    replace_text(path, json.dumps(in_order(rows), indent=1) + "\n")
+    write_json(path, in_order(rows))
 
 
 def is_compared(cell: Cell) -> bool:

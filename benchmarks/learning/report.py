@@ -6,7 +6,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from atomic import replace_text
+from common import replace_text
 from PIL import Image, ImageDraw, ImageFont
 
 from world.sampling import FLOW_SCHEDULER, SETTINGS

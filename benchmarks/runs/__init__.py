@@ -1,1 +1,1 @@
-"""Runs that are killed, cancelled, refused the disk and watched: what they lose, what it costs."""
+"""Training runs that are killed, cancelled, denied the disk and watched: what that costs them."""

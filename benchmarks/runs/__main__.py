@@ -1,13 +1,15 @@
-"""Kills, cancels and starves runs, and weighs what watching costs; `dev.py bench runs`.
+"""Kills, cancels and starves runs, and measures the cost of watching them; `dev.py bench runs`.
 
-It goes on where it was stopped: a trial in the work folder or the results is not done again, but
-for the pairs of steps.
+It resumes if it was interrupted: apart from the pairs of steps, a trial that is in the work folder
+or in the results is not repeated.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
+import random
 import shutil
 import sys
 import tempfile
@@ -15,99 +17,91 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parents[2]
-RESULTS = ROOT / "benchmarks" / "results"
+from common import RESULTS, read_json, write_json
+
+from harness.tools.environment import workspace
+from runs.report import write
+
 SEED = 9
-sys.path[:] = [entry for entry in sys.path if Path(entry) != Path(__file__).parent]
-sys.path[:0] = [str(ROOT / "tests"), str(ROOT / "benchmarks")]
-
-from atomic import replace_text  # noqa: E402
 
 
-class Kept:
-    """The trials that are done, by kind and number, in a file a kind in the work folder."""
+class Trials:
+    """The finished trials by kind and number, in one file per kind in the work folder."""
 
     def __init__(self, work: Path, results: Path) -> None:
         self._work, self._results = work, results
 
     @property
     def rows(self) -> dict[str, Any]:
-        """All of them: those of the results, of this call and of others that go on meanwhile."""
-        files = sorted(self._work.glob("*.json"))
-        parts = [json.loads(file.read_text(encoding="utf-8")) for file in files]
-        path = self._results / "runs.json"
-        earlier = json.loads(path.read_text(encoding="utf-8"))["trials"] if path.exists() else {}
-        return earlier | {name: row for part in parts for name, row in part.items()}
+        """Those of the results, of this call, and of other calls that run at the same time."""
+        rows = read_json(self._results / "runs.json", {"trials": {}})["trials"]
+        for path in sorted(self._work.glob("*.json")):
+            rows |= read_json(path, {})
+        return rows
 
     def once(self, name: str, trial: Callable[[], Any]) -> None:
-        """Do a trial unless it is done; what it finds broken is a result as well."""
+        """Do a trial unless it is already done."""
         if name not in self.rows:
             self.do(name, trial)
 
     def do(self, name: str, trial: Callable[[], Any]) -> None:
-        """Do a trial, also where an earlier one is kept."""
+        """Do a trial; a broken promise is a result as well."""
         try:
             row = trial()
         except AssertionError as error:
             row = {"broken": str(error)[-600:]}
         kind = name.partition(" ")[0]
-        path = self._work / f"{kind}.json"
-        kept = {n: r for n, r in self.rows.items() if n.partition(" ")[0] == kind}
-        replace_text(path, json.dumps({**kept, name: row}))
+        same_kind = {n: r for n, r in self.rows.items() if n.partition(" ")[0] == kind}
+        write_json(self._work / f"{kind}.json", {**same_kind, name: row})
         sys.stdout.write(f"{name}: {json.dumps(row)[:200]}\n")
         sys.stdout.flush()
         self.publish()
 
     def publish(self) -> None:
-        """Write the results as they are now."""
-        from runs.report import write
-
         write(self.rows, self._results)
 
 
-def hurt_runs(kept: Kept, work: Path, known: argparse.Namespace) -> None:
-    """Runs in children of a host that is up: killed, refused the disk, watched."""
+def hurt_runs(trials: Trials, work: Path, known: argparse.Namespace) -> None:
+    """Runs in children of a host that is already up: killed, denied the disk, watched."""
     from harness.faults.warm import WarmHost
 
     warm = WarmHost()
     try:
-        from harness.faults.run_trials import Trials, faults, kills
+        from harness.faults import run_trials
 
-        trials = Trials(warm, work)
+        runs = run_trials.Trials(warm, work)
         if known.kills:
-            wanted = trials.reference(trials.long_run)
-            killed, moments = 0, enumerate(kills(wanted, SEED))
+            expected = runs.reference(runs.long_run)
+            killed, moments = 0, enumerate(run_trials.kills(expected, SEED))
             while killed < known.kills:
                 number, kill = next(moments)
                 name = f"kill {number}"
-                kept.once(name, lambda n=name, k=kill: trials.kill(n, k, wanted))
+                trials.once(name, lambda n=name, k=kill: runs.kill(n, k, expected))
                 shutil.rmtree(work / name, ignore_errors=True)
-                # Some runs have ended before their moment comes.
-                killed += kept.rows[name].get("killed", True)
+                # Some runs end before their moment comes.
+                killed += trials.rows[name].get("killed", True)
         if known.faults:
-            wanted = trials.reference(trials.short_run)
-            for number, fault in enumerate(faults(wanted)[:: known.faults]):
+            expected = runs.reference(runs.short_run)
+            for number, fault in enumerate(run_trials.faults(expected)[:: known.faults]):
                 name = f"fault {number * known.faults}"
-                kept.once(name, lambda n=name, f=fault: trials.fail(n, f, wanted))
+                trials.once(name, lambda n=name, f=fault: runs.fail(n, f, expected))
                 shutil.rmtree(work / name, ignore_errors=True)
         if known.pairs:
             from runs.overhead import weigh
 
-            kept.do("overhead", lambda: weigh(warm, work / "overhead", known.pairs))
+            trials.do("overhead", lambda: weigh(warm, work / "overhead", known.pairs))
     finally:
         warm.close()
 
 
-def cancel_runs(kept: Kept, count: int, python: Path, host: Path) -> None:
+def cancel_runs(trials: Trials, count: int, python: Path, host: Path) -> None:
     """Cancel at random moments on a server of its own."""
-    import random
-
     from harness.faults.cancelling import Cancelling, Moment, furnish
     from harness.host.server import Server
 
-    draw = random.Random(SEED)
-    moments = [Moment(number, draw.uniform(0.0, 1.0)) for number in range(count)]
-    if all(f"cancel {moment.number}" in kept.rows for moment in moments):
+    rng = random.Random(SEED)
+    moments = [Moment(number, rng.uniform(0.0, 1.0)) for number in range(count)]
+    if all(f"cancel {moment.number}" in trials.rows for moment in moments):
         return
     with tempfile.TemporaryDirectory(prefix="pivotal-cancel-") as folder:
         furnish(Path(folder))
@@ -115,31 +109,33 @@ def cancel_runs(kept: Kept, count: int, python: Path, host: Path) -> None:
             cancelling = Cancelling(server)
             seconds = cancelling.calibrate()
             for moment in moments:
-                kept.once(f"cancel {moment.number}", lambda m=moment: cancelling.press(m, seconds))
+                name = f"cancel {moment.number}"
+                trials.once(name, lambda m=moment: cancelling.press(m, seconds))
 
 
 def main() -> None:
     """Do the trials that are not done yet; the exit code is the number of broken promises."""
-    import os
-
-    parser = argparse.ArgumentParser(prog="dev.py bench runs", description=__doc__.splitlines()[0])
-    parser.add_argument("--work", type=Path, required=True, help="folder of the trials done")
+    parser = argparse.ArgumentParser(prog="dev.py bench runs", description=__doc__)
+    parser.add_argument("--work", type=Path, help="folder of finished trials")
     parser.add_argument("--kills", type=int, default=0)
     parser.add_argument("--cancels", type=int, default=0)
-    parser.add_argument("--faults", type=int, default=0, help="every so many of all faults; 1: all")
-    parser.add_argument("--pairs", type=int, default=0, help="of steps watched and not")
+    parser.add_argument("--faults", type=int, default=0, help="every Nth of all faults; 1: all")
+    parser.add_argument("--pairs", type=int, default=0, help="pairs of watched and bare blocks")
     parser.add_argument("--results", type=Path, default=RESULTS)
     known = parser.parse_args()
     if not any((known.kills, known.cancels, known.faults, known.pairs)):
         known.kills, known.cancels, known.faults, known.pairs = 50, 20, 1, 24
-    known.work.mkdir(parents=True, exist_ok=True)
-    kept = Kept(known.work, known.results)
+    work = known.work or workspace("runs")
+    work.mkdir(parents=True, exist_ok=True)
+    trials = Trials(work, known.results)
     if known.kills or known.faults or known.pairs:
-        hurt_runs(kept, known.work, known)
+        hurt_runs(trials, work, known)
     if known.cancels:
-        cancel_runs(kept, known.cancels, Path(sys.executable), Path(os.environ["PIVOTAL_COMFYUI"]))
-    kept.publish()
-    sys.exit(sum("broken" in row for row in kept.rows.values()))
+        cancel_runs(
+            trials, known.cancels, Path(sys.executable), Path(os.environ["PIVOTAL_COMFYUI"])
+        )
+    trials.publish()
+    sys.exit(sum("broken" in row for row in trials.rows.values()))
 
 
 if __name__ == "__main__":

@@ -9,13 +9,16 @@ from typing import Any
 from harness.faults.warm import WarmHost
 from harness.host.graphs import Graph, write_pictures
 
-SECONDS, WARM_STEPS = 2.5, 6
-"""Of a block, so that each watched one has its reports; steps that are not counted"""
+SECONDS = 2.5
+"""How long a block lasts, so that every watched one has its reports."""
+WARM_STEPS = 6
+"""Steps of the probe that are not counted."""
 SHARE = 0.1
+"""How much of the time the previews may take."""
 
 
 def weigh(warm: WarmHost, folder: Path, pairs: int) -> dict[str, Any]:
-    """Seconds of a step in every block, watched and bare, and what previews took."""
+    """Seconds per step of every block, watched and bare, and the share that previews took."""
     captions = [f"a picture of TOK number {number}" for number in range(8)]
     write_pictures(warm.host.base / "input" / "overhead", captions)
     probe = warm.child(folder / "probe", lambda: _weighed(warm, 1, 2 * WARM_STEPS)).whole()
@@ -31,7 +34,7 @@ def _weighed(warm: WarmHost, pairs: int, length: int) -> dict[str, Any]:
 
     torch.set_num_threads(os.cpu_count() or 1)
     warm_up = Block(True)
-    # Every other pair the other way round, so that neither always comes first.
+    # Every other pair backwards, so that neither always comes first.
     order = [(n + first) % 2 == 0 for n in range(pairs) for first in (0, 1)]
     blocks = [Block(watched) for watched in order]
     steps = (len(blocks) + 1) * length

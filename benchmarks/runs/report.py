@@ -1,114 +1,104 @@
-"""The trials of runs as JSON and as a page."""
+"""The trials as JSON and as a page."""
 
 from __future__ import annotations
 
-import json
-import os
-import platform
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from statistics import median
 from typing import Any
 
-from atomic import replace_text
+from common import machine, publish
 from speed.statistics import ratio_interval
 
 Rows = Mapping[str, Mapping[str, Any]]
-HEAD = """# Runs that are killed, cancelled and refused the disk
+HEAD = """# Runs that are killed, cancelled and denied the disk
 
 {machine}.
+
 The tiny SD1.5 checkpoint on a real ComfyUI. `python3 dev.py bench runs` writes this page, trial by
 trial. "Broken" counts trials after which anything was lost or different.
 """
 KILLS = """## Kill -9
 
-A run of 8 steps with LoRA with dropout, vectors under Prodigy, moving averages, validation,
-previews and a checkpoint every second step, in a process of its own. It is killed at a random
-time, at a random step on the disk, or within the writing of a tensor file, of which then a random
-part is there. The same graph is queued again: the bundle and the last checkpoint have to be those
-of a run that nobody killed, bit for bit (but for the date in the bundle's header), and no draft
-may be left over.
+A run of 8 steps in its own process: LoRA with dropout, vectors under Prodigy, moving averages,
+validation, previews, and a checkpoint every second step. It is killed at a random time, at a random
+disk operation, or while it writes a tensor file, of which a random part is then on the disk. The
+same graph is queued again. The bundle and the last checkpoint must be bit for bit those of a run
+that was never killed (except for the date in the bundle's header), and no draft may be left.
 
-| killed | kills | within a checkpoint or bundle | began again | went on from a step | broken |
+| killed | kills | during a checkpoint or bundle | started over | resumed from a step | broken |
 |---|---|---|---|---|---|"""
 CANCELS = """## Cancel
 
-A server captions 8 pictures with a tiny BLIP and trains on them with previews every second step;
-Cancel comes over HTTP at a random moment. Afterwards every weight of MODEL, CLIP and VAE has to be
-what it was, with no forward, patch or injection left, the next item of the queue has to make the
-same picture as before, and the checkpoint has to be that of the last step done.
+A server captions 8 pictures with a tiny BLIP, then trains on them with previews every second step.
+Cancel arrives over HTTP at a random moment. Afterwards every weight of MODEL, CLIP and VAE must be
+what it was, with no forward, patch or injection left; the next item in the queue must make the same
+picture as before; and the checkpoint must be that of the last finished step.
 
 | in | cancels | steps done | previews drawn | seconds to stop, largest | broken |
 |---|---|---|---|---|---|"""
 FAULTS = """## A disk that refuses
 
-A run of 2 steps with a preview and a checkpoint after each, whose steps on the disk (opening,
-writing, syncing, renaming, deleting, making folders, the database of digests) are numbered and
-refused one at a time, with ENOSPC and with EACCES, and every tenth also with all that follow;
-`--faults N` tries every Nth of these. The run has to come to the same result or end with a
-sentence, and the same graph queued again has to give the same files.
+A run of 2 steps with a preview and a checkpoint after each. Its disk operations (opening, writing,
+syncing, renaming, deleting, making folders, the database of digests) are numbered and fail one at a
+time, with ENOSPC and with EACCES; for every tenth, all later ones fail as well. `--faults N` tries
+every Nth of these. The run must reach the same result or end with an error message, and the same
+graph queued again must give the same files.
 
-| refused | with | runs | came to the same result | ended with a sentence | broken |
+| failing | with | runs | reached the same result | ended with a message | broken |
 |---|---|---|---|---|---|"""
 OVERHEAD = """## Monitor, reports and previews
 
-One run on the CPU whose steps are watched (numbers, journal, events, progress bars, previews, for
-which {share:.0f} % of the time is allowed) and bare in turns, {pairs} pairs of blocks of {length}
-steps, {threads} threads, on a machine at a load of {load} at the end. A block counts as the mean of
-its steps but for those with a preview and the next, which loads the model anew; the interval of the
+One run on the CPU whose steps are watched (numbers, journal, events, progress bars, and previews,
+which may take {share:.0f} % of the time) and bare in turns: {pairs} pairs of blocks of {length}
+steps, {threads} threads, at a load of {load} at the end. A block counts as the mean of its steps,
+without those with a preview and the ones after, which load the model again. The interval of the
 median ratio is of at least 95 %, from order statistics.
 
 | | |
 |---|---|
-| bare, s a step | {bare:.4f} |
-| watched, s a step | {watched:.4f} |
+| bare, seconds per step | {bare:.4f} |
+| watched, seconds per step | {watched:.4f} |
 | watched / bare, median of {pairs} pairs | {ratio:.4f} |
 | 95 % | {low:.4f} to {high:.4f} |
-| the same of CPU time | {worked:.4f} |
-| 95 % | {worked_low:.4f} to {worked_high:.4f} |
+| the same for CPU time | {cpu:.4f} |
+| 95 % | {cpu_low:.4f} to {cpu_high:.4f} |
 | previews drawn | {previews} |
-| share of the whole time that they took | {took:.3f} |"""
+| their share of the whole time | {took:.3f} |"""
 
 
-def write(rows: Rows, folder: Path) -> None:
-    """runs.json and runs.md from the trials that are done."""
-    found = {"machine": machine(), "trials": dict(rows)}
-    replace_text(folder / "runs.json", json.dumps(found, indent=1) + "\n")
-    replace_text(folder / "runs.md", "\n".join(_page(rows)).rstrip() + "\n")
+def write(trials: Rows, folder: Path) -> None:
+    """Write runs.json and runs.md from the finished trials."""
+    content = {"machine": machine(), "trials": dict(trials)}
+    publish(folder / "runs.json", content, page)
 
 
-def machine() -> str:
-    import torch
-
-    from harness.tools.environment import HOST_VERSION
-
-    return (
-        f"ComfyUI {HOST_VERSION}, torch {torch.__version__}, Python {platform.python_version()}, "
-        f"{platform.system()}, {os.cpu_count()} cores, CPU only"
-    )
+def page(content: Mapping[str, Any]) -> str:
+    """The page of what runs.json holds."""
+    lines = [HEAD.format(machine=content["machine"]), *_parts(content["trials"])]
+    return "\n".join(lines).rstrip() + "\n"
 
 
-def _page(rows: Rows) -> Iterator[str]:
-    yield HEAD.format(machine=machine())
+def _parts(trials: Rows) -> Iterator[str]:
     for kind, head, table in (
         ("kill", KILLS, _kills),
         ("cancel", CANCELS, _cancels),
         ("fault", FAULTS, _faults),
     ):
-        found = [row for name, row in rows.items() if name.startswith(f"{kind} ")]
-        found = [row for row in found if row.get("killed", True)]
-        if found:
+        rows = [row for name, row in trials.items() if name.startswith(f"{kind} ")]
+        rows = [row for row in rows if row.get("killed", True)]
+        if rows:
             yield head
-            yield from table([row for row in found if "broken" not in row])
-            broken = [row["broken"] for row in found if "broken" in row]
-            yield f"| all | {len(found)} |" + " |" * (head.count("|---") - 3) + f" {len(broken)} |"
+            yield from table([row for row in rows if "broken" not in row])
+            broken = [row["broken"] for row in rows if "broken" in row]
+            yield f"| all | {len(rows)} |" + " |" * (head.count("|---") - 3) + f" {len(broken)} |"
             yield ""
             yield from (f"- {text}" for text in broken[:20])
-            yield from _sentences(found) if kind == "fault" else ()
+            yield from _messages(rows) if kind == "fault" else ()
             yield ""
-    if "overhead" in rows and "broken" not in rows["overhead"]:
-        yield _overhead(rows["overhead"])
+    if "overhead" in trials and "broken" not in trials["overhead"]:
+        yield _overhead(trials["overhead"])
 
 
 def _grouped(rows: list[Mapping[str, Any]], *names: str) -> dict[Any, list[Mapping[str, Any]]]:
@@ -144,18 +134,18 @@ def _faults(rows: list[Mapping[str, Any]]) -> Iterator[str]:
         yield f"| {kind} | {code} | {len(group)} | {len(group) - ended} | {ended} | 0 |"
 
 
-def _sentences(rows: list[Mapping[str, Any]]) -> Iterator[str]:
-    """What the runs that ended said, each once."""
-    said = Counter(row["failed"] for row in rows if "failed" in row)
-    if said:
-        yield "What the runs that ended said:"
+def _messages(rows: list[Mapping[str, Any]]) -> Iterator[str]:
+    """The error messages of the runs that ended with one, each once."""
+    messages = Counter(row["failed"] for row in rows if "failed" in row)
+    if messages:
+        yield "Runs ended with these messages:"
         yield ""
-        yield from (f"- {sentence} ({count})" for sentence, count in said.most_common(10))
+        yield from (f"- {message} ({count})" for message, count in messages.most_common(10))
 
 
 def _overhead(row: Mapping[str, Any]) -> str:
     ratio = ratio_interval(row["watched"], row["bare"])
-    worked = ratio_interval(row["watched_work"], row["bare_work"])
+    cpu = ratio_interval(row["watched_work"], row["bare_work"])
     return OVERHEAD.format(
         share=100 * row["allowed_share"],
         load=row["load"],
@@ -167,9 +157,9 @@ def _overhead(row: Mapping[str, Any]) -> str:
         ratio=ratio.median,
         low=ratio.low,
         high=ratio.high,
-        worked=worked.median,
-        worked_low=worked.low,
-        worked_high=worked.high,
+        cpu=cpu.median,
+        cpu_low=cpu.low,
+        cpu_high=cpu.high,
         previews=row["previews"],
         took=row["share_of_previews"],
     )

@@ -1,1 +1,1 @@
-"""Seconds and memory of a training step, ours beside the floor and the peers."""
+"""Time and memory of a training step: the pack against the bare model and other trainers."""

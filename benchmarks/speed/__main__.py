@@ -1,25 +1,19 @@
-"""Measures the parts that are missing and writes the page; `dev.py bench speed` calls it."""
+"""Measures the parts that are missing and writes the page; `dev.py bench speed` runs it."""
 
 from __future__ import annotations
 
 import argparse
-import json
-import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[2]
-RESULTS = ROOT / "benchmarks" / "results"
-sys.path[:] = [entry for entry in sys.path if Path(entry) != Path(__file__).parent]
-sys.path[:0] = [str(ROOT / "tests"), str(ROOT / "benchmarks")]
+from common import RESULTS, read_json, write_json
 
-from atomic import replace_text  # noqa: E402
-
-from harness.tools.environment import say  # noqa: E402
-from speed.parts import Part, cpu_parts, cuda_parts  # noqa: E402
-from speed.play import play  # noqa: E402
-from speed.report import add  # noqa: E402
+from harness.tools.environment import say, workspace
+from speed.against import compare, table
+from speed.parts import Part, cpu_parts, cuda_parts
+from speed.play import play
+from speed.report import add
 
 
 def wanted(names: Sequence[str]) -> list[Part]:
@@ -34,33 +28,44 @@ def wanted(names: Sequence[str]) -> list[Part]:
     return [part for part in parts if not names or part.name in names]
 
 
-def measure(part: Part, folder: Path, again: bool) -> None:
-    """Measure a part unless an earlier call has left it in `folder`."""
-    done = file_of(part, folder)
-    if again or not done.exists():
-        play(
-            part, folder / "contenders.log", say, lambda rows: replace_text(done, json.dumps(rows))
-        )
+def measure(part: Part, work: Path, results: Path, again: bool) -> None:
+    """Publish a part; it is measured unless an earlier call has left its rows in `work`."""
+    path = work / file_name(part)
+    if again or not path.exists():
+        play(part, work / "contenders.log", say, lambda rows: write_json(path, rows))
+    order = [part.name for part in cpu_parts() + cuda_parts()]
+    add(part.name, read_json(path, []), order, results)
 
 
-def file_of(part: Part, folder: Path) -> Path:
-    return folder / f"{part.name.replace(' ', '_')}.json"
+def measure_against(part: Part, other: Path, sessions: int, work: Path) -> None:
+    """Print how the steps of this checkout compare with another's; `work` gets every time."""
+    for done in compare(part, other, sessions, work / "contenders.log", say):
+        write_json(work / f"against_{file_name(part)}", done)
+        print(table(other, done), flush=True)
+
+
+def file_name(part: Part) -> str:
+    return f"{part.name.replace(' ', '_')}.json"
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--work", type=Path, required=True, help="folder of the finished parts")
+    parser = argparse.ArgumentParser(prog="dev.py bench speed", description=__doc__)
     parser.add_argument("--parts", nargs="*", default=[], help="only these")
-    parser.add_argument("--again", action="store_true", help="measure also what is done")
-    parser.add_argument("--rounds", type=int, default=0, help="instead of each part's own")
+    parser.add_argument("--again", action="store_true", help="measure finished parts as well")
+    parser.add_argument("--rounds", type=int, default=0, help="instead of each part's own number")
+    parser.add_argument("--against", type=Path, help="another checkout of the pack, interleaved")
+    parser.add_argument("--sessions", type=int, default=10, help="of new processes, for --against")
+    parser.add_argument("--work", type=Path, help="folder of finished parts")
     parser.add_argument("--results", type=Path, default=RESULTS)
     arguments = parser.parse_args()
-    arguments.work.mkdir(parents=True, exist_ok=True)
+    work = arguments.work or workspace("speed")
+    work.mkdir(parents=True, exist_ok=True)
     for part in wanted(arguments.parts):
         part = replace(part, rounds=arguments.rounds or part.rounds)
-        measure(part, arguments.work, arguments.again)
-        rows = json.loads(file_of(part, arguments.work).read_text(encoding="utf-8"))
-        add(part.name, rows, [one.name for one in cpu_parts() + cuda_parts()], arguments.results)
+        if arguments.against:
+            measure_against(part, arguments.against.resolve(), arguments.sessions, work)
+        else:
+            measure(part, work, arguments.results, arguments.again)
 
 
 if __name__ == "__main__":

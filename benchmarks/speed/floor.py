@@ -1,4 +1,4 @@
-"""The floor: the bare frozen UNet, forward and backward down to its inputs, no adapter."""
+"""The floor: the bare frozen UNet, forward and backward to its inputs, without adapters."""
 
 from __future__ import annotations
 
@@ -11,26 +11,26 @@ from .setup import Setup
 
 
 def plain(model: torch.nn.Module) -> None:
-    """Turn the weights, made under inference mode, into ones that autograd can record."""
+    """Replace weights made under inference mode by weights that autograd can record."""
     for module in model.modules():
         for name, weight in list(module._parameters.items()):
             if weight is not None and weight.is_inference():
-                made = weight.detach().clone()
-                module._parameters[name] = torch.nn.Parameter(made, requires_grad=False)
+                copy = weight.detach().clone()
+                module._parameters[name] = torch.nn.Parameter(copy, requires_grad=False)
 
 
 def inputs(setup: Setup, device: torch.device) -> dict[str, torch.Tensor]:
-    """Noisy latents, time steps and conditioning that ask for their gradients."""
-    draw = torch.Generator().manual_seed(1)
+    """Noisy latents and conditioning that ask for their gradients."""
+    rng = torch.Generator().manual_seed(1)
     width = 2048 if "sdxl" in setup.size else 768
     side = setup.latent
-    made = {
-        "x": torch.randn(setup.batch, 4, side, side, generator=draw),
-        "context": torch.randn(setup.batch, 77, width, generator=draw),
+    tensors = {
+        "x": torch.randn(setup.batch, 4, side, side, generator=rng),
+        "context": torch.randn(setup.batch, 77, width, generator=rng),
     }
     if "sdxl" in setup.size:
-        made["y"] = torch.randn(setup.batch, 2816, generator=draw)
-    return {name: one.to(device).requires_grad_(name != "y") for name, one in made.items()}
+        tensors["y"] = torch.randn(setup.batch, 2816, generator=rng)
+    return {name: t.to(device).requires_grad_(name != "y") for name, t in tensors.items()}
 
 
 def run(setup: Setup, meter: Meter) -> None:
@@ -48,9 +48,8 @@ def run(setup: Setup, meter: Meter) -> None:
             options["optimized_attention_override"] = lambda _, *a, **k: attention_pytorch(*a, **k)
         steps = torch.full((setup.batch,), 500.0, device=device)
         while True:
-            given = {name: one.detach().requires_grad_(one.requires_grad)
-                     for name, one in inputs(setup, device).items()}  # fmt: skip
-            cast = {name: one.to(compute) for name, one in given.items()}
+            leaves = inputs(setup, device)
+            cast = {name: tensor.to(compute) for name, tensor in leaves.items()}
             output = network(cast.pop("x"), steps, transformer_options=options, **cast)
             output.float().square().mean().backward()
             meter.done()

@@ -1,4 +1,4 @@
-"""What a contender's process measures of itself: seconds, peak memory, what backward keeps."""
+"""What a contender's process measures about itself: time, peak memory, what autograd keeps."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import gc
 import sys
 import time
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
@@ -19,17 +19,17 @@ from .setup import WARM_STEPS
 
 
 class Stopped(BaseException):
-    """Leaves a contender's loop; no Exception, so that nothing in it catches this."""
+    """Ends a contender's loop; not an Exception, so that no handler in the loop catches it."""
 
 
 class Memory:
-    """The most memory in use since `restart`, in bytes: of the GPU, or of this process."""
+    """The peak memory since `restart`, in bytes, of the GPU or of this process."""
 
     def __init__(self, device: str):
         self._cuda = device == "cuda"
 
     def restart(self) -> int:
-        """Forget the peak; what is in use now."""
+        """Reset the peak to what is in use now, and return that."""
         if self._cuda:
             torch.cuda.synchronize()
             torch.cuda.reset_peak_memory_stats()
@@ -38,7 +38,7 @@ class Memory:
         return _status("VmRSS")
 
     def settled(self) -> int:
-        """What is in use once garbage is returned to the system."""
+        """Return garbage to the system, then restart."""
         gc.collect()
         if not self._cuda and sys.platform == "linux":
             ctypes.CDLL(None).malloc_trim(0)
@@ -56,38 +56,42 @@ def _status(name: str) -> int:
 
 
 class Meter:
-    """Called by a contender when its models are there and after every step."""
+    """Called by a contender once its models are loaded, and after every step."""
 
-    def __init__(self, device: str, wait: Any, tell: Any):
-        self._device, self._wait, self._tell = device, wait, tell
+    def __init__(
+        self, device: str, wait: Callable[[], bool], send: Callable[[dict[str, Any]], None]
+    ):
+        self._device, self._wait, self._send = device, wait, send
         self._memory = Memory(device)
         self._resident: dict[int, Tensor] = {}
         self._encoders: list[nn.Module] = []
         self._counting = ExitStack()
         self._counts: dict[str, int] = {}
-        self._step, self._base, self._started, self._worked = 0, 0, 0.0, 0.0
+        self._step, self._base, self._started, self._cpu_started = 0, 0, 0.0, 0.0
 
     def ready(self, models: Sequence[nn.Module], encoders: Sequence[nn.Module] = ()) -> None:
-        """The resident models are loaded: all memory and time from here on is the trainer's."""
+        """The models are loaded: all memory and time from here on belongs to the trainer."""
         for model in models:
-            for one in (*model.parameters(), *model.buffers()):
-                one.detach().flatten()[::4096].float().sum()
-                self._resident[one.untyped_storage().data_ptr()] = one
+            for tensor in (*model.parameters(), *model.buffers()):
+                # Touches every page of a file that is mapped into memory.
+                tensor.detach().flatten()[::4096].float().sum()
+                self._resident[tensor.untyped_storage().data_ptr()] = tensor
         self._encoders = list(encoders)
         self._base = self._memory.settled()
-        self._tell({"resident": self._base})
+        self._send({"resident": self._base})
         self._next()
 
     def done(self) -> None:
-        """A step is over: report it and wait for the word to go on."""
+        """A step is done: report it, then wait for the next one."""
         if self._device == "cuda":
             torch.cuda.synchronize()
         seconds = time.perf_counter() - self._started
-        worked = time.process_time() - self._worked
+        # User and system time of all threads.
+        cpu_seconds = time.process_time() - self._cpu_started
         self._counting.close()
-        report = {"step": self._step, "seconds": seconds, "cpu_seconds": worked}
+        report = {"step": self._step, "seconds": seconds, "cpu_seconds": cpu_seconds}
         report["peak"] = self._memory.peak() - self._base
-        self._tell(report | self._counts)
+        self._send(report | self._counts)
         self._next()
 
     def _next(self) -> None:
@@ -98,7 +102,7 @@ class Meter:
         if self._step == WARM_STEPS:
             self._counting.enter_context(self._counted())
         self._memory.restart()
-        self._started, self._worked = time.perf_counter(), time.process_time()
+        self._started, self._cpu_started = time.perf_counter(), time.process_time()
 
     @contextmanager
     def _counted(self) -> Iterator[None]:
@@ -111,7 +115,7 @@ class Meter:
 
     @contextmanager
     def _kept(self) -> Iterator[dict[int, int]]:
-        """Bytes by storage of what autograd keeps, without the resident models' own."""
+        """Bytes of each storage that autograd keeps, except those of the resident models."""
         kept: dict[int, int] = {}
         alive: list[Tensor] = []
 
@@ -138,12 +142,12 @@ def _calls(modules: Sequence[nn.Module]) -> Iterator[list[int]]:
 
 @contextmanager
 def _syncs(device: str) -> Iterator[list[Any]]:
-    """Every time the CPU has to wait for the GPU; what torch can see of it."""
+    """Each time the CPU has to wait for the GPU, as far as torch can see."""
     if device != "cuda":
         yield []
         return
-    with warnings.catch_warnings(record=True) as found:
+    with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         torch.cuda.set_sync_debug_mode("warn")
-        yield found
+        yield caught
         torch.cuda.set_sync_debug_mode("default")

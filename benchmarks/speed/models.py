@@ -1,4 +1,4 @@
-"""The host's models at their real sizes with random weights, made without a file."""
+"""The host's models at their real sizes, with random weights and without a file."""
 
 from __future__ import annotations
 
@@ -39,49 +39,54 @@ TINY = {"tiny": SD15, "tiny_sdxl": SDXL}
 
 
 class RandomWeights:
-    """State dicts of random weights that share one buffer: they take no memory of their own."""
+    """State dicts of random weights that share one buffer, so they need no memory of their own."""
 
     def __init__(self) -> None:
         self._buffer = torch.empty(0)
 
     def of(self, module: nn.Module) -> dict[str, Tensor]:
-        """Fan-in scaled Gaussian matrices, zero biases and unit scales, for a meta module."""
-        return {key: self._tensor(key, one) for key, one in module.state_dict().items()}
+        """Fan-in scaled Gaussian matrices, zero biases and unit scales for a meta module."""
+        return {key: self._tensor(key, shape) for key, shape in module.state_dict().items()}
 
     def _tensor(self, key: str, shaped: Tensor) -> Tensor:
         if shaped.ndim < 2:
             return torch.full(shaped.shape, float(key.endswith("weight")))
         if shaped.numel() > self._buffer.numel():
-            draw = torch.Generator().manual_seed(0)
-            self._buffer = torch.randn(shaped.numel(), generator=draw)
+            rng = torch.Generator().manual_seed(0)
+            self._buffer = torch.randn(shaped.numel(), generator=rng)
         spread = 0.02 if "embedding" in key else (shaped.numel() / shaped.shape[0]) ** -0.5
         return self._buffer[: shaped.numel()].view(shaped.shape) * spread
 
 
 def unet(size: str) -> nn.Module:
-    """The host's UNet of a size on the meta device."""
+    """The host's UNet of this size on the meta device."""
     if size in TINY:
         return unet_module(TINY[size])
     import comfy.ops
     from comfy.ldm.modules.diffusionmodules.openaimodel import UNetModel
 
-    common = {"image_size": 32, "in_channels": 4, "out_channels": 4, "model_channels": 320}
+    common: dict[str, Any] = {
+        "image_size": 32,
+        "in_channels": 4,
+        "out_channels": 4,
+        "model_channels": 320,
+    }
     common |= {"use_spatial_transformer": True, "legacy": False, "device": "meta"}
     options = common | SHAPES[size]
     return UNetModel(**options, dtype=torch.float32, operations=comfy.ops.disable_weight_init)
 
 
 def load_model(size: str, dtype: torch.dtype) -> Any:
-    """A MODEL as a loader node makes it, under inference mode."""
+    """A MODEL as a loader node makes it: under inference mode."""
     with torch.inference_mode():
         return make_model(size, dtype)
 
 
 def make_model(size: str, dtype: torch.dtype, *, disable_dynamic: bool = False) -> Any:
-    """A MODEL that the host can make a second time, as it reads a file again."""
+    """A MODEL that the host can make once more, as it would read a file again."""
     import comfy.sd
 
-    model = comfy.sd.load_diffusion_model_state_dict(
+    model: Any = comfy.sd.load_diffusion_model_state_dict(
         RandomWeights().of(unet(size)),
         model_options={"dtype": dtype},
         disable_dynamic=disable_dynamic,
@@ -91,7 +96,7 @@ def make_model(size: str, dtype: torch.dtype, *, disable_dynamic: bool = False) 
 
 
 def load_clip(size: str, dtype: torch.dtype | None, layers: int | None = None) -> Any:
-    """A CLIP with full-size encoders of the family, in the host's own dtype when None."""
+    """A CLIP with full-size encoders; with a dtype of None, in the dtype that the host chooses."""
     import comfy.sd
 
     names = ["clip_l", "clip_g"] if "sdxl" in size else ["clip_l"]
@@ -101,7 +106,7 @@ def load_clip(size: str, dtype: torch.dtype | None, layers: int | None = None) -
         options |= {f"{name}_model_config": cut for name in names}
     with torch.inference_mode():
         weights = [RandomWeights().of(clip_module(name, **cut)) for name in names]
-        # An embedding folder, even none that exists, makes the tokenizer read "embedding:".
+        # The tokenizer only reads "embedding:" if it has an embedding folder, even a missing one.
         return comfy.sd.load_text_encoder_state_dicts(
             weights, embedding_directory=["none"], model_options=options
         )

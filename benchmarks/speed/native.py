@@ -1,4 +1,4 @@
-"""ComfyUI's own Train LoRA node: as its defaults are, or in bypass mode as fast as it goes."""
+"""ComfyUI's own Train LoRA node, with its defaults or in bypass mode at its fastest."""
 
 from __future__ import annotations
 
@@ -33,16 +33,16 @@ CHANGED: dict[str, dict[str, Any]] = {
     "native_fp32": FP32,
     "native_bypass": FP32 | {"bypass_mode": True, "gradient_checkpointing": False},
 }
-"""What a contender has in place of the defaults; the bypass mode gets what is fastest on a CPU."""
+"""What differs from the defaults; bypass mode gets the settings that are fastest on a CPU."""
 
 
 def conditioning(setup: Setup) -> list[Any]:
     """A CONDITIONING of random numbers."""
-    draw = torch.Generator().manual_seed(2)
+    rng = torch.Generator().manual_seed(2)
     if "sdxl" in setup.size:
-        pooled = torch.randn(1, 1280, generator=draw)
-        return [[torch.randn(1, 77, 2048, generator=draw), {"pooled_output": pooled}]]
-    return [[torch.randn(1, 77, 768, generator=draw), {}]]
+        pooled = torch.randn(1, 1280, generator=rng)
+        return [[torch.randn(1, 77, 2048, generator=rng), {"pooled_output": pooled}]]
+    return [[torch.randn(1, 77, 768, generator=rng), {}]]
 
 
 def options_of(setup: Setup) -> dict[str, Any]:
@@ -59,10 +59,10 @@ def run(setup: Setup, meter: Meter) -> None:
 
     model = load_model(setup.size, getattr(torch, setup.dtype))
     management.load_models_gpu([model])
-    draw = torch.Generator().manual_seed(3)
-    latents = torch.randn(PICTURES, 4, setup.latent, setup.latent, generator=draw)
+    rng = torch.Generator().manual_seed(3)
+    latents = torch.randn(PICTURES, 4, setup.latent, setup.latent, generator=rng)
     meter.ready([model.model.diffusion_model])
-    # The node has no other place where a step is seen to end.
+    # Nothing else of the node shows from outside that a step has ended.
     register_optimizer_step_post_hook(lambda *_: meter.done())
     with torch.inference_mode():
         TrainLoraNode.execute(

@@ -1,12 +1,14 @@
-"""Ours: the loop of the pack on the host's model, adapters on the attention layers or on all."""
+"""The pack's own loop on the host's model, with adapters on the attention layers or on all."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
+from types import MappingProxyType
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from pack.nodes.host.denoiser.port import HostDenoiser
 from pack.nodes.host.run.drive import gradients
@@ -29,25 +31,37 @@ from .models import load_clip, load_model
 from .setup import PICTURES, WORDS, Setup
 
 STEPS = 100_000
+NOTHING: Mapping[str, Any] = MappingProxyType({})
 
 
 class Precomputed:
-    """A text encoder whose conditioning was made beforehand, as the peers get it."""
+    """A text encoder with precomputed conditioning, which is what the peers get as well."""
 
     def __init__(self, width: int, pooled: int):
-        draw = torch.Generator().manual_seed(2)
-        self._tensors = {"cond": torch.randn(1, 77, width, generator=draw)}
+        rng = torch.Generator().manual_seed(2)
+        self._tensors = {"cond": torch.randn(1, 77, width, generator=rng)}
         if pooled:
-            self._tensors["pooled_output"] = torch.randn(1, pooled, generator=draw)
+            self._tensors["pooled_output"] = torch.randn(1, pooled, generator=rng)
 
     def norms(self) -> dict[str, float]:
+        return {}
+
+    def rows(self, phrase: str) -> dict[str, Tensor]:
+        return {}
+
+    def output_rows(self, phrase: str) -> dict[str, Tensor]:
         return {}
 
     def companions(self) -> list[Any]:
         return []
 
     @contextmanager
-    def attach(self, vectors: Mapping[str, Any], adapters: Mapping[str, Any]) -> Iterator[None]:
+    def attach(
+        self,
+        vectors: Mapping[str, Any],
+        adapters: Mapping[str, Any] = NOTHING,
+        outputs: Mapping[str, Any] = NOTHING,
+    ) -> Iterator[None]:
         yield
 
     def encode(self, captions: Sequence[Caption], *, adapted: bool = True) -> list[Conditioning]:
@@ -58,17 +72,17 @@ class Precomputed:
 
 
 def concepts_of(setup: Setup) -> tuple[Concept, ...]:
-    """The concepts; in the phase after the pivot they have trained for one step."""
+    """The concepts; in the phase after the pivot they train for one step only."""
     pivot = 1 / STEPS if setup.phase == "after the pivot" else 1.0
     names = [f"thing{number}" for number in range(setup.concepts)]
     return tuple(Concept(placeholder=name, initial="dog", pivot=pivot) for name in names)
 
 
 def data_of(setup: Setup, concepts: Sequence[Concept]) -> TrainingData:
-    """As many pictures as there are concepts, at least eight, each with a caption of its own."""
+    """One picture for each concept, and at least eight, each with its own caption."""
     count = max(PICTURES, len(concepts))
     side = 8 * setup.latent
-    draw = torch.Generator().manual_seed(3)
+    rng = torch.Generator().manual_seed(3)
     crop = Crop(
         width=side, height=side, left=0, top=0, original_width=side, original_height=side
     )  # fmt: skip
@@ -78,7 +92,7 @@ def data_of(setup: Setup, concepts: Sequence[Concept]) -> TrainingData:
     ]
     return TrainingData(
         latents=[
-            torch.randn(4, setup.latent, setup.latent, generator=draw) for _ in range(count)
+            torch.randn(4, setup.latent, setup.latent, generator=rng) for _ in range(count)
         ],
         captions=[parse_caption(text, concepts) for text in texts],
         crops=[crop] * count,
@@ -87,7 +101,7 @@ def data_of(setup: Setup, concepts: Sequence[Concept]) -> TrainingData:
 
 
 def text_of(setup: Setup) -> tuple[Any, list[torch.nn.Module]]:
-    """The text encoder's port and the encoders behind it."""
+    """The text encoder's port, and the modules behind it."""
     if not setup.text:
         xl = "sdxl" in setup.size
         return Precomputed(2048 if xl else 768, 1280 if xl else 0), []
@@ -108,14 +122,14 @@ def run(setup: Setup, meter: Meter) -> None:
         denoiser = HostDenoiser(
             model, checkpointing=setup.checkpointing == "on", companions=text.companions
         )
-        config = adapter_of(setup)
+        adapter = adapter_of(setup)
         parts = Parts(
             denoiser=denoiser,
             text=text,
             concepts=concepts,
             trained=[
                 *([Vectors(initial_vectors(concepts, text, 0), text)] if concepts else []),
-                Adapters(config, build_adapters(config, denoiser.layers(), 0), {}),
+                Adapters(adapter, build_adapters(adapter, denoiser.layers(), 0), {}),
             ],
             data=data_of(setup, concepts),
         )
@@ -126,6 +140,6 @@ def run(setup: Setup, meter: Meter) -> None:
 
 
 def adapter_of(setup: Setup) -> LoraConfig:
-    """LoRA on the attention layers, or on all Linears and convolutions."""
+    """LoRA on the attention layers, or on all linear layers and convolutions."""
     targets = Targets.ATTENTION if setup.contender == "ours" else Targets.CONVOLUTIONS
     return LoraConfig(rank=setup.rank, alpha=setup.rank, targets=targets)

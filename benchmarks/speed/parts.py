@@ -1,34 +1,32 @@
-"""What is measured: each part is one group of contenders that step in turns."""
+"""What is measured: each part is a group of contenders that make their steps in turns."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 from .setup import Setup
-
-Pair = tuple[str, str]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Part:
-    """Contenders whose processes live at the same time, and which of them are compared."""
+    """Contenders whose processes live at the same time; the first is compared with the others."""
 
     name: str
     setups: tuple[Setup, ...]
     rounds: int = 12
     cuda: bool = False
-    """Whether it needs an NVIDIA GPU."""
+    """Whether it needs an NVIDIA GPU"""
 
 
-def group(name: str, base: Setup, *contenders: str, **options: int) -> Part:
-    """A part whose contenders differ in nothing else."""
+def group(name: str, base: Setup, *contenders: str, rounds: int = 12) -> Part:
+    """A part whose setups differ in nothing but the contender."""
     setups = tuple(replace(base, contender=contender) for contender in contenders)
-    return Part(name=name, setups=setups, cuda=base.device == "cuda", **options)
+    return Part(name=name, setups=setups, cuda=base.device == "cuda", rounds=rounds)
 
 
-def row(**options: object) -> Setup:
-    """A setup; the contender is filled in later where it is ours."""
-    return Setup(**{"contender": "ours", **options})  # pyright: ignore
+def row(**options: Any) -> Setup:
+    return Setup(**{"contender": "ours", **options})
 
 
 TINY = row(size="tiny", latent=16)
@@ -39,7 +37,7 @@ HALF_TEXT = replace(PIVOTAL, text="float16")
 
 
 def cpu_parts() -> list[Part]:
-    """On any machine; SD1.5 needs 16 GB of free memory, SDXL 14 GB."""
+    """Parts for any machine; SD1.5 needs 16 GB of free memory, SDXL 14 GB."""
     batches = tuple(replace(TINY, batch=count) for count in (1, 2, 4, 8))
     concepts = tuple(
         row(size="tiny", latent=16, text="float32", text_layers=2, phase="pivotal", concepts=count)
@@ -80,7 +78,7 @@ def cpu_parts() -> list[Part]:
 
 
 def cuda_parts() -> list[Part]:
-    """On an NVIDIA GPU: SDXL at 1024 in bf16, and the smaller weights."""
+    """Parts for an NVIDIA GPU: SDXL at 1024 in bf16, and with smaller weights."""
     base = row(size="sdxl", latent=128, device="cuda", dtype="bfloat16", rank=16)
     contenders = ("ours", "ours_all", "floor", "native", "native_bypass", "diffusers_peft")
     parts = []

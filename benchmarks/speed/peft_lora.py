@@ -1,4 +1,4 @@
-"""diffusers and peft: the LoRA step of the training scripts, on the same shapes."""
+"""diffusers and peft: the LoRA step of their training scripts, on the same shapes."""
 
 from __future__ import annotations
 
@@ -50,12 +50,12 @@ CONFIGS: dict[str, dict[str, Any]] = {
 TARGETS = ["to_k", "to_q", "to_v", "to_out.0"]
 
 
-def make_unet(setup: Setup) -> Any:
-    """A frozen UNet2DConditionModel with a LoRA on its attention layers."""
-    from diffusers import UNet2DConditionModel
+def make_unet(setup: Setup) -> tuple[Any, Any]:
+    """A frozen UNet2DConditionModel, and the LoRA for its attention layers."""
+    from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
     from peft import LoraConfig
 
-    unet = UNet2DConditionModel(sample_size=setup.latent, **CONFIGS[setup.size])
+    unet: Any = UNet2DConditionModel(sample_size=setup.latent, **CONFIGS[setup.size])
     unet.requires_grad_(False).to(setup.device, getattr(torch, setup.dtype))
     if setup.checkpointing == "on":
         unet.enable_gradient_checkpointing()
@@ -81,7 +81,7 @@ def noised(scheduler: Any, setup: Setup) -> tuple[torch.Tensor, torch.Tensor, to
 
 
 def run(setup: Setup, meter: Meter) -> None:
-    from diffusers import DDPMScheduler
+    from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
 
     torch.manual_seed(0)
     unet, config = make_unet(setup)
@@ -96,9 +96,9 @@ def run(setup: Setup, meter: Meter) -> None:
     texts = torch.randn(PICTURES, 77, width, device=setup.device)
     pooled = torch.randn(PICTURES, 1280, device=setup.device)
     while True:
-        picked = torch.randint(0, PICTURES, (setup.batch,), device=setup.device)
-        extra = {"text_embeds": pooled[picked], "time_ids": size_ids(setup)}
-        loss = step_loss(unet, scheduler, setup, texts[picked], extra)
+        chosen = torch.randint(0, PICTURES, (setup.batch,), device=setup.device)
+        extra = {"text_embeds": pooled[chosen], "time_ids": size_ids(setup)}
+        loss = step_loss(unet, scheduler, setup, texts[chosen], extra)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(factors, 1.0)
         optimizer.step()

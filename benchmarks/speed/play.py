@@ -1,43 +1,48 @@
-"""Runs one part: a process for each contender, a step of each in turn, round after round."""
+"""Runs a part: one process per contender, which make their steps in turns, round by round."""
 
 from __future__ import annotations
 
 import json
 import os
+import signal
 import statistics
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
+
+from common import ROOT
 
 from .parts import Part
 from .setup import WARM_STEPS, Setup
 
-WORKER = Path(__file__).with_name("worker.py")
 FEWEST_ROUNDS = 6
 RETURNED = "glibc.malloc.mmap_threshold=262144"
-"""Blocks of 256 KB and more are the system's again as soon as they are freed."""
+"""Returns blocks of 256 KB and more to the system as soon as they are freed."""
 
 
 class Contender:
-    """A process that makes one step when asked."""
+    """A process that makes one step when asked, with the code of the checkout at `root`."""
 
-    def __init__(self, setup: Setup, base: Path, log: Path):
+    def __init__(self, setup: Setup, root: Path, base: Path, log: Path, threads: int):
         self.setup, self.failed = setup, ""
         self.reports: list[dict[str, Any]] = []
         self._log = open(log, "ab")  # noqa: SIM115 - lives as long as the process
-        threads = str(os.cpu_count() or 1)
-        tuned = {"GLIBC_TUNABLES": RETURNED} if setup.freed == "returned" else {}
+        variables = {"OMP_NUM_THREADS": str(threads), "OMP_WAIT_POLICY": "PASSIVE"}
+        variables["PYTHONPATH"] = str(root / "tests")
+        if setup.freed == "returned":
+            variables["GLIBC_TUNABLES"] = RETURNED
         self._process = subprocess.Popen(
-            [sys.executable, str(WORKER), str(base), *setup.words()],
+            [sys.executable, "-m", "speed.worker", str(base), *setup.words()],
+            cwd=root / "benchmarks",
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._log,
             text=True,
-            env=os.environ | {"OMP_NUM_THREADS": threads, "OMP_WAIT_POLICY": "PASSIVE"} | tuned,
+            env=os.environ | variables,
         )
 
     def load(self) -> None:
@@ -62,13 +67,17 @@ class Contender:
     def _read(self) -> dict[str, Any]:
         assert self._process.stdout is not None
         line = self._process.stdout.readline()
-        # A process that the system ends for its memory says nothing.
-        report = json.loads(line) if line else {"failed": "out of memory"}
+        report = json.loads(line) if line else {"failed": self._end()}
         self.failed = report.get("failed", "")
         return report
 
+    def _end(self) -> str:
+        """Why the process ended without a report; the system kills one that needs more memory."""
+        killed = self._process.wait() == -signal.SIGKILL
+        return "out of memory" if killed else "the process ended"
+
     def close(self) -> None:
-        """Let the process end; it may be in the middle of nothing else than waiting."""
+        """End the process, which is waiting for the next line."""
         if self._process.stdin is not None:
             self._process.stdin.close()
         try:
@@ -79,7 +88,7 @@ class Contender:
         self._log.close()
 
     def row(self) -> dict[str, Any]:
-        """What the page says about this contender."""
+        """The results of this contender."""
         shared = {"name": self.setup.name, "contender": self.setup.contender}
         shared |= {name: getattr(self.setup, name) for name in ("size", "device", "dtype", "phase")}
         shared |= {name: getattr(self.setup, name) for name in ("batch", "checkpointing")}
@@ -104,28 +113,45 @@ class Contender:
 
 
 Rows = list[dict[str, Any]]
+Entry = tuple[Setup, Path]
+"""What a contender runs, and the checkout that it runs."""
 
 
-def play(part: Part, log: Path, say: Callable[[str], None], keep: Callable[[Rows], None]) -> None:
-    """Measure a part; `keep` is given its rows after every round from the sixth on.
-
-    So a call that is cut short leaves what it has, with its count of pairs.
-    """
+@contextmanager
+def started(
+    name: str, entries: Sequence[Entry], log: Path, say: Callable[[str], None], threads: int = 0
+) -> Iterator[list[Contender]]:
+    """A process for each entry, with its first step made; by default with all cores."""
     with ExitStack() as stack:
         contenders: list[Contender] = []
-        for number, setup in enumerate(part.setups):
+        for number, (setup, root) in enumerate(entries, start=1):
             base = stack.enter_context(tempfile.TemporaryDirectory())
-            one = Contender(setup, Path(base), log)
-            stack.callback(one.close)
+            contender = Contender(setup, root, Path(base), log, threads or os.cpu_count() or 1)
+            stack.callback(contender.close)
             # One after the other: loading takes more memory than being loaded.
-            one.load()
-            one.step()
-            contenders.append(one)
-            say(f"{part.name}: {number + 1} of {len(part.setups)} loaded, {setup.name}")
-        for count in range(1, WARM_STEPS + part.rounds):
-            # Every other round backwards, so that nobody always comes after the same one.
-            for one in contenders if count % 2 else reversed(contenders):
-                one.step()
-            timed = count + 1 - WARM_STEPS
+            contender.load()
+            contender.step()
+            contenders.append(contender)
+            say(f"{name}: {number} of {len(entries)} loaded, {setup.name}")
+        yield contenders
+
+
+def in_turns(contenders: Sequence[Contender], rounds: int) -> Iterator[int]:
+    """Make the remaining steps, one of each contender in turn; yields the timed rounds so far."""
+    for count in range(1, WARM_STEPS + rounds):
+        # Every other round backwards, so that no contender always follows the same one.
+        for contender in contenders if count % 2 else reversed(contenders):
+            contender.step()
+        yield count + 1 - WARM_STEPS
+
+
+def play(part: Part, log: Path, say: Callable[[str], None], save: Callable[[Rows], None]) -> None:
+    """Measure a part; `save` gets its rows after every round from the sixth on.
+
+    A call that is cut short leaves what it has measured by then.
+    """
+    entries = [(setup, ROOT) for setup in part.setups]
+    with started(part.name, entries, log, say) as contenders:
+        for timed in in_turns(contenders, part.rounds):
             if timed >= min(FEWEST_ROUNDS, part.rounds):
-                keep([one.row() for one in contenders])
+                save([contender.row() for contender in contenders])

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import importlib.metadata
-import json
 import os
 import platform
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from atomic import replace_text
+from common import publish, read_json
 
 from .statistics import median_interval, ratio_interval
 
@@ -19,42 +18,52 @@ PACKAGES = ("torch", "diffusers", "peft", "transformers")
 HEAD = """# Speed and memory of a training step
 
 {machine}. Random weights; latents of 32x32 (16x16 for the tiny sizes) unless a row says otherwise.
-`python3 dev.py bench speed` writes this page, part by part. Each contender is a process of its
-own; those of one part make their steps in turns. Ratios are medians over interleaved pairs with an
-interval of at least 95 % from order statistics. Memory is the peak above the process with its
-models loaded, the first step included; "kept" is what autograd keeps for backward beside resident
-weights; "first" is the time from loaded models to the end of the first step. CPU time is what a
-contender's threads worked, which other programs on the machine disturb less. On a CPU the peak
-holds what the C library keeps of freed blocks for later; with `freed returned` it gives blocks of
-256 KB and more back at once, which is slower and shows what is really in use.
 
-Contenders: `ours`, LoRA on the attention layers by this pack's loop; `ours_all`, on all its
-layers; `floor`, the bare frozen UNet of ComfyUI forward and backward to its inputs with torch's
-attention, `floor_host` with the host's default attention; `native`, ComfyUI's Train LoRA node with
-its defaults (bf16, checkpointing); `native_fp32`, the same in fp32, since a CPU that does not
-compute in bf16 is slow in it; `native_bypass`, the same node in bypass mode with its fastest
-settings here (fp32, no checkpointing; adapters on all layers, norms and biases); `diffusers_peft`,
-the LoRA step of the diffusers scripts; `whole_table`, the pivotal step of the diffusers advanced
-script, which trains the whole token tables. `tiny_sdxl` is a small UNet with SDXL's conditioning,
-used with text encoders of full size.
+`python3 dev.py bench speed` writes this page, one part at a time. Every contender is a process of
+its own, and those of one part make their steps in turns. Ratios are medians over interleaved pairs,
+with an interval of at least 95 % from order statistics. CPU time is the time that a contender's
+threads worked; other programs on the machine disturb it less. Memory is the peak above the process
+with its models loaded, including the first step. "Kept" is what autograd keeps for the backward
+pass besides the resident weights. "First" is the time from loaded models to the end of the first
+step. On a CPU the peak includes freed blocks that the C library keeps for later. Rows with
+`freed returned` return blocks of 256 KB and more at once, which is slower but shows what is really
+in use.
+
+{contenders}
+
+`tiny_sdxl` is a small UNet with SDXL's conditioning, used with text encoders of full size.
 """
+CONTENDERS = {
+    "ours": "this pack's loop with LoRA on the attention layers",
+    "ours_all": "the same with LoRA on all layers",
+    "floor": "ComfyUI's bare frozen UNet, forward and backward to its inputs, "
+    "with torch's attention",
+    "floor_host": "the same with the attention that ComfyUI uses by default",
+    "native": "ComfyUI's Train LoRA node with its defaults (bf16, checkpointing)",
+    "native_fp32": "the same in fp32, because CPUs that do not compute in bf16 are slow in it",
+    "native_bypass": "the same node in bypass mode with the settings that are fastest here "
+    "(fp32, no checkpointing; adapters on all layers, norms and biases)",
+    "diffusers_peft": "the LoRA step of the diffusers scripts",
+    "whole_table": "the pivotal step of the diffusers advanced script, which trains the whole "
+    "token tables",
+}
 NO_GPU = """
 ## On a GPU
 
-Not run: there was no GPU. The same command measures SDXL at 1024 in bf16 (batch 1 and 4, with and
-without checkpointing), fp16 and fp8 weights and the pivotal steps where there is one.
+Not measured: there was no GPU. On a machine that has one, the same command measures SDXL at 1024 in
+bf16 (batch 1 and 4, with and without checkpointing), fp16 and fp8 weights, and the pivotal steps.
 """
 
 
 def machine() -> dict[str, Any]:
-    """What the figures depend on."""
+    """The machine and the packages that the numbers depend on."""
     import torch
 
     from harness.tools.environment import HOST_VERSION
 
-    made = {name: importlib.metadata.version(name) for name in PACKAGES}
+    versions = {name: importlib.metadata.version(name) for name in PACKAGES}
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else ""
-    return made | {
+    return versions | {
         "ComfyUI": HOST_VERSION,
         "python": platform.python_version(),
         "system": platform.system(),
@@ -74,39 +83,40 @@ def _processor() -> str:
 
 
 def add(name: str, rows: Sequence[Row], order: Sequence[str], folder: Path) -> None:
-    """Put a part's rows into speed.json and speed.md, beside those of earlier calls.
+    """Add a part's rows to speed.json and speed.md, next to those of earlier calls.
 
-    Each part keeps the machine that measured it, since parts may be of different ones.
+    Each part keeps the machine that measured it, because parts may come from different ones.
     """
     path = folder / "speed.json"
-    kept = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-    machines = {**kept.get("machines", {}), name: machine()}
-    others = [row for row in kept.get("rows", []) if row["part"] != name]
-    found = [*others, *({"part": name, **row} for row in rows)]
-    found.sort(key=lambda row: order.index(row["part"]) if row["part"] in order else len(order))
-    content = {"machines": machines, "rows": found}
-    replace_text(path, json.dumps(content, indent=1) + "\n")
-    replace_text(folder / "speed.md", page(machines, found))
+    earlier = read_json(path, {"machines": {}, "rows": []})
+    machines = {**earlier["machines"], name: machine()}
+    every = [row for row in earlier["rows"] if row["part"] != name]
+    every += [{"part": name, **row} for row in rows]
+    every.sort(key=lambda row: order.index(row["part"]) if row["part"] in order else len(order))
+    publish(path, {"machines": machines, "rows": every}, page)
 
 
-def page(machines: Mapping[str, Mapping[str, Any]], rows: Sequence[Row]) -> str:
-    """The page."""
+def page(content: Mapping[str, Any]) -> str:
+    """The page of what speed.json holds."""
+    machines, rows = content["machines"], content["rows"]
     names = list(dict.fromkeys(row["part"] for row in rows))
-    common = _words(machines[names[0]])
-    lines = [HEAD.format(machine=common)]
+    usual = _words(machines[names[0]])
+    contenders = ["| contender | what it is |", "|---|---|"]
+    contenders += [f"| `{name}` | {text} |" for name, text in CONTENDERS.items()]
+    lines = [HEAD.format(machine=usual, contenders="\n".join(contenders))]
     for name in names:
         where = _words(machines[name])
         own = [row for row in rows if row["part"] == name]
-        other = [] if where == common else [f"{where}.", ""]
+        other = [] if where == usual else [f"{where}.", ""]
         lines += [f"## {name}", "", *other, *_table(own), *_ratios(own), ""]
     on_gpu = any(machines[name]["gpu"] for name in names)
     return "\n".join(lines) + ("" if on_gpu else NO_GPU)
 
 
-def _words(found: Mapping[str, Any]) -> str:
-    versions = ", ".join(f"{name} {found[name]}" for name in ("ComfyUI", *PACKAGES))
-    where = found["gpu"] or "no GPU"
-    return f"{versions}; {found['processor']}, {found['cores']} cores, {where}, {found['system']}"
+def _words(machine: Mapping[str, Any]) -> str:
+    versions = ", ".join(f"{name} {machine[name]}" for name in ("ComfyUI", *PACKAGES))
+    processor = f"{machine['processor']}, {machine['cores']} cores"
+    return f"{versions}; {processor}, {machine['gpu'] or 'no GPU'}, {machine['system']}"
 
 
 def _table(rows: Sequence[Row]) -> Iterator[str]:
@@ -126,26 +136,26 @@ def _table(rows: Sequence[Row]) -> Iterator[str]:
 
 
 def _ratios(rows: Sequence[Row]) -> Iterator[str]:
-    """Of the first row to all others, and of ours with all its layers to those after it."""
+    """Tables of the first row against all others, and of `ours_all` against those after it."""
     for number, row in enumerate(rows):
         if number == 0 or row["contender"] == "ours_all":
             yield from _ratios_of(row, rows[number + 1 :])
 
 
 def _ratios_of(first: Row, others: Sequence[Row]) -> Iterator[str]:
-    good = [row for row in others if "failed" not in row]
-    if "failed" in first or not good:
+    measured = [row for row in others if "failed" not in row]
+    if "failed" in first or not measured:
         return
     yield ""
     yield f"| {first['name']} to | time | 95 % | CPU time | 95 % | pairs | memory | kept |"
     yield "|---|---|---|---|---|---|---|---|"
-    for row in good:
+    for row in measured:
         ratio = ratio_interval(first["seconds"], row["seconds"])
-        worked = ratio_interval(first["cpu_seconds"], row["cpu_seconds"])
+        cpu = ratio_interval(first["cpu_seconds"], row["cpu_seconds"])
         memory = first["peak_bytes_above_model"] / max(row["peak_bytes_above_model"], 1)
         kept = first["saved_bytes"] / max(row["saved_bytes"], 1)
         yield (
             f"| {row['name']} | {ratio.median:.3f} | {ratio.low:.3f} to {ratio.high:.3f} | "
-            f"{worked.median:.3f} | {worked.low:.3f} to {worked.high:.3f} | "
+            f"{cpu.median:.3f} | {cpu.low:.3f} to {cpu.high:.3f} | "
             f"{ratio.count} | {memory:.2f} | {kept:.2f} |"
         )

@@ -1,4 +1,4 @@
-"""What one contender runs: a row of the result, and the command line of its process."""
+"""The settings of one contender: a row of the results, and the command line of its process."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from typing import Any
 LEARNING_RATE = 1e-4
 PICTURES = 8
 WARM_STEPS = 3
-"""The first is slow, a pivot is before the second; the last counts instead of being timed, since
-the counting itself costs time and memory."""
+"""Untimed steps: the first is slow, a pivot comes before the second, and during the last one
+tensors and calls are counted, which itself takes time and memory."""
 WORDS = "a photo of a thing on a table in a sunny room"
 
 
@@ -23,7 +23,7 @@ class Setup:
     """tiny, sd15 or sdxl; tiny_sdxl is a small UNet with SDXL's conditioning."""
     device: str = "cpu"
     dtype: str = "float32"
-    """Of the frozen weights; on a GPU the host chooses what it computes in."""
+    """Of the frozen weights; on a GPU the host chooses the dtype that it computes in."""
     phase: str = "lora"
     latent: int = 32
     """Side of the square latents."""
@@ -36,11 +36,11 @@ class Setup:
     text_layers: int = 0
     """Layers of each text encoder; 0 means all."""
     freed: str = "kept"
-    """What the C library does with large blocks: kept for later, or `returned` to the system."""
+    """Whether the C library keeps large freed blocks for later or has `returned` them."""
 
     @property
     def name(self) -> str:
-        """What tells this row from all others of the page."""
+        """All settings that are not defaults, which distinguish this row from all others."""
         defaults = Setup(contender=self.contender)
         shown = [
             str(value) if name in ("size", "contender") else f"{name} {value}"
@@ -50,12 +50,11 @@ class Setup:
         return ", ".join([self.contender, *shown])
 
     def words(self) -> list[str]:
-        """The setup as a command line."""
         return [f"--{name}={value}" for name, value in asdict(self).items()]
 
 
 def parse(words: list[str]) -> Setup:
-    """The setup of a command line that `Setup.words` made."""
+    """Read a command line that `Setup.words` made."""
     parser = argparse.ArgumentParser()
     for field in fields(Setup):
         kind: Any = int if field.type == "int" else str

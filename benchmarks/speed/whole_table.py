@@ -1,7 +1,7 @@
-"""The pivotal step of diffusers' advanced SDXL script: the whole token tables train.
+"""The pivotal step of diffusers' advanced SDXL script, which trains the whole token tables.
 
-Both tables, 49408 rows each and the new ones, are parameters of the optimizer; after every step
-all rows but the new ones are written back and the new ones brought to the tables' spread.
+Both tables, 49408 rows each plus the new ones, are parameters of the optimizer. After every step
+the old rows are written back and the new ones scaled to the spread of the tables.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ EMBEDDING_RATE = 1e-3
 
 
 def make_encoders(setup: Setup) -> list[Any]:
-    """CLIP-L and CLIP-G of transformers at full size, frozen but for their token tables."""
+    """CLIP-L and CLIP-G of transformers at full size, frozen except for their token tables."""
     from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
     large = CLIPTextConfig(
@@ -45,13 +45,13 @@ def table(encoder: Any) -> nn.Parameter:
     return encoder.get_input_embeddings().weight
 
 
-class Keeper:
-    """Writes the old rows back after a step."""
+class OldRows:
+    """The rows that the script writes back after a step."""
 
     def __init__(self, encoders: list[Any]):
         self._encoders = encoders
-        self._before = [table(one).detach().clone() for one in encoders]
-        self._spread = [one.std().item() for one in self._before]
+        self._before = [table(encoder).detach().clone() for encoder in encoders]
+        self._spread = [rows.std().item() for rows in self._before]
         self._old = torch.ones(len(self._before[0]), dtype=torch.bool)
         self._old[-NEW_ROWS:] = False
 
@@ -66,14 +66,14 @@ class Keeper:
 
 
 def encode(encoders: list[Any], ids: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """The second-last states of both encoders side by side, and the pooled output of the second."""
+    """The penultimate states of both encoders, concatenated, and the second's pooled output."""
     outputs = [encoder(ids, output_hidden_states=True) for encoder in encoders]
     states = torch.cat([output.hidden_states[-2] for output in outputs], dim=-1)
     return states, outputs[-1][0]
 
 
 def run(setup: Setup, meter: Meter) -> None:
-    from diffusers import DDPMScheduler
+    from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
 
     torch.manual_seed(0)
     unet, config = make_unet(setup)
@@ -85,10 +85,10 @@ def run(setup: Setup, meter: Meter) -> None:
     optimizer = torch.optim.AdamW(
         [
             {"params": factors, "lr": LEARNING_RATE},
-            *({"params": [one], "lr": EMBEDDING_RATE} for one in tables),
+            *({"params": [rows], "lr": EMBEDDING_RATE} for rows in tables),
         ]
     )
-    keeper = Keeper(encoders)
+    old_rows = OldRows(encoders)
     scheduler = DDPMScheduler(beta_schedule="scaled_linear", beta_start=0.00085, beta_end=0.012)
     ids = torch.tensor([[49406, 320, 1125, 539, 49408, 49409, *[49407] * 71]] * setup.batch)
     while True:
@@ -98,5 +98,5 @@ def run(setup: Setup, meter: Meter) -> None:
         torch.nn.utils.clip_grad_norm_([*factors, *tables], 1.0)
         optimizer.step()
         optimizer.zero_grad()
-        keeper.restore()
+        old_rows.restore()
         meter.done()

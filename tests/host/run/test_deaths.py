@@ -20,7 +20,7 @@ pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 def trials(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]]:
     """In a process of its own: a fork of this one would lack the threads that torch has started."""
     work = tmp_path_factory.mktemp("runs")
-    command = [sys.executable, str(ROOT / "benchmarks" / "runs"), "--work", str(work / "done")]
+    command = [sys.executable, str(ROOT / "benchmarks"), "runs", "--work", str(work / "done")]
     command += ["--results", str(work), "--kills", str(KILLS), "--faults", str(EVERY)]
     done = subprocess.run(command, capture_output=True, text=True, cwd=work, check=False)
     assert (work / "runs.json").exists(), done.stderr[-2000:]
