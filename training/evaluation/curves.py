@@ -51,7 +51,7 @@ def line_plot(title: str, series: Mapping[str, Points], raw: Points = ()) -> Ima
 
 
 def stacked(pictures: Sequence[Image.Image]) -> Image.Image:
-    """Pictures of one width below each other."""
+    """Stack pictures of one width."""
     whole = Image.new("RGB", (SIZE[0], sum(one.height for one in pictures)), "white")
     top = 0
     for one in pictures:
@@ -61,7 +61,7 @@ def stacked(pictures: Sequence[Image.Image]) -> Image.Image:
 
 
 def exponential_mean(values: Sequence[float], keep: float) -> list[float]:
-    """Exponential moving average without the pull of its start (Adam's bias correction)."""
+    """Exponential moving average with Adam's bias correction."""
     mean, weight, out = 0.0, 0.0, list[float]()
     for value in values:
         mean = keep * mean + (1 - keep) * value
@@ -71,7 +71,7 @@ def exponential_mean(values: Sequence[float], keep: float) -> list[float]:
 
 
 Frame = tuple[float, float, float, float]
-"""Least and greatest x, then y"""
+"""Smallest and largest x, then y"""
 
 
 def _frame(points: Points) -> Frame:

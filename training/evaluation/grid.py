@@ -29,7 +29,7 @@ WIDE_FONTS = (
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Layout:
-    """Where everything is; sizes and offsets in pixels."""
+    """The layout of a grid; sizes and offsets in pixels."""
 
     cell: tuple[int, int]
     title: tuple[str, ...]
@@ -50,7 +50,7 @@ class Layout:
 
     @property
     def row(self) -> int:
-        """Distance from one row to the next: as high as a picture or the longest label."""
+        """Distance from one row to the next: the height of a picture or of the longest label."""
         return max(self.cell[1], max(map(len, self.rows)) * self.line) + MARGIN
 
     @property
@@ -100,7 +100,7 @@ def labelled_grid(
     columns: Sequence[str],
     title: str = "",
 ) -> Image.Image:
-    """pictures[row][column], all of one size, pasted unchanged between their labels."""
+    """Paste pictures[row][column], all of one size, unchanged between their labels."""
     sizes = {picture.size for line in pictures for picture in line}
     if len(sizes) != 1 or [len(line) for line in pictures] != [len(columns)] * len(rows):
         raise ValueError("A grid needs a picture for each row and column, all of one size.")
@@ -114,7 +114,7 @@ def labelled_grid(
 
 
 def wrap(text: str, font_size: int, width: int) -> list[str]:
-    """Lines of at most `width` pixels and MAX_LINES of them; words that are too long are cut."""
+    """Break a text into at most MAX_LINES lines of `width` pixels; longer words are cut."""
     measure = _measure(font_size, text)
     lines: list[str] = []
     for paragraph in text.splitlines():
@@ -133,7 +133,7 @@ def wrap(text: str, font_size: int, width: int) -> list[str]:
 
 
 def _cut(word: str, measure: Callable[[str], float], width: int) -> list[str]:
-    """A word in pieces that fit."""
+    """Split a word into pieces that fit."""
     pieces: list[str] = []
     while measure(word) > width and len(word) > 1:
         end = _fitting(word, measure, width)
@@ -143,7 +143,7 @@ def _cut(word: str, measure: Callable[[str], float], width: int) -> list[str]:
 
 
 def _fitting(word: str, measure: Callable[[str], float], width: int) -> int:
-    """How many of a word's characters fit; at least one."""
+    """The number of a word's characters that fit, at least one."""
     ends = range(1, len(word))
     return max(bisect_right(ends, width, key=lambda end: measure(word[:end])), 1)
 
@@ -176,7 +176,7 @@ def _measure(font_size: int, text: str) -> Callable[[str], float]:
 
 
 def _drawable(text: str, font: Font) -> str:
-    """Without what a bitmap font raises on."""
+    """Remove characters that a bitmap font cannot draw."""
     if isinstance(font, ImageFont.ImageFont):
         return text.encode("latin-1", "replace").decode("latin-1")
     return text

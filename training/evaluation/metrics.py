@@ -1,4 +1,4 @@
-"""How alike pictures, texts and whole sets of pictures are, from a vision model's features."""
+"""Similarity of pictures, texts and sets of pictures, from the features of a vision model."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def frechet_distance(first: Tensor, second: Tensor) -> float:
 
 
 def normalized_distance(distance: float, base_distance: float) -> float:
-    """A distance as a share of the base model's, 1 = no closer; ValueError when that one is 0."""
+    """A distance as a share of the base model's: 1 means no closer. ValueError if that is 0."""
     if base_distance <= 0:
         raise ValueError(
             "The base model's pictures do not differ from the reference pictures: connect "
