@@ -32,13 +32,9 @@ def milliseconds(action: Callable[[], Any]) -> float:
 
 def measure(family: str, folder: Path) -> dict[str, float]:
     """Milliseconds to attach the names, and to tokenize a prompt with all of them."""
+    from factories import random_vectors
     from harness.host.checkpoints import cached_checkpoint
-    from harness.models.embeddings import (
-        clip_with_files,
-        clip_with_names,
-        random_vectors,
-        write_loose,
-    )
+    from harness.models.embeddings import clip_with_files, clip_with_names, write_loose
     from world import checkpoints
 
     build = {"sd15": checkpoints.build_sd15_short, "sdxl": checkpoints.build_sdxl_short}[family]

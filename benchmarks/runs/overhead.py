@@ -6,8 +6,9 @@ import os
 from pathlib import Path
 from typing import Any
 
+from factories import write_pictures
 from harness.faults.warm import WarmHost
-from harness.host.graphs import Graph, write_pictures
+from harness.host.graphs import Graph
 
 SECONDS = 2.5
 """How long a block lasts, so that every watched one has its reports."""

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
-
-from PIL import Image
 
 Prompt = dict[str, dict[str, Any]]
 PICTURES = "browser"
+TOKS = ["a TOK", "TOK on grass", "TOK at night"]
 
 
 def training(run_name: str, **settings: Any) -> Prompt:
@@ -37,12 +35,3 @@ def watched(run_name: str) -> Prompt:
 
 def node(kind: str, **inputs: Any) -> dict[str, Any]:
     return {"class_type": kind, "inputs": inputs, "_meta": {"title": kind}}
-
-
-def write_pictures(base: Path) -> None:
-    """Two small pictures with captions in the server's input folder."""
-    folder = base / "input" / PICTURES
-    folder.mkdir(parents=True, exist_ok=True)
-    for number, caption in enumerate(["a TOK", "TOK on grass", "TOK at night"]):
-        Image.new("RGB", (64, 64), (90 * number, 160, 60)).save(folder / f"{number}.png")
-        (folder / f"{number}.txt").write_text(caption, encoding="utf-8")

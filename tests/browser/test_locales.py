@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from browser.conftest import RENDERERS
-from browser.graphs import training, write_pictures
+from browser.graphs import PICTURES, TOKS, training
 
+from factories import write_pictures
 from harness.editor.editor import Editor
 from harness.host.server import Server
 
@@ -106,7 +107,7 @@ def see_settings(editor: Editor, settings: dict[str, Any], words: dict[str, str]
 @pytest.fixture
 def running(editor: Editor) -> Iterator[Editor]:
     """A run that trains while the settings say other things than at first."""
-    write_pictures(editor.server.base)
+    write_pictures(editor.server.base / "input" / PICTURES, TOKS)
     set_all(editor, {"Training.OpenPanel": True, "Training.NodeView": False})
     set_all(editor, {"Training.Smoothing": 0, "Prompts.OfferNames": False})
     editor.load_prompt(training(f"settings {editor.renderer}"))

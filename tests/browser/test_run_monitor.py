@@ -9,9 +9,10 @@ from pathlib import Path
 
 import pytest
 from browser.acts import copy_and_paste, refused
-from browser.graphs import training, watched, write_pictures
+from browser.graphs import PICTURES, TOKS, training, watched
 from playwright.sync_api import expect
 
+from factories import write_pictures
 from harness.editor.editor import Editor
 from harness.host.server import Server
 from training import test_series as reported
@@ -23,7 +24,7 @@ JOURNAL = re.compile(r"/pivotal/runs/[^/]+\?after=")
 
 @pytest.fixture(autouse=True)
 def pictures(server: Server) -> Iterator[None]:
-    write_pictures(server.base)
+    write_pictures(server.base / "input" / PICTURES, TOKS)
     yield
     server.interrupt()
     server.wait_until_idle(timeout=120)

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from factories import lora, random_vectors
 from pack.bundles.bundle import Bundle
 from pack.bundles.files.safetensors import read_safetensors
 from pack.bundles.save import Container, save_bundle
@@ -20,13 +21,8 @@ KOHYA = "lora_unet_down_blocks_1_attentions_0_transformer_blocks_0_attn2_to_k"
 @pytest.fixture
 def bundle() -> Bundle:
     pytest.importorskip("comfy")
-    lora = {
-        f"{LAYER}.lora_up.weight": torch.randn(640, 4),
-        f"{LAYER}.lora_down.weight": torch.randn(4, 768),
-        f"{LAYER}.alpha": torch.tensor(2.0),
-    }
-    vectors = {"clip_l": torch.randn(3, 768), "clip_g": torch.randn(3, 1280)}
-    return Bundle(family="sd15", lora=lora, embeddings={"my cat": vectors})
+    weights = lora({LAYER: (640, 768)}, alpha=2.0)
+    return Bundle(family="sd15", lora=weights, embeddings={"my cat": random_vectors("sdxl", 0, 3)})
 
 
 def test_the_host_loads_every_lora_key_and_warns_of_the_embeddings_alone(

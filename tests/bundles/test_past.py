@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from torch import Tensor, uint8
 
+from factories import tensors
 from pack.bundles.bundle import Bundle
 from pack.bundles.load import load_bundle
 
@@ -18,10 +19,6 @@ THEN = json.loads((PAST / "bundles.json").read_text(encoding="utf-8"))
 
 
 def described(bundle: Bundle) -> dict[str, Any]:
-    tensors = {f"lora.{key}": tensor for key, tensor in bundle.lora.items()}
-    for kind in ("embeddings", "outputs"):
-        for name, vectors in getattr(bundle, kind).items():
-            tensors |= {f"{kind}.{name}.{key}": rows for key, rows in vectors.items()}
     return {
         "family": bundle.family,
         "names": bundle.names,
@@ -30,7 +27,7 @@ def described(bundle: Bundle) -> dict[str, Any]:
         "workflow": bundle.workflow,
         "notes": list(bundle.notes),
         "thumbnail": bundle.thumbnail,
-        "tensors": {key: digest(tensor) for key, tensor in tensors.items()},
+        "tensors": {key: digest(tensor) for key, tensor in tensors(bundle).items()},
     }
 
 

@@ -13,6 +13,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
+from factories import ENCODERS, bundle, lora, same
 from pack.bundles.bundle import Bundle, Entry
 from pack.bundles.edit import NameClash, merge_bundles
 from pack.bundles.files.safetensors import read_safetensors
@@ -25,14 +26,6 @@ from pack.bundles.save import Container, save_bundle, warnings_for
 
 # cog-sdxl's folder has rules of its own; test_programs.py tests it.
 CONTAINERS = [container for container in Container if container is not Container.COG]
-WIDTHS = {"clip_l": 768, "clip_g": 1280, "clip_h": 1024, "t5xxl": 4096, "qwen3_4b": 2560}
-ENCODERS = {
-    "sd15": ("clip_l",),
-    "sd2": ("clip_h",),
-    "sdxl": ("clip_l", "clip_g"),
-    "flux": ("clip_l", "t5xxl"),
-    "zimage": ("qwen3_4b",),
-}
 MODULES = {
     "flux": "diffusion_model.double_blocks.0.img_attn.qkv",
     "zimage": "diffusion_model.layers.0.attention.qkv",
@@ -42,42 +35,23 @@ NAMES = ("surtr", "my cat", "Łódź", "猫", "<s0><s1>", "👩‍🎨", "a:b", 
 
 def make_bundle(family: str = "sd15", names: tuple[str, ...] = ("surtr",)) -> Bundle:
     """A LoRA of one layer in the model and one in the text, and four vectors a name."""
-    noise = torch.Generator().manual_seed(7)
     unet = "diffusion_model.input_blocks.4.1.transformer_blocks.0.attn2.to_k"
     layers = {MODULES.get(family, unet): (320, 768)}
     if family in ("sd15", "sdxl"):
         text = "text_encoders.clip_l.transformer.text_model.encoder.layers.3.self_attn.q_proj"
         layers[text] = (768, 768)
-    lora: dict[str, Tensor] = {}
-    for layer, (rows, columns) in layers.items():
-        lora[f"{layer}.lora_up.weight"] = torch.randn(rows, 4, generator=noise)
-        lora[f"{layer}.lora_down.weight"] = torch.randn(4, columns, generator=noise)
-        lora[f"{layer}.alpha"] = torch.tensor(4.0)
-    embeddings = {
-        name: {key: torch.randn(4, WIDTHS[key], generator=noise) for key in ENCODERS[family]}
-        for name in names
-    }
-    return Bundle(
-        family=family,
-        lora=lora,
-        embeddings=embeddings,
-        entries=tuple(Entry(name=name, initial="a man", placeholder="TOK") for name in names),
+    made = bundle(*names, family=family, count=4, initial="a man", placeholder="TOK")
+    return replace(
+        made,
+        lora=lora(layers, alpha=4.0),
         recipe={"steps": 20, "optimizer": {"name": "adamw", "rate": 0.001}, "pictures": "ä"},
         workflow=json.dumps({"nodes": [], "name": "größe"}),
     )
 
 
-def same(left: dict[str, Tensor] | object, right: dict[str, Tensor] | object) -> bool:
-    """Whether two mappings hold the same tensors bit for bit."""
-    assert isinstance(left, dict) and isinstance(right, dict)
-    return left.keys() == right.keys() and all(
-        left[key].dtype == right[key].dtype and torch.equal(left[key], right[key]) for key in left
-    )
-
-
 def same_embeddings(left: Bundle, right: Bundle) -> bool:
     return left.embeddings.keys() == right.embeddings.keys() and all(
-        same(dict(left.embeddings[name]), dict(right.embeddings[name])) for name in left.embeddings
+        same(left.embeddings[name], right.embeddings[name]) for name in left.embeddings
     )
 
 

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
+import factories
 from pack.bundles.lowrank import split_lora
 from pack.bundles.trim import (
     Keep,
@@ -23,13 +24,7 @@ THIRD = "lora_unet_middle_block_1_transformer_blocks_0_attn2_to_v"
 
 
 def lora() -> dict[str, Tensor]:
-    draw = torch.Generator().manual_seed(0)
-    made: dict[str, Tensor] = {}
-    for stem in (FIRST, SECOND, THIRD):
-        made[f"{stem}.lora_up.weight"] = torch.randn(12, 4, generator=draw)
-        made[f"{stem}.lora_down.weight"] = torch.randn(4, 10, generator=draw)
-        made[f"{stem}.alpha"] = torch.tensor(2.0)
-    return made
+    return factories.lora(dict.fromkeys((FIRST, SECOND, THIRD), (12, 10)), alpha=2.0)
 
 
 def full(tensors: dict[str, Tensor], stem: str) -> Tensor:
@@ -39,8 +34,7 @@ def full(tensors: dict[str, Tensor], stem: str) -> Tensor:
 
 def test_everything_kept_is_the_same_file():
     made, trimmed = lora(), trim_lora(lora(), Trimming())
-    assert trimmed.lora.keys() == made.keys()
-    assert all(torch.equal(trimmed.lora[key], made[key]) for key in made)
+    assert factories.same(trimmed.lora, made)
     assert max(trimmed.errors.values()) < 1e-12
 
 

@@ -11,7 +11,8 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from harness.host.graphs import Graph, Link, write_pictures
+from factories import write_pictures
+from harness.host.graphs import Graph, Link
 from harness.host.runner import GraphFailed
 from pack.bundles.bundle import Bundle
 from pack.nodes.host.folders import input_folder

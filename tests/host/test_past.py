@@ -16,9 +16,9 @@ import torch
 from comfy.sd import VAE
 from safetensors.torch import load_file
 
+from factories import tensors
 from harness.host.graphs import Give, Graph
 from harness.host.runner import Outputs
-from pack.bundles.bundle import Bundle
 from pack.nodes.host.dataset.caption_files import undo_captions
 from pack.nodes.host.dataset.gallery import dataset_id
 from pack.training.dataset.facts import Store, content_digest
@@ -70,13 +70,6 @@ def lines(journal: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in journal.read_text().splitlines()]
 
 
-def trained(bundle: Bundle) -> dict[str, torch.Tensor]:
-    tensors = {f"lora.{key}": tensor for key, tensor in bundle.lora.items()}
-    for name, vectors in bundle.embeddings.items():
-        tensors |= {f"embeddings.{name}.{key}": rows for key, rows in vectors.items()}
-    return tensors
-
-
 def test_the_tiny_checkpoint_is_built_as_it_was_then(sd15):
     assert content_digest(sd15.path) == NUMBERS["checkpoint"]
 
@@ -103,7 +96,7 @@ def test_a_run_of_the_past_is_found_by_its_graph_and_continues_bit_for_bit(
     assert load_file(past / "user" / "pivotal" / "singular_values.safetensors").keys() == kept
 
     assert losses == pytest.approx(NUMBERS["losses"][name], rel=TOLERANCE, abs=0)
-    then, now = load_file(PAST / "continued" / f"{name}.safetensors"), trained(outputs[run, 0])
+    then, now = load_file(PAST / "continued" / f"{name}.safetensors"), tensors(outputs[run, 0])
     torch.testing.assert_close(now, then, rtol=TOLERANCE, atol=TOLERANCE)
 
 

@@ -10,6 +10,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
+from factories import lora, same
 from pack.bundles.bundle import Bundle
 from pack.bundles.files.safetensors import read_safetensors
 from pack.bundles.layers.generic import to_generic
@@ -27,21 +28,11 @@ def draw(*shape: int) -> Tensor:
 
 
 def kohya_lora(context: int = 2048, rank: int = 4) -> dict[str, Tensor]:
-    return {
-        f"{KOHYA}.lora_up.weight": draw(640, rank),
-        f"{KOHYA}.lora_down.weight": draw(rank, context),
-        f"{KOHYA}.alpha": torch.tensor(2.0),
-    }
-
-
-def same(found: dict[str, Tensor], wanted: dict[str, Tensor]) -> bool:
-    return found.keys() == wanted.keys() and all(
-        torch.equal(found[key], wanted[key]) for key in wanted
-    )
+    return lora({KOHYA: (640, context)}, rank=rank, alpha=2.0)
 
 
 def holds(bundle: Bundle, name: str, wanted: dict[str, Tensor]) -> bool:
-    return same(dict(bundle.embeddings[name]), wanted)
+    return same(bundle.embeddings[name], wanted)
 
 
 # OneTrainer: family -> its keys and the host's
@@ -74,7 +65,7 @@ def test_onetrainer_bundles(tmp_path: Path, family: str, placeholder: str) -> No
     assert holds(found, placeholder, {keys[key]: rows for key, rows in vectors.items()})
     assert list(found.embeddings) == [placeholder] and len(found.lora) == 3
     outputs = {keys[key]: rows + 1 for key, rows in vectors.items()}
-    assert same(dict(found.outputs["late"]), outputs)
+    assert same(found.outputs["late"], outputs)
     assert "'late' is an output embedding" in " ".join(found.notes)
 
 
@@ -105,7 +96,7 @@ def test_onetrainer_hidream_files_call_clip_g_t5(tmp_path: Path) -> None:
     rows = {"clip_g": torch.zeros(1, 1280), "t5_out": draw(1, 1280)}
     save_file(rows, tmp_path / "x.safetensors")
     found = load_bundle(tmp_path / "x.safetensors")
-    assert same(dict(found.outputs["x"]), {"clip_g": rows["t5_out"]})
+    assert same(found.outputs["x"], {"clip_g": rows["t5_out"]})
 
 
 def test_a_pack_of_lycoris_tools(tmp_path: Path) -> None:
@@ -141,7 +132,7 @@ def test_lycoris_own_file_becomes_a_bundle_and_stays_its_own(tmp_path: Path, alg
     path, vectors = tmp_path / "ly.safetensors", {"clip_l": draw(2, 768)}
     network.save_weights(str(path), torch.float32, {"ss_network_module": "lycoris.kohya"})
     found = load_bundle(path)
-    assert same(dict(found.lora), {key: value.float() for key, value in state.items()})
+    assert same(found.lora, {key: value.float() for key, value in state.items()})
     bundle = Bundle(family="sd15", lora=found.lora, embeddings={"cat": vectors})
     save_bundle(bundle, tmp_path / "b.safetensors", Container.HEADER, None)
     # The tensors are the same, so LyCORIS loads the file as one of its own.
@@ -357,7 +348,7 @@ def test_cog_sdxl(tmp_path: Path, chosen: str) -> None:
         stem + key.split(".processor.")[1].replace("_lora.", ".lora_").replace("out.", "out.0."): t
         for key, t in lora.items()
     }
-    assert same(dict(found.lora), wanted) and found.family == "sdxl"
+    assert same(found.lora, wanted) and found.family == "sdxl"
     assert "special_params.json" in found.notes[0]
 
 
@@ -374,7 +365,7 @@ def test_cog_sdxl_is_written_and_read_again(tmp_path: Path) -> None:
     assert files == {"lora.safetensors", "embeddings.pti", "special_params.json"}
     found = load_bundle(tmp_path / "in")
     assert all(holds(found, name, vectors) for name, vectors in names.items())
-    assert same(dict(found.lora), {k: v for k, v in made.items() if not k.endswith("alpha")})
+    assert same(found.lora, {k: v for k, v in made.items() if not k.endswith("alpha")})
     with pytest.raises(FileExistsError, match="never overwritten"):
         save_bundle(bundle, tmp_path / "in" / "x.safetensors", Container.COG, torch.float32)
 
@@ -433,7 +424,7 @@ def test_invoke_training_in_peft_form(tmp_path: Path) -> None:
     state = peft.get_peft_model_state_dict(made)
     up, down = (next(t for key, t in state.items() if part in key) for part in ("lora_B", "lora_A"))
     wanted = {f"{GENERIC}.lora_up.weight": up, f"{GENERIC}.lora_down.weight": down}
-    assert same(dict(found.lora), wanted | {f"{GENERIC}.alpha": torch.tensor(1.0)})
+    assert same(found.lora, wanted | {f"{GENERIC}.alpha": torch.tensor(1.0)})
     assert holds(found, "embeddings", rows)
 
 

@@ -17,9 +17,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from factories import write_pictures
 from harness.faults.disk_events import DiskEvents
 from harness.faults.warm import WarmHost
-from harness.host.graphs import Graph, Link, Node, write_pictures
+from harness.host.graphs import Graph, Link, Node
 
 RUN, STEPS, SHORT_STEPS = "trial", 8, 2
 TIME, DISK, TORN = "at a time", "at a step on the disk", "within a tensor file"

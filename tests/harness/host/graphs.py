@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
-
-from PIL import Image
 
 import nodes
 from harness.host.runner import AnyType
@@ -104,6 +101,22 @@ class Graph(dict[str, dict[str, Any]]):
         return sampled
 
 
+def concept_run(
+    folder: str,
+    graph: Graph | None = None,
+    kind: tuple[str, dict[str, Any]] = ("Pivotal_Lora", {"rank": 2}),
+    **settings: Any,
+) -> tuple[Graph, Node]:
+    """A graph that trains TOK and an adapter on the tiny SD1.5, and its training node."""
+    graph = graph or Graph()
+    own: dict[str, Any] = {"concepts": graph.concept(pivot=0.5), "steps": 6, "batch_size": 2}
+    if "adapter" not in settings:
+        own["adapter"] = graph.add(kind[0], **kind[1]).out()
+    run = graph.train(graph.base("sd15"), folder, **own | settings)
+    graph.keep(run.out(5))
+    return graph, run
+
+
 def defaults(kind: str) -> dict[str, Any]:
     """What the editor would put into the required widgets of a new node."""
     required = nodes.NODE_CLASS_MAPPINGS[kind].INPUT_TYPES().get("required", {})
@@ -116,14 +129,3 @@ def default_of(kind: Any, options: Mapping[str, Any] | None = None) -> Any:
     options = options or {}
     choices = kind if isinstance(kind, list) else options.get("options", [])
     return options.get("default", choices[0] if choices else None)
-
-
-def write_pictures(folder: Path, captions: list[str], size: tuple[int, int] = (64, 64)) -> str:
-    """A flat picture for each caption, "" for none; return the name of the folder."""
-    folder.mkdir(parents=True, exist_ok=True)
-    for number, caption in enumerate(captions):
-        color = (60 * number % 256, (200 - 40 * number) % 256, 90)
-        Image.new("RGB", size, color).save(folder / f"{number}.png")
-        if caption:
-            (folder / f"{number}.txt").write_text(caption, encoding="utf-8")
-    return folder.name

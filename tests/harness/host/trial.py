@@ -15,8 +15,9 @@ import torch
 from host.denoiser.measure import digest
 from torch import Tensor
 
+from factories import write_pictures
 from harness.host.checkpoints import load_cut
-from harness.host.graphs import Graph, Link, Node, write_pictures
+from harness.host.graphs import Graph, Link, Node
 from harness.host.runner import GraphFailed, Host, Loaded
 from world import families, released
 

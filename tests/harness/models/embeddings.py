@@ -16,14 +16,6 @@ from pack.nodes.host.text.resolve import NameRules, bind_names
 from world import checkpoints
 
 Vectors = dict[str, Tensor]
-WIDTHS = {"sd15": {"clip_l": 768}, "sdxl": {"clip_l": 768, "clip_g": 1280}}
-
-
-def random_vectors(family: str, seed: int, count: int = 2) -> Vectors:
-    """Vectors (count, width) for each encoder of a family, as long as those of words."""
-    draw = torch.Generator().manual_seed(seed)
-    widths = WIDTHS[family]
-    return {key: 0.02 * torch.randn(count, width, generator=draw) for key, width in widths.items()}
 
 
 def write_loose(folder: Path, name: str, vectors: Vectors) -> None:

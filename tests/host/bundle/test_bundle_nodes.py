@@ -11,10 +11,10 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from factories import bundle, lora, random_vectors
 from harness.host.graphs import Graph
 from harness.host.runner import GraphFailed
-from harness.models.embeddings import random_vectors
-from pack.bundles.bundle import Bundle, Entry
+from pack.bundles.bundle import Bundle
 from pack.bundles.files.safetensors import read_safetensors
 from pack.bundles.table_picture import from_uri
 
@@ -30,7 +30,7 @@ def folders() -> dict[str, Path]:
         folder.mkdir(parents=True, exist_ok=True)
         folder_paths.add_model_folder_path(kind, str(folder))
         found[kind] = folder
-    save_file(lora(4), found["loras"] / "plain.safetensors", {"ss_tag_frequency": "{}"})
+    save_file(layer(4), found["loras"] / "plain.safetensors", {"ss_tag_frequency": "{}"})
     save_file({"emb_params": vectors(1)}, found["embeddings"] / "kitty.safetensors")
     torch.save({"string_to_param": {"*": vectors(2)}}, found["embeddings"] / "doggy.pt")
     return found
@@ -40,18 +40,12 @@ def vectors(seed: int) -> torch.Tensor:
     return random_vectors("sd15", seed)["clip_l"]
 
 
-def lora(rank: int) -> dict[str, torch.Tensor]:
-    return {
-        f"{LAYER}.lora_up.weight": torch.full((320, rank), 0.5),
-        f"{LAYER}.lora_down.weight": torch.full((rank, 768), 0.25),
-        f"{LAYER}.alpha": torch.tensor(float(rank)),
-    }
+def layer(rank: int) -> dict[str, torch.Tensor]:
+    return lora({LAYER: (320, 768)}, rank=rank, alpha=rank)
 
 
-def bundle(*names: str) -> Bundle:
-    embeddings = {name: random_vectors("sd15", seed) for seed, name in enumerate(names)}
-    entries = tuple(Entry(name=name, initial="photo") for name in names)
-    return Bundle(family="sd15", lora=lora(4), embeddings=embeddings, entries=entries)
+def photos(*names: str) -> Bundle:
+    return bundle(*names, lora=layer(4), initial="photo")
 
 
 def run(run_graph: Any, kind: str, outputs: int = 2, **inputs: Any) -> list[Any]:
@@ -81,7 +75,7 @@ def test_pack_names_what_it_is_told_to(run_graph):
         lora="loras/plain.safetensors",
         embeddings="kitty.safetensors\nTom7 = doggy.pt",
     )
-    assert made.names == ["kitty", "Tom7"] and made.lora.keys() == lora(4).keys()
+    assert made.names == ["kitty", "Tom7"] and made.lora.keys() == layer(4).keys()
     assert torch.equal(made.embeddings["Tom7"]["clip_l"], vectors(2))
     assert 'A1111 takes every "kitty"' in report
 
@@ -103,7 +97,7 @@ def test_what_cannot_be_packed_is_said(run_graph, inputs, sentence):
 
 def test_unpack_writes_files_that_the_host_reads(run_graph):
     (report,) = run(
-        run_graph, "UnpackBundle", 1, bundle=bundle("cat", "my dog"), filename_prefix="apart/x"
+        run_graph, "UnpackBundle", 1, bundle=photos("cat", "my dog"), filename_prefix="apart/x"
     )
     files = saved(report)
     assert [file.name for file in files] == [
@@ -114,13 +108,13 @@ def test_unpack_writes_files_that_the_host_reads(run_graph):
     assert load_file(files[1]).keys() == {"emb_params"}
     assert "'my dog' is saved as my_dog.safetensors" in report
     assert load_file(files[0])[next(iter(load_file(files[0])))].dtype == torch.float32
-    (again,) = run(run_graph, "UnpackBundle", 1, bundle=bundle("cat"), filename_prefix="apart/x")
+    (again,) = run(run_graph, "UnpackBundle", 1, bundle=photos("cat"), filename_prefix="apart/x")
     assert saved(again)[0].parent != files[0].parent and files[0].exists()
 
 
 def test_rename_changes_names_and_takes_some_out(run_graph):
     made, report = run(
-        run_graph, "RenameBundle", bundle=bundle("cat", "dog", "cow"), names="cat = Tom7\n-dog"
+        run_graph, "RenameBundle", bundle=photos("cat", "dog", "cow"), names="cat = Tom7\n-dog"
     )
     assert made.names == ["Tom7", "cow"] and "names: Tom7, cow" in report
     assert made.entry_of["Tom7"].initial == "photo"
@@ -130,14 +124,17 @@ def test_merge_joins_ranks_and_names(run_graph):
     made, _ = run(
         run_graph,
         "MergeBundles",
-        bundle_1=bundle("cat"),
-        bundle_2=bundle("dog"),
+        bundle_1=photos("cat"),
+        bundle_2=photos("dog"),
         weights="1, 0.5",
         rank=0,
     )
     assert made.names == ["cat", "dog"]
-    up, down = (made.lora[f"{LAYER}.lora_{side}.weight"] for side in ("up", "down"))
-    torch.testing.assert_close(up @ down, torch.full((320, 768), 1.5 * 4 * 0.125))
+    (up, down), (old_up, old_down) = (
+        [tensors[f"{LAYER}.lora_{side}.weight"] for side in ("up", "down")]
+        for tensors in (made.lora, layer(4))
+    )
+    torch.testing.assert_close(up @ down, 1.5 * old_up @ old_down, rtol=1e-4, atol=1e-4)
     assert down.shape[0] == 8 and made.lora[f"{LAYER}.alpha"].item() == 8
 
 
@@ -163,7 +160,7 @@ def test_inspect_measures_against_the_clips_words(sd15, run_graph):
     table = sd15.clip.cond_stage_model.clip_l.transformer.get_input_embeddings().weight
     ids = [t for t, _ in sd15.clip.tokenize("photo")["l"][0]][1:2]
     word = table[ids[0]].float().reshape(1, -1)
-    made = Bundle(family="sd15", lora=lora(4), embeddings={"cat": {"clip_l": 3 * word}})
+    made = Bundle(family="sd15", lora=layer(4), embeddings={"cat": {"clip_l": 3 * word}})
     graph = Graph()
     _, clip, _ = graph.base("sd15")
     node = graph.add("Pivotal_InspectBundle", bundle=graph.give(made), clip=clip)
@@ -195,7 +192,7 @@ def test_the_thumbnail_and_the_names_pictures_are_in_the_file(run_graph):
     graph = Graph()
     node = graph.add(
         "Pivotal_SaveBundle",
-        bundle=graph.give(bundle("cat", "dog")),
+        bundle=graph.give(photos("cat", "dog")),
         filename_prefix="thumb/x",
         thumbnails=graph.give(pictures),
     )

@@ -15,8 +15,8 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
+from factories import random_vectors
 from harness.host.runner import Loaded
-from harness.models.embeddings import random_vectors
 from pack.bundles.bundle import Bundle
 from pack.bundles.load import load_bundle
 from pack.bundles.save import Container, save_bundle

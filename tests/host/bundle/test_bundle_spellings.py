@@ -13,6 +13,7 @@ import pytest
 import torch
 from bundles.layers.test_keys import _LAYOUTS, HostModel
 
+from factories import lora
 from harness.host.runner import Loaded
 from pack.bundles.bundle import Bundle
 from pack.bundles.edit import NameClash, merge_bundles
@@ -215,8 +216,8 @@ def test_a_merged_bundle_changes_a_weight_as_its_two_files_do(
     assert weight == keys[pair[1]]
     patcher = loaded.model if weight.startswith(OWN) else loaded.clip.patcher
     base = patcher.model.state_dict()[weight].float()
-    draw = torch.Generator().manual_seed(1)
-    loras = [lora(stem, base, draw) for stem in (reversed(pair) if turned else pair)]
+    stems = reversed(pair) if turned else pair
+    loras = [lora({s: base.shape}, rank=2, seed=seed) for seed, s in enumerate(stems)]
     wanted = base.clone()
     for one, strength in zip(loras, (1.0, -0.5), strict=True):
         patches = comfy.lora.load_lora(one, keys)
@@ -229,9 +230,3 @@ def test_a_merged_bundle_changes_a_weight_as_its_two_files_do(
     patches = (model.patches | clip.patcher.patches)[weight]
     assert notes == [] and len(merged.lora) == 3
     torch.testing.assert_close(comfy.lora.calculate_weight(patches, base.clone(), weight), wanted)
-
-
-def lora(stem: str, weight: torch.Tensor, draw: torch.Generator) -> dict[str, torch.Tensor]:
-    up = torch.randn(weight.shape[0], 2, *[1] * (weight.ndim - 2), generator=draw)
-    down = torch.randn(2, *weight.shape[1:], generator=draw)
-    return {f"{stem}.lora_up.weight": up, f"{stem}.lora_down.weight": down}

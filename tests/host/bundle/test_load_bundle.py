@@ -14,21 +14,15 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from factories import bundle, random_vectors
 from harness.host.graphs import Graph
 from harness.host.runner import GraphFailed
-from harness.models.embeddings import random_vectors
 from pack.bundles.bundle import Bundle, Entry
 from pack.bundles.save import Container, save_bundle
 from pack.nodes.host.text.port import HostTextEncoder
 from pack.nodes.host.text.resolve import Clash, NameRules, NameSetting, StrengthMode, bind_names
 from pack.nodes.host.text.tokenizer import overlaid_names
 from pack.training.words.vectors import spread_rows
-
-
-def bundle(*names: str, family: str = "sd15", **entry: str) -> Bundle:
-    embeddings = {name: random_vectors(family, seed) for seed, name in enumerate(names)}
-    entries = tuple(Entry(name=name, **entry) for name in names)
-    return Bundle(family=family, lora={}, embeddings=embeddings, entries=entries)
 
 
 def bind(clip: Any, made: Bundle, origin: str = "a.safetensors", **rules: Any) -> Any:

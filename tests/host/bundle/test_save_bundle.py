@@ -13,8 +13,8 @@ import torch
 from safetensors import safe_open
 from torch import Tensor
 
+from factories import random_vectors
 from harness.host.graphs import Graph
-from harness.models.embeddings import random_vectors
 from pack.bundles.bundle import Bundle
 from pack.training.adapters import build_adapters, export_adapters
 from pack.training.adapters.lora import LoraConfig

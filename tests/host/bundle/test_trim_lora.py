@@ -8,7 +8,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from harness.host.graphs import Graph, Node, write_pictures
+from factories import write_pictures
+from harness.host.graphs import Graph, Node
 from harness.host.runner import GraphFailed
 
 PROMPT = "a embedding:tok on grass"

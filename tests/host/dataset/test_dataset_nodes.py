@@ -15,7 +15,8 @@ import torch
 from PIL import Image
 
 import nodes
-from harness.host.graphs import Graph, write_pictures
+from factories import write_pictures
+from harness.host.graphs import Graph
 from harness.host.runner import AnyType, GraphFailed, Host, Outputs
 from pack.nodes.host.run.drive import gradients
 from pack.nodes.host.text.port import HostTextEncoder

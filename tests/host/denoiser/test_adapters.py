@@ -10,7 +10,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from harness.host.graphs import Graph, write_pictures
+from factories import write_pictures
+from harness.host.graphs import Graph
 from harness.host.runner import Loaded
 from pack.bundles.bundle import Bundle
 from pack.bundles.load import load_bundle

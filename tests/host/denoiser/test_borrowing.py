@@ -30,11 +30,12 @@ from host.denoiser.measure import (
     weights_among,
     weights_of,
 )
-from host.run.test_main_job import training_prompt, write_pictures
+from host.run.test_main_job import TOKS, training_prompt
 from host.run.writes import Writes, tree
 from torch import Tensor, nn
 
 import nodes
+from factories import write_pictures
 from harness.host.runner import GraphFailed, GraphInterrupted, Host, Loaded, Outputs
 from pack.bundles.bundle import Bundle
 from pack.nodes.host.denoiser.port import HostDenoiser
@@ -47,7 +48,7 @@ PROMPT = "a dog in a garden"
 @pytest.fixture(autouse=True)
 def pictures(host: Host) -> None:
     """The dataset that the graphs of this file train on."""
-    write_pictures(host.base / "input" / "toks")
+    write_pictures(host.base / "input" / "toks", TOKS)
 
 
 def training_only(family: str = "sd15", **settings: object) -> dict:

@@ -11,9 +11,10 @@ from comfy.patcher_extension import WrappersMP
 from comfy_extras.nodes_torch_compile import TorchCompileModel
 from host.denoiser.measure import SHORT, borrowed, make_batch
 from host.denoiser.test_borrowing import Before, bundle_of, sample, training_only
-from host.run.test_main_job import write_pictures
+from host.run.test_main_job import TOKS
 from torch import Tensor
 
+from factories import write_pictures
 from harness.host.runner import Host, Loaded, Outputs
 from pack.bundles.bundle import Bundle
 
@@ -51,7 +52,7 @@ def factors(bundle: Bundle) -> dict[str, Tensor]:
 def test_training_gives_what_it_gives_on_the_model_that_is_not_compiled(
     run_graph: Callable[..., Outputs], host: Host, sd15: Loaded, compiled: Loaded
 ):
-    write_pictures(host.base / "input" / "toks")
+    write_pictures(host.base / "input" / "toks", TOKS)
     learned = []
     for family in ("compiled", "sd15"):
         learned.append(factors(bundle_of(run_graph, training_only(family))))

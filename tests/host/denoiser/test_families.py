@@ -11,14 +11,15 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from harness.host.graphs import Graph, write_pictures
+from factories import lora, random_vectors, write_pictures
+from harness.host.graphs import Graph
 from harness.host.runner import GraphFailed
-from harness.models.embeddings import random_vectors
 from pack.bundles.bundle import Bundle
 from pack.nodes.host.denoiser.families import check_trainable, family_of
 
 CONTEXT = {"sd15": 768, "sdxl": 2048}
 PAIRS = [("sd15", "sdxl"), ("sdxl", "sd15")]
+FLUX = "diffusion_model.double_blocks.0.img_attn.proj"
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -32,19 +33,15 @@ def layer_of(host: Any, family: str) -> str:
     return next(name for name, _ in modules if name.endswith("attn2.to_k"))
 
 
-def lora(layer: str, width: int) -> dict[str, torch.Tensor]:
-    return {
-        f"diffusion_model.{layer}.lora_up.weight": torch.ones(320, 2),
-        f"diffusion_model.{layer}.lora_down.weight": torch.ones(2, width),
-        f"diffusion_model.{layer}.alpha": torch.tensor(2.0),
-    }
+def layer(host: Any, made_for: str, on: str) -> dict[str, torch.Tensor]:
+    return lora({f"diffusion_model.{layer_of(host, on)}": (320, CONTEXT[made_for])}, alpha=2.0)
 
 
 def bundle(host: Any, made_for: str, on: str, what: str) -> Bundle:
     """A bundle of one family whose layer has a name that the other's model knows, too."""
     return Bundle(
         family=made_for,
-        lora=lora(layer_of(host, on), CONTEXT[made_for]) if what != "names" else {},
+        lora=layer(host, made_for, on) if what != "names" else {},
         embeddings={"cat": random_vectors(made_for, 1)} if what != "LoRA" else {},
     )
 
@@ -102,7 +99,7 @@ def test_a_lora_of_no_known_family_is_refused_by_its_sizes(host, run_graph, made
 
 
 def test_a_lora_without_a_layer_of_the_model_is_refused(run_graph):
-    made = Bundle(family="", lora=lora("double_blocks.0.img_attn.proj", 320), embeddings={})
+    made = Bundle(family="", lora=lora({FLUX: (320, 320)}), embeddings={})
     sentence = refusal(run_graph, "sd15", made)
     assert "None of the bundle's LoRA fits this model" in sentence
     assert "another model family" in sentence

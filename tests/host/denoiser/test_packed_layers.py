@@ -16,8 +16,9 @@ from host.denoiser.measure import (
     size_of,
 )
 from host.denoiser.test_borrowing import bundle_of, sample, training_only
-from host.run.test_main_job import write_pictures
+from host.run.test_main_job import TOKS
 
+from factories import write_pictures
 from harness.host.graphs import defaults
 from harness.host.packed import load_packed
 from harness.host.runner import Host, Loaded, Outputs
@@ -63,7 +64,7 @@ def test_no_unpacked_weight_is_kept_for_backward(packed: Loaded, sd15: Loaded):
 def test_what_was_trained_is_applied(
     run_graph: Callable[..., Outputs], host: Host, packed: Loaded, adapter: str
 ):
-    write_pictures(host.base / "input" / "toks")
+    write_pictures(host.base / "input" / "toks", TOKS)
     graph = training_only("packed", learning_rate=1e-2)
     graph["lora"] = {"class_type": adapter, "inputs": {**defaults(adapter), "rank": 4}}
     bundle = bundle_of(run_graph, graph)

@@ -7,7 +7,8 @@ import pytest
 import torch
 from comfy_extras.nodes_model_advanced import ModelSamplingDiscrete
 
-from harness.host.graphs import Graph, write_pictures
+from factories import write_pictures
+from harness.host.graphs import Graph
 from harness.host.runner import Loaded
 from pack.bundles.bundle import Bundle
 from pack.nodes.host.bundle.apply import apply_bundle

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import nodes
-from harness.host.graphs import write_pictures
+from factories import write_pictures
 from harness.host.runner import Loaded
 from harness.host.workflow import to_prompt, with_values
 

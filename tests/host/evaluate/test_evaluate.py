@@ -12,6 +12,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from factories import lora
 from harness.host.graphs import Graph, Link
 from harness.host.runner import GraphFailed, GraphInterrupted, Host, Loaded
 from pack.bundles.bundle import Bundle, Entry
@@ -34,24 +35,19 @@ def bundle(sd15: Loaded) -> Bundle:
 
 
 def make_bundle(model: Any, names: list[str], seed: int) -> Bundle:
-    generator = torch.Generator().manual_seed(seed)
-
-    def draw(*shape: int) -> Tensor:
-        return torch.randn(*shape, generator=generator)
-
     layers = {
         f"diffusion_model.{name}": (module.out_features, module.in_features)
         for name, module in model.model.diffusion_model.named_modules()
         if name.endswith(("to_q", "to_v"))
     }
     layers["lora_te_text_model_encoder_layers_0_self_attn_v_proj"] = (768, 768)
-    lora: dict[str, Tensor] = {}
-    for key, (wide, narrow) in layers.items():
-        lora[f"{key}.lora_down.weight"] = 0.3 * draw(2, narrow)
-        lora[f"{key}.lora_up.weight"] = 0.3 * draw(wide, 2)
-    embeddings = {name: {"clip_l": 0.4 * draw(2, 768)} for name in names}
-    entries = tuple(Entry(name=name, initial="dog") for name in names)
-    return Bundle(family="sd15", lora=lora, embeddings=embeddings, entries=entries)
+    rng = torch.Generator().manual_seed(seed)
+    return Bundle(
+        family="sd15",
+        lora=lora(layers, rank=2, seed=seed, size=0.3),
+        embeddings={n: {"clip_l": 0.4 * torch.randn(2, 768, generator=rng)} for n in names},
+        entries=tuple(Entry(name=name, initial="dog") for name in names),
+    )
 
 
 def grid_settings(**settings: Any) -> dict[str, Any]:

@@ -15,7 +15,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from harness.host.graphs import Graph, write_pictures
+from factories import write_pictures
+from harness.host.graphs import Graph
 from harness.host.runner import Loaded
 from harness.models.embeddings import clip_with_files
 from pack.nodes.host.bundle.apply import apply_bundle

@@ -16,7 +16,8 @@ import torch
 from torch import Tensor
 
 import nodes
-from harness.host.graphs import Graph, write_pictures
+from factories import write_pictures
+from harness.host.graphs import Graph
 from harness.host.runner import Loaded
 from pack.bundles.bundle import Bundle
 from pack.nodes.host.denoiser.port import HostDenoiser

@@ -19,8 +19,9 @@ from host.denoiser.measure import left_behind
 from PIL import Image
 from torch import Tensor, nn
 
+from factories import write_pictures
 from harness.faults.cancelling import Cancelling, Moment
-from harness.host.graphs import Graph, Node, write_pictures
+from harness.host.graphs import Graph, Node, concept_run
 from harness.host.runner import GraphInterrupted, Loaded
 from harness.host.server import Server, failure
 
@@ -33,18 +34,7 @@ def pictures(host) -> None:
 
 
 def training(checkpointing: str = "off") -> Graph:
-    graph = Graph()
-    adapter = graph.add("Pivotal_Lora", rank=2, alpha=2.0).out()
-    run = graph.train(
-        graph.base("sd15"),
-        "cancel",
-        concepts=graph.concept(),
-        adapter=adapter,
-        steps=STEPS,
-        checkpointing=checkpointing,
-    )
-    graph.keep(run.out(5))
-    return graph
+    return concept_run("cancel", steps=STEPS, batch_size=1, checkpointing=checkpointing)[0]
 
 
 def base_sample(run_graph: Any) -> Tensor:

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import comfy.model_management
 import pytest
-import torch
 
-from harness.host.graphs import Graph, write_pictures
+from factories import CAPTIONS, same, write_pictures
+from harness.host.graphs import Graph, Node, concept_run
 from harness.host.runner import GraphInterrupted, Host
 from pack.nodes.host.run import drive as runs
 from pack.nodes.host.run import run_folder as folders
@@ -20,27 +20,13 @@ STEPS = 6
 LORA = ("Pivotal_Lora", {"rank": 4})
 
 
-def training(name: str, adapter: tuple = LORA, **settings: object) -> tuple[Graph, str]:
-    """A graph that trains TOK with an adapter under a run name, and its training node."""
-    graph, (kind, sizes) = Graph(), adapter
-    run = graph.train(
-        graph.base("sd15"),
-        "continue",
-        concepts=graph.concept(pivot=0.5),
-        adapter=graph.add(kind, **sizes).out(),
-        steps=STEPS,
-        batch_size=2,
-        run_name=name,
-        **settings,
-    )
-    graph.keep(run.out(5))
-    return graph, run
+def training(name: str, adapter: tuple = LORA, **settings: object) -> tuple[Graph, Node]:
+    return concept_run("continue", run_name=name, kind=adapter, **settings)
 
 
 @pytest.fixture(autouse=True)
 def pictures(host: Host, sd15) -> None:
-    captions = ["a picture of TOK", "TOK on grass", "a hill", "TOK at night"]
-    write_pictures(host.base / "input" / "continue", captions)
+    write_pictures(host.base / "input" / "continue", CAPTIONS)
 
 
 def files(host: Host, name: str) -> Path:
@@ -58,12 +44,6 @@ def cancel_after(monkeypatch: pytest.MonkeyPatch, step: int) -> None:
             comfy.model_management.interrupt_current_processing(True)
 
     monkeypatch.setattr(Reporter, "report_step", report_and_cancel)
-
-
-def same(one, other) -> bool:
-    pairs = [(one.lora, other.lora)]
-    pairs += [(one.embeddings[name], other.embeddings[name]) for name in one.embeddings]
-    return all(a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a) for a, b in pairs)
 
 
 @pytest.mark.parametrize(
@@ -110,8 +90,7 @@ def test_a_finished_run_is_read_and_not_trained_again(host, run_graph, monkeypat
     second = run_graph(graph)
     assert "finished before" in second[node, 5]
     assert second[node, 4] == first[node, 4]
-    wanted = first[node, 0].embeddings["tok"]
-    assert all(torch.equal(wanted[k], v) for k, v in second[node, 0].embeddings["tok"].items())
+    assert same(second[node, 0].embeddings["tok"], first[node, 0].embeddings["tok"])
 
 
 def test_another_recipe_under_the_same_name_leaves_the_first_run_alone(host, run_graph):

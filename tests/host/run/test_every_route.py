@@ -12,7 +12,7 @@ import pytest
 from host.run.test_cancel import server_graph
 from host.run.test_routes import HOSTILE, ask
 
-from harness.host.graphs import write_pictures
+from factories import write_pictures
 from harness.host.server import Server
 from pack.nodes.extension import ROUTES
 from pack.nodes.host.routes import Route

@@ -3,28 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 
 import pytest
-from PIL import Image
 
+from factories import write_pictures
 from harness.host.graphs import defaults
 from harness.host.runner import Host, Loaded, Outputs
 
-
-def write_pictures(folder: Path, count: int = 4) -> None:
-    """A few flat pictures with captions that hold the placeholder TOK."""
-    folder.mkdir(parents=True, exist_ok=True)
-    for number in range(count):
-        color = (60 * number, 200 - 40 * number, 90)
-        Image.new("RGB", (64, 64), color).save(folder / f"{number}.png")
-        (folder / f"{number}.txt").write_text(f"a picture of TOK number {number}")
+TOKS = [f"a picture of TOK number {number}" for number in range(4)]
 
 
 @pytest.fixture
 def dataset(host: Host) -> str:
     """The name of a small dataset in the input folder."""
-    write_pictures(host.base / "input" / "toks")
+    write_pictures(host.base / "input" / "toks", TOKS)
     return "toks"
 
 

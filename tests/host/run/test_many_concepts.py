@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import torch
 
-from harness.host.graphs import Graph, write_pictures
+from factories import write_pictures
+from harness.host.graphs import Graph
 from pack.nodes.host.text.port import HostTextEncoder
 from pack.training.words.concepts import Concept
 from pack.training.words.vectors import initial_vectors

@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from harness.models.embeddings import clip_with_files, clip_with_names, random_vectors, write_loose
+from factories import random_vectors
+from harness.models.embeddings import clip_with_files, clip_with_names, write_loose
 
 EVENTS = {"open", "os.scandir", "os.listdir", "os.walk"}
 seen: list[str] | None = None

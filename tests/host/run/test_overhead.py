@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+from factories import write_pictures
 from harness.faults.watching import Block, counted, in_turns
-from harness.host.graphs import Graph, write_pictures
+from harness.host.graphs import Graph
 
 LENGTH = 4
 

@@ -6,7 +6,8 @@ from collections import Counter
 
 import pytest
 
-from harness.host.graphs import Graph, write_pictures
+from factories import write_pictures
+from harness.host.graphs import Graph
 from harness.host.runner import GraphFailed, Host
 from pack.training.words import concepts
 

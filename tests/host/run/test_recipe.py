@@ -7,7 +7,8 @@ import itertools
 import pytest
 import torch
 
-from harness.host.graphs import Graph, write_pictures
+from factories import write_pictures
+from harness.host.graphs import Graph
 from pack.nodes.host.run.reporter import Reporter
 from pack.training import loop
 from pack.training.trained import all_places

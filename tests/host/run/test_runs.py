@@ -10,7 +10,8 @@ import torch
 from PIL import Image
 from safetensors import safe_open
 
-from harness.host.graphs import Graph, write_pictures
+from factories import CAPTIONS, write_pictures
+from harness.host.graphs import Graph, Node, concept_run
 from harness.host.runner import GraphFailed, Host
 from pack.bundles.files.journal import Journal
 from pack.nodes.host.run.live import LiveRequest, live_run
@@ -20,20 +21,13 @@ from pack.nodes.host.run.run_folder import RunFolder
 STEPS = 6
 
 
-def training(name: str, graph: Graph | None = None, **settings: object) -> tuple[Graph, str]:
-    """A graph that trains TOK with LoRA under a run name, and its training node."""
-    graph = graph or Graph()
-    own = {"concepts": graph.concept(pivot=0.5), "steps": STEPS, "batch_size": 2}
-    own["adapter"] = graph.add("Pivotal_Lora", rank=2).out()
-    run = graph.train(graph.base("sd15"), "runs", **{**own, "run_name": name, **settings})
-    graph.keep(run.out(5))
-    return graph, run
+def training(name: str, graph: Graph | None = None, **settings: object) -> tuple[Graph, Node]:
+    return concept_run("runs", graph, run_name=name, **settings)
 
 
 @pytest.fixture(autouse=True)
 def pictures(host: Host, sd15) -> None:
-    captions = ["a picture of TOK", "TOK on grass", "a hill", "TOK at night"]
-    write_pictures(host.base / "input" / "runs", captions)
+    write_pictures(host.base / "input" / "runs", CAPTIONS)
 
 
 def folder(host: Host, name: str) -> RunFolder:

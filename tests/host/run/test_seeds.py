@@ -9,7 +9,8 @@ import folder_paths
 import pytest
 import torch
 
-from harness.host.graphs import Graph, write_pictures
+from factories import same, tensors, write_pictures
+from harness.host.graphs import Graph
 from pack.bundles.bundle import Bundle
 
 
@@ -46,15 +47,6 @@ def pictures(host) -> None:
         (folder / f"wide{number}.txt").write_text("a wide TOK")
 
 
-def tensors(made: Bundle) -> dict[str, torch.Tensor]:
-    named = {
-        f"{name}.{key}": rows
-        for name, vectors in made.embeddings.items()
-        for key, rows in vectors.items()
-    }
-    return {**made.lora, **named}
-
-
 @pytest.fixture(scope="module")
 def first(sd15, run_graph) -> tuple[Bundle, list[float], str]:
     return train(run_graph, seed=3, run_name="first")
@@ -65,9 +57,7 @@ def test_the_same_seed_gives_the_same_run_bit_for_bit(first, run_graph):
     state = torch.get_rng_state()
     made, losses, _ = train(run_graph, seed=3, run_name="second")
     assert losses == first[1]
-    assert tensors(made).keys() == tensors(first[0]).keys()
-    for key, tensor in tensors(first[0]).items():
-        assert torch.equal(tensors(made)[key], tensor), key
+    assert same(made, first[0])
     assert torch.equal(torch.get_rng_state(), state)
 
 

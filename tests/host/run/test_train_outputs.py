@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from harness.host.graphs import Graph, write_pictures
+from factories import write_pictures
+from harness.host.graphs import Graph
 from harness.host.runner import GraphFailed, Host, Loaded
 from pack.nodes.host.denoiser.port import HostDenoiser
 from pack.nodes.host.run.drive import gradients

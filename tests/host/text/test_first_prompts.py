@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from harness.host.graphs import write_pictures
+from factories import write_pictures
 from harness.host.runner import GraphFailed, Host, Loaded, Outputs
 
 PROMPTS = Path(__file__).resolve().parents[2] / "workflows" / "prompts"

@@ -10,8 +10,9 @@ import comfy.model_management as management
 import pytest
 import torch
 
+from factories import random_vectors
 from harness.host.graphs import Graph
-from harness.models.embeddings import clip_with_names, random_vectors
+from harness.models.embeddings import clip_with_names
 from pack.bundles.bundle import Bundle
 from pack.nodes.host.text.output_embeddings import encode_with_outputs
 from pack.nodes.host.text.resolve import NameRules, bind_names

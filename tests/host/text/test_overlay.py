@@ -15,13 +15,13 @@ import pytest
 import torch
 from torch import Tensor
 
+from factories import lora, random_vectors
 from harness.host.graphs import Graph
 from harness.host.runner import GraphFailed, Loaded
 from harness.models.embeddings import (
     Vectors,
     clip_with_files,
     clip_with_names,
-    random_vectors,
     write_loose,
 )
 from pack.bundles.bundle import Bundle
@@ -211,17 +211,12 @@ def test_the_original_clip_is_not_touched(side):
 
 def bundle(side: Side, *names: str, seed: int = 5, rank: int = 2) -> Bundle:
     """A bundle with names and a LoRA on one layer that is in every fixture."""
-    draw = torch.Generator().manual_seed(seed)
     model = side.loaded.model.model.diffusion_model
     layer = next(n for n, m in model.named_modules() if n.endswith("attn2.to_k"))
-    out, width = model.get_submodule(layer).weight.shape
-    lora = {
-        f"diffusion_model.{layer}.lora_up.weight": torch.randn(out, rank, generator=draw),
-        f"diffusion_model.{layer}.lora_down.weight": torch.randn(rank, width, generator=draw),
-        f"diffusion_model.{layer}.alpha": torch.tensor(1.0),
-    }
+    shapes = {f"diffusion_model.{layer}": model.get_submodule(layer).weight.shape}
     vectors = {name: side.vectors(seed + place) for place, name in enumerate(names)}
-    return Bundle(family=side.family, lora=lora, embeddings=vectors)
+    weights = lora(shapes, rank=rank, alpha=1.0, seed=seed)
+    return Bundle(family=side.family, lora=weights, embeddings=vectors)
 
 
 PHOTO = "a photo of embedding:cat"
