@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -95,3 +96,9 @@ def write_pictures(folder: Path, captions: Sequence[str], size: tuple[int, int] 
         if caption:
             (folder / f"{number}.txt").write_text(caption, encoding="utf-8")
     return folder.name
+
+
+def grain(size: tuple[int, int], rng: random.Random) -> Image.Image:
+    """Noise in gray. Pillow's own continues from wherever it was left in this process."""
+    noise = Image.frombytes("L", size, rng.randbytes(size[0] * size[1]))
+    return Image.blend(Image.new("L", size, 128), noise, 0.8).convert("RGB")

@@ -31,7 +31,7 @@ def weigh(warm: WarmHost, folder: Path, pairs: int) -> dict[str, Any]:
 def _weighed(warm: WarmHost, pairs: int, length: int) -> dict[str, Any]:
     import torch
 
-    from harness.faults.watching import Block, in_turns
+    from harness.host.watching import Block, in_turns
 
     torch.set_num_threads(os.cpu_count() or 1)
     warm_up = Block(True)

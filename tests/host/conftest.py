@@ -9,9 +9,9 @@ from pathlib import Path
 
 import comfy.model_management
 import pytest
-from host.denoiser.measure import left_behind
 
 from harness.host.checkpoints import load_cut
+from harness.host.measure import left_behind
 from harness.host.runner import Host, Loaded, Outputs, start_host
 from pack.nodes.host.folders import user_folder
 

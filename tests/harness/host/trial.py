@@ -12,12 +12,12 @@ from typing import Any
 import comfy.model_management as management
 import folder_paths
 import torch
-from host.denoiser.measure import digest
 from torch import Tensor
 
 from factories import write_pictures
 from harness.host.checkpoints import load_cut
 from harness.host.graphs import Graph, Link, Node
+from harness.host.measure import digest
 from harness.host.runner import GraphFailed, Host, Loaded
 from world import families, released
 

@@ -12,10 +12,10 @@ import torch
 from comfy.patcher_extension import WrappersMP
 from comfy_extras.nodes_clip_sdxl import CLIPTextEncodeSDXL
 from comfy_extras.nodes_train import TrainLoraNode
-from host.denoiser.measure import LONG, SHORT, Batch, Ports, borrowed, draw, make_batch, relative
 from torch import Tensor
 
 import nodes
+from harness.host.measure import LONG, SHORT, Batch, Ports, borrowed, draw, make_batch, relative
 from harness.host.runner import Loaded
 from pack.nodes.host.codec import HostLatentCodec
 from pack.training.ports import Caption, Crop

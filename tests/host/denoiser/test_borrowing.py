@@ -15,7 +15,12 @@ import psutil
 import pytest
 import torch
 from comfy.patcher_extension import WrappersMP
-from host.denoiser.measure import (
+from host.run.test_main_job import TOKS, training_prompt
+from torch import Tensor, nn
+
+import nodes
+from factories import write_pictures
+from harness.host.measure import (
     SHORT,
     address,
     borrowed,
@@ -30,13 +35,8 @@ from host.denoiser.measure import (
     weights_among,
     weights_of,
 )
-from host.run.test_main_job import TOKS, training_prompt
-from host.run.writes import Writes, tree
-from torch import Tensor, nn
-
-import nodes
-from factories import write_pictures
 from harness.host.runner import GraphFailed, GraphInterrupted, Host, Loaded, Outputs
+from harness.host.writes import Writes, tree
 from pack.bundles.bundle import Bundle
 from pack.nodes.host.denoiser.port import HostDenoiser
 

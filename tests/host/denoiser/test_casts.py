@@ -8,10 +8,10 @@ from typing import Any
 import comfy.ops
 import pytest
 import torch
-from host.denoiser.measure import SHORT, borrowed, make_batch, probe
 from host.denoiser.test_gradients import load_unet
 from torch import Tensor, nn
 
+from harness.host.measure import SHORT, borrowed, make_batch, probe
 from harness.host.runner import Loaded
 from pack.nodes.host.denoiser.frozen_layers import frozen_forward, tamed
 from pack.training.adapters.targets import Targets

@@ -9,12 +9,12 @@ import torch
 from comfy.model_patcher import ModelPatcher
 from comfy.patcher_extension import WrappersMP
 from comfy_extras.nodes_torch_compile import TorchCompileModel
-from host.denoiser.measure import SHORT, borrowed, make_batch
 from host.denoiser.test_borrowing import Before, bundle_of, sample, training_only
 from host.run.test_main_job import TOKS
 from torch import Tensor
 
 from factories import write_pictures
+from harness.host.measure import SHORT, borrowed, make_batch
 from harness.host.runner import Host, Loaded, Outputs
 from pack.bundles.bundle import Bundle
 

@@ -13,7 +13,9 @@ import comfy.samplers
 import pytest
 import torch
 from comfy.model_base import ModelType
-from host.denoiser.measure import (
+from torch import Tensor, nn
+
+from harness.host.measure import (
     SHORT,
     TOK,
     Batch,
@@ -24,8 +26,6 @@ from host.denoiser.measure import (
     probe,
     relative,
 )
-from torch import Tensor, nn
-
 from harness.host.runner import Loaded
 from pack.bundles.bundle import Bundle
 from pack.nodes.host.bundle.apply import apply_bundle

@@ -12,10 +12,10 @@ import comfy.lora_convert
 import comfy.model_management as management
 import pytest
 import torch
-from host.denoiser.measure import draw
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from harness.host.measure import draw
 from harness.host.trial import SMALL, Models, load_small
 from pack.bundles.bundle import Bundle
 from pack.bundles.layers.generic import KOHYA_FAMILIES

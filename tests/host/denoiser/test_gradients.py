@@ -7,7 +7,9 @@ from collections.abc import Iterator
 import comfy.sd
 import pytest
 import torch
-from host.denoiser.measure import (
+from torch import nn
+
+from harness.host.measure import (
     LONG,
     SHORT,
     WEIGHTED,
@@ -22,8 +24,6 @@ from host.denoiser.measure import (
     weights_among,
     weights_of,
 )
-from torch import nn
-
 from harness.host.runner import Loaded
 from pack.nodes.host.denoiser import injection
 from pack.nodes.host.denoiser.frozen_layers import Forward

@@ -6,7 +6,12 @@ from collections.abc import Callable, Iterator
 
 import pytest
 import torch
-from host.denoiser.measure import (
+from host.denoiser.test_borrowing import bundle_of, sample, training_only
+from host.run.test_main_job import TOKS
+
+from factories import write_pictures
+from harness.host.graphs import defaults
+from harness.host.measure import (
     SHORT,
     borrowed,
     disagreement,
@@ -15,13 +20,8 @@ from host.denoiser.measure import (
     probe,
     size_of,
 )
-from host.denoiser.test_borrowing import bundle_of, sample, training_only
-from host.run.test_main_job import TOKS
-
-from factories import write_pictures
-from harness.host.graphs import defaults
-from harness.host.packed import load_packed
 from harness.host.runner import Host, Loaded, Outputs
+from harness.models.packed import load_packed
 from pack.nodes.host.bundle.apply import apply_bundle
 
 

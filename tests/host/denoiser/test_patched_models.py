@@ -7,12 +7,12 @@ from typing import Any
 
 import torch
 from comfy.model_patcher import ModelPatcher
-from host.denoiser.measure import SHORT, borrowed, make_batch
 from host.denoiser.test_borrowing import sample
 from torch import Tensor
 
 import nodes
 from harness.host.graphs import defaults
+from harness.host.measure import SHORT, borrowed, make_batch
 from harness.host.runner import Loaded
 
 SLOW = "TorchCompileModel"

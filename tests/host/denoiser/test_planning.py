@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import torch
-from host.denoiser.measure import SHORT, borrowed, kept_for_backward, make_batch, size_of
 
+from harness.host.measure import SHORT, borrowed, kept_for_backward, make_batch, size_of
 from harness.host.runner import Loaded
 from pack.nodes.host.denoiser import budget as measuring
 from pack.nodes.host.denoiser.budget import measure_cost, plan_run

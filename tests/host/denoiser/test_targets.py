@@ -9,9 +9,9 @@ import comfy.model_management as management
 import pytest
 import torch
 from comfy_extras.nodes_model_advanced import ModelSamplingDiscrete, ModelSamplingSD3
-from host.denoiser.measure import borrowed, make_batch
 from torch import Tensor
 
+from harness.host.measure import borrowed, make_batch
 from harness.host.runner import Loaded
 from pack.nodes.host.denoiser.port import HostDenoiser
 from pack.training.config import TrainConfig

@@ -15,13 +15,13 @@ import comfy.model_management as management
 import numpy
 import pytest
 import torch
-from host.denoiser.measure import left_behind
 from PIL import Image
 from torch import Tensor, nn
 
 from factories import write_pictures
 from harness.faults.cancelling import Cancelling, Moment
 from harness.host.graphs import Graph, Node, concept_run
+from harness.host.measure import left_behind
 from harness.host.runner import GraphInterrupted, Loaded
 from harness.host.server import Server, failure
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from factories import write_pictures
-from harness.faults.watching import Block, counted, in_turns
 from harness.host.graphs import Graph
+from harness.host.watching import Block, counted, in_turns
 
 LENGTH = 4
 

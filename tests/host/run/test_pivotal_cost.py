@@ -8,11 +8,11 @@ from contextlib import closing
 from dataclasses import dataclass
 
 import pytest
-from host.denoiser.measure import kept_for_backward, make_batch, size_of
 from torch import nn
 
-from harness.faults.watching import counted
+from harness.host.measure import kept_for_backward, make_batch, size_of
 from harness.host.runner import Loaded
+from harness.host.watching import counted
 from pack.nodes.host.denoiser.port import HostDenoiser
 from pack.nodes.host.run.drive import gradients
 from pack.nodes.host.text.port import HostTextEncoder

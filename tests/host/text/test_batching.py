@@ -9,9 +9,9 @@ from contextlib import contextmanager
 import pytest
 import torch
 from comfy.sd1_clip import SDClipModel
-from host.denoiser.measure import left_behind
 from torch import Tensor
 
+from harness.host.measure import left_behind
 from pack.nodes.host.text.port import HostTextEncoder
 from pack.training.ports import Caption, Mention
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from PIL import Image, ImageCms, ImageDraw, ImageFilter
 
-from harness.models.grain import grain
+from factories import grain
 from pack.training.dataset.checks.verdict import DatasetVerdict, examine, measured
 from pack.training.dataset.facts import Store
 from pack.training.dataset.folder.read import FolderOptions, read_folder

@@ -11,7 +11,7 @@ import pytest
 import torch
 from PIL import Image, ImageDraw, ImageFile, ImageFilter
 
-from harness.models.grain import grain
+from factories import grain
 from pack.training.dataset.checks.measure import Measures, distance, measure, near_copies
 from pack.training.dataset.checks.variety import variety
 from pack.training.dataset.checks.verdict import DatasetVerdict, Gate, examine, measured

@@ -34,7 +34,7 @@ def suite(folder: Path, rest: str = "True", browser: str = "True") -> tuple[int,
     ):
         text = MEETING.format(name=name, other=other, holds=holds, depth=path.count("/"))
         (folder / path).write_text(text)
-    command = [sys.executable, "-c", CODE, str(Path(__file__).parent)]
+    command = [sys.executable, "-c", CODE, str(Path(__file__).parents[1])]
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True)
     assert done.stderr == ""
     return done.returncode, done.stdout.splitlines()

@@ -10,7 +10,7 @@ import pytest
 from harness.tools import registry
 from harness.tools.environment import Stop
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 USED = (".py", ".js", ".md", ".json", ".webp")
 
 
