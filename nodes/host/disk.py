@@ -1,4 +1,4 @@
-"""Writing that may fail without ending a run."""
+"""Writing and deleting files without ending a run if the disk refuses."""
 
 from __future__ import annotations
 
@@ -6,29 +6,40 @@ import logging
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Concatenate, ParamSpec
 
 from safetensors import SafetensorError
 
 LOG = logging.getLogger(__name__)
+P = ParamSpec("P")
 
 
 class Disk:
-    """Tries to write; a disk that refuses is told of once, until it takes something again."""
+    """Best-effort writes: logs the first failure, then stays quiet until a write succeeds."""
 
     def __init__(self) -> None:
         self.trouble: str | None = None
-        """What could not be written last, while that is so"""
+        """The last failure, until a write succeeds."""
 
-    def attempt(self, what: str, place: Path, write: Callable[[], Any]) -> bool:
-        """Whether `write` went well; a folder that is gone is made again first."""
+    def write(
+        self,
+        what: str,
+        path: Path,
+        writer: Callable[Concatenate[Path, P], object],
+        *content: P.args,
+        **options: P.kwargs,
+    ) -> bool:
+        """Whether `writer(path, *content)` succeeded; a missing folder is created first.
+
+        `what` names the file in messages, such as "The plot".
+        """
         try:
-            place.parent.mkdir(parents=True, exist_ok=True)
-            write()
+            path.parent.mkdir(parents=True, exist_ok=True)
+            writer(path, *content, **options)
         except (OSError, SafetensorError) as error:
             sentence = (
-                f"{what} could not be written to {place} ({error}): make room or access there; "
-                "training goes on without it."
+                f"{what} could not be written to {path} ({error}): make room or access there; "
+                "training continues without it."
             )
             if self.trouble is None:
                 LOG.warning("%s", sentence)
@@ -39,7 +50,7 @@ class Disk:
 
 
 def discard(path: Path) -> None:
-    """Delete what is of no use any more; where that fails it stays, with a line in the log."""
+    """Delete a file or folder that is no longer needed; a failure is only logged."""
     try:
         if path.is_dir():
             shutil.rmtree(path)

@@ -1,9 +1,10 @@
-"""Pillow's pictures as the host's IMAGE and MASK tensors, and pixels saved as files."""
+"""Pillow's pictures as the host's IMAGE and MASK tensors, and as files."""
 
 from __future__ import annotations
 
 import hashlib
 from pathlib import Path
+from typing import Any
 
 from PIL import Image
 from torch import Tensor
@@ -11,6 +12,8 @@ from torch import Tensor
 from ...bundles.files.atomic import replace_file
 from ...training.dataset.pictures.pixels import to_picture, to_tensor
 from .folders import user_folder
+
+FORMATS = {".png": "PNG", ".jpg": "JPEG", ".webp": "WEBP"}
 
 
 def as_image(picture: Image.Image) -> Tensor:
@@ -23,11 +26,17 @@ def as_mask(mask: Image.Image) -> Tensor:
     return to_tensor(mask.convert("L"))[None, ..., 0]
 
 
+def save_picture(path: Path, picture: Image.Image, **options: Any) -> None:
+    """Save a picture whole or not at all, in the format of its path, with Pillow's options."""
+    kind = FORMATS[path.suffix]
+    replace_file(path, lambda draft: picture.save(draft, format=kind, **options))
+
+
 def keep_picture(pixels: Tensor) -> Path:
     """Save pixels in the user's folder as a PNG that is named by its content and written once."""
     picture = to_picture(pixels)
     name = hashlib.sha256(repr((picture.size, picture.mode)).encode() + picture.tobytes())
     path = user_folder("pictures") / f"{name.hexdigest()[:32]}.png"
     if not path.exists():
-        replace_file(path, lambda draft: picture.save(draft, format="PNG", compress_level=1))
+        save_picture(path, picture, compress_level=1)
     return path

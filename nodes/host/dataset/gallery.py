@@ -9,7 +9,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ....bundles.files.atomic import replace_file
 from ....training.dataset.captions.placeholders import placeholder_pattern
 from ....training.dataset.checks.findings import rough_tokens
 from ....training.dataset.folder.sidecars import read_text
@@ -19,6 +18,7 @@ from ....training.dataset.records import Dataset, Framing, Record, Transparency,
 from ....training.dataset.writing.review import Conflict, Review, dataset_id
 from ....training.ports import Crop
 from ..folders import file_facts, user_folder
+from ..images import save_picture
 from ..routes import Call, Refused, Route
 
 PAGE, THUMB, MOST_SHOWN = 200, 384, 50
@@ -172,8 +172,7 @@ def thumbnail(call: Call) -> Path:
         name = f"{facts.content(record.path)[:32]}{_shown(record, crop)}"
     path = user_folder("thumbs") / f"{name}.webp"
     if not path.exists():
-        small = trained_view(record, THUMB, crop)
-        replace_file(path, lambda draft: small.save(draft, format="WEBP", quality=80))
+        save_picture(path, trained_view(record, THUMB, crop), quality=80)
     return path
 
 

@@ -38,7 +38,7 @@ def plan_run(parts: Parts, denoiser: HostDenoiser, batch: int, path: Path, disk:
     else:
         plan = choose(cost, batch, free_memory(denoiser))
         text = json.dumps(plan.saved, indent=1)
-        disk.attempt("The plan of the memory", path, lambda: replace_text(path, text))
+        disk.write("The plan of the memory", path, replace_text, text)
     parts.split = plan.split
     denoiser.follow(plan, cost.bytes_for(plan.kept, 1 if plan.split else batch))
     return plan

@@ -13,13 +13,13 @@ import torch
 from comfy.sd import VAE
 from PIL import Image
 
-from ....bundles.files.atomic import replace_file
 from ....training.dataset.pictures.pixels import to_picture
 from ....training.ports import Caption, Mention
 from ....training.run import Run
 from ....training.words.concepts import Concept, mentioned, parse_caption
 from ..denoiser.port import HostDenoiser
 from ..disk import Disk
+from ..images import save_picture
 from ..sampling import HostConditioning, Sampling, decode, sample
 from ..text.port import HostTextEncoder
 
@@ -90,7 +90,7 @@ class Previewer:
             for shot in self._shots:
                 picture = self._render(run, shot)
                 path = folder / f"step_{step:08}_{shot.label}.jpg"
-                if disk.attempt("A preview", path, lambda p=path, i=picture: _save(p, i)):
+                if disk.write("A preview", path, save_picture, picture, quality=92):
                     about = {"prompt": shot.prompt, "seed": shot.seed, "without": shot.without}
                     rendered.append({"file": path.name, "row": shot.label, **about})
         self._cost = time.monotonic() - began
@@ -132,10 +132,6 @@ def shots(config: PreviewConfig, concepts: Sequence[Concept]) -> Iterator[Previe
                     for part in caption
                 )
                 yield PreviewShot(f"{label}_without{place + 1}", prompt, bare, seed, name)
-
-
-def _save(path: Path, picture: Image.Image) -> None:
-    replace_file(path, lambda draft: picture.save(draft, format="JPEG", quality=92))
 
 
 def stop_on_cancel(*_: Any) -> None:

@@ -113,8 +113,8 @@ class Reporter:
         # Numbers are not worth a sync, which may wait for whatever else the machine is writing: a
         # checkpoint holds the losses too. Events are rare, and syncing one syncs the lines before.
         sync = LOSS.key not in line
-        return self._folder.disk.attempt(
-            "The journal", journal.path, lambda: journal.add(line, sync=sync)
+        return self._folder.disk.write(
+            "The journal", journal.path, lambda _: journal.add(line, sync=sync)
         )
 
     def _look_at_vectors(self, report: StepReport) -> None:

@@ -16,13 +16,14 @@ from PIL.Image import Image
 from torch import Tensor
 
 from ....bundles.bundle import Bundle
-from ....bundles.files.atomic import replace_file, replace_text
+from ....bundles.files.atomic import replace_text
 from ....bundles.files.journal import Journal
 from ....bundles.files.safetensors import replace_safetensors
 from ....bundles.save import replace_bundle
 from ....training.state import RunState, load_state, save_state
 from ..disk import Disk, discard
 from ..folders import RUNS, checked_run_name
+from ..images import save_picture
 from .identity import changes
 
 LOG = logging.getLogger(__name__)
@@ -46,7 +47,7 @@ class RunFolder:
         """Create the folder and mark it as this run's, unless that has been done."""
         place = self.path / IDENTITY
         if not place.exists():
-            self.disk.attempt("The run", place, lambda: replace_text(place, self.identity))
+            self.disk.write("The run", place, replace_text, self.identity)
 
     @property
     def bundle(self) -> Path:
@@ -98,13 +99,11 @@ class RunFolder:
         """Save a state and its bundle; returns whether the state was written."""
         self.create()
         step = state.step
-        checkpoint, place = self.checkpoint(step), self.bundle_at(step)
-        saved = self.disk.attempt(
-            f"The checkpoint of step {step}", checkpoint, lambda: save_state(checkpoint, state)
-        )
+        name = f"The checkpoint of step {step}"
+        saved = self.disk.write(name, self.checkpoint(step), save_state, state)
         if saved:
             name = f"The bundle of step {step}"
-            self.disk.attempt(name, place, lambda: replace_bundle(place, bundle))
+            self.disk.write(name, self.bundle_at(step), replace_bundle, bundle)
         return saved
 
     def retain(self, newest: int, pinned: Collection[int]) -> None:
@@ -132,35 +131,23 @@ class RunFolder:
         """Save what diffusers needs, if anything; returns a line that says where."""
         if not tensors:
             return ""
-        self.disk.attempt(
-            "The file for diffusers",
-            self.peft,
-            lambda: replace_safetensors(self.peft, tensors, {"format": "pt"}),
-        )
+        name, metadata = "The file for diffusers", {"format": "pt"}
+        self.disk.write(name, self.peft, replace_safetensors, tensors, metadata)
         return f"\nfor diffusers: {self.peft}"
 
     def finish(self, bundle: Bundle, report: str, plot: Image, progress: Mapping[str, Any]) -> bool:
         """Save the result; what marks the run as finished comes last."""
         self.create()
-        texts = self.disk.attempt(
-            "The report", self.report, lambda: replace_text(self.report, report + "\n")
-        )
-        picture = self.path / "loss.png"
-        self.disk.attempt(
-            "The plot",
-            picture,
-            lambda: replace_file(picture, lambda draft: plot.save(draft, format="PNG")),
-        )
-        whole = self.disk.attempt(
-            "The bundle", self.bundle, lambda: replace_bundle(self.bundle, bundle)
-        )
+        texts = self.disk.write("The report", self.report, replace_text, report + "\n")
+        self.disk.write("The plot", self.path / "loss.png", save_picture, plot)
+        whole = self.disk.write("The bundle", self.bundle, replace_bundle, bundle)
         return texts and whole and self.save_progress(progress)
 
     def save_progress(self, progress: Mapping[str, Any]) -> bool:
         """Save how many steps were requested, and after how many the run finished, if it has."""
         place = self.path / PROGRESS
         text = json.dumps(progress)
-        return self.disk.attempt("The progress", place, lambda: replace_text(place, text))
+        return self.disk.write("The progress", place, replace_text, text)
 
     def progress(self) -> dict[str, Any]:
         """What `save_progress` saved last; {} when it never did."""
@@ -176,7 +163,7 @@ class RunFolder:
         lines = [line for line in journal.entries() if line.get("step", 0) <= step]
         # Also to remove a line that was cut off.
         if self.journal.exists():
-            self.disk.attempt("The journal", self.journal, lambda: journal.rewrite(lines))
+            self.disk.write("The journal", self.journal, lambda _: journal.rewrite(lines))
         return len(lines)
 
 
