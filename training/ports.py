@@ -5,9 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, MutableMapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
-from torch import Tensor, nn
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from .adapters.base import Adapter
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,7 +121,7 @@ class Denoiser(Protocol):
         """Every adaptable layer, in the order of the forward pass."""
         ...
 
-    def attach(self, adapters: Mapping[str, nn.Module]) -> AbstractContextManager[None]:
+    def attach(self, adapters: Mapping[str, Adapter]) -> AbstractContextManager[None]:
         """Call `adapters[name].around` in place of each named layer until the context ends."""
         ...
 
@@ -167,7 +170,7 @@ class TextEncoder(Protocol):
     def attach(
         self,
         vectors: Mapping[str, Mapping[str, Tensor]],
-        adapters: Mapping[str, nn.Module] = ...,
+        adapters: Mapping[str, Adapter] = ...,
         outputs: Mapping[str, Mapping[str, Tensor]] = ...,
     ) -> AbstractContextManager[None]:
         """Let `Mention(name)` stand for `vectors[name][encoder key]` until the context ends.

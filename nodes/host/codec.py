@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import comfy.model_management as management
 import torch
 from comfy.sd import VAE
@@ -35,7 +37,8 @@ class HostLatentCodec:
     @property
     def step(self) -> int:
         """The host encodes sides that are multiples of this, and crops others around the middle."""
-        return int(self._vae.spacial_compression_encode()) if self._vae.crop_input else 1
+        step: Any = self._vae.spacial_compression_encode()
+        return step if self._vae.crop_input else 1
 
     def _make_room(self, count: int, pixels: Tensor) -> None:
         """Free the memory of other models, for which the host would otherwise split a batch."""

@@ -64,7 +64,7 @@ def load_legacy(folder: Path, dtype: torch.dtype) -> tuple[Any, Any]:
     weights = translated(_weights(folder), image_token)
     rows = weights["model.language_model.shared.weight"].shape[0]
     config = Florence2Config(**translated_config(old, image_token, rows))
-    model = Florence2ForConditionalGeneration(config)
+    model: Any = Florence2ForConditionalGeneration(config)
     missing, unexpected = model.load_state_dict(weights, strict=False)
     # These are tied to the shared table.
     lost = [name for name in missing if "embed_tokens" not in name and "lm_head" not in name]

@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import Any
 
 import comfy.model_management as management
 import torch
@@ -48,7 +49,8 @@ def free_memory(denoiser: HostDenoiser) -> int:
     """Bytes free on the model's device, without those that the host reserves for itself."""
     # The measurement has loaded the model, so its weights are already subtracted.
     device = denoiser.patcher.load_device
-    return int(management.get_free_memory(device) - management.extra_reserved_memory())
+    free: Any = management.get_free_memory(device)
+    return int(free - management.extra_reserved_memory())
 
 
 def measure_cost(parts: Parts, denoiser: HostDenoiser) -> Cost:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 
 import comfy.model_base
 from comfy.model_patcher import ModelPatcher
@@ -104,7 +105,8 @@ def check_clip(model: ModelPatcher, clip: CLIP) -> None:
     needed = next((numbers[name] for name in CONTEXT_WIDTHS if name in numbers), None)
     if "context_embedder_config" in numbers:
         needed = numbers["context_embedder_config"]["params"]["in_features"]
-    width = clip.encode_from_tokens(clip.tokenize(""), return_pooled=True)[0].shape[-1]
+    encoded: Any = clip.encode_from_tokens(clip.tokenize(""), return_pooled=True)
+    width = encoded[0].shape[-1]
     if isinstance(needed, int) and width != needed:
         raise ValueError(
             f"This CLIP makes conditioning {width} wide and the MODEL ({family_of(model)}) takes "

@@ -126,7 +126,7 @@ class _LowRankLinear(Function):
 
 
 def low_rank_forward(
-    module: nn.Module, forward: Forward, factors: Callable[[], tuple[Tensor, Tensor]]
+    module: nn.Module, forward: Forward, factors: Callable[[], tuple[Tensor, Tensor] | None]
 ) -> Forward:
     """The forward of a frozen Linear plus up @ down @ x, in the dtype of x.
 
@@ -134,7 +134,9 @@ def low_rank_forward(
     """
 
     def adapted(x: Tensor) -> Tensor:
-        down, up = (factor.to(x.dtype) for factor in factors())
+        pair = factors()
+        assert pair is not None, "an adapter that has lost its factors"
+        down, up = (factor.to(x.dtype) for factor in pair)
         return _LowRankLinear.apply(x, down, up, module, forward)
 
     return adapted

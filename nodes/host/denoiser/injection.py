@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import comfy.ops
 import torch
@@ -98,7 +98,8 @@ class TrainingInjection:
         """Replace weights that were made in inference mode by ordinary copies."""
         # Autograd saves the small weights of a norm and refuses tensors of inference mode.
         # Layers with the host's cast are not concerned: their weights are fetched again.
-        for tensors in (module._parameters, module._buffers):
+        groups = (module._parameters, module._buffers)
+        for tensors in cast("tuple[dict[str, Any], ...]", groups):
             for name, tensor in tensors.items():
                 if tensor is None or not tensor.is_inference() or not tensor.is_floating_point():
                     continue
@@ -147,9 +148,8 @@ class TrainingInjection:
     ) -> Callable[..., Tensor]:
         """The module's forward with an adapter; `bare` is the host's, if nothing is in between."""
         forward = module.forward
-        factors = adapter.factors if isinstance(module, nn.Linear) and bare is not None else None
-        if factors is not None and factors() is not None:
-            fused = low_rank_forward(module, bare, factors)
+        if isinstance(module, nn.Linear) and bare is not None and adapter.factors() is not None:
+            fused = low_rank_forward(module, bare, adapter.factors)
             return lambda x: fused(x) if self.adapted else forward(x)
 
         def adapted(x: Tensor, *args: Any) -> Tensor:
@@ -159,7 +159,7 @@ class TrainingInjection:
 
         return adapted
 
-    def _replace(self, module: nn.Module, forward: Callable[..., Tensor]) -> None:
+    def _replace(self, module: nn.Module, forward: Callable[..., Any]) -> None:
         before = module.__dict__.get("forward")
 
         def undo() -> None:

@@ -11,8 +11,9 @@ import comfy.model_management as management
 import comfy.model_sampling
 import torch
 from comfy.model_patcher import ModelPatcher
-from torch import Tensor, nn
+from torch import Tensor
 
+from ....training.adapters.base import Adapter
 from ....training.memory import Plan
 from ....training.ports import Conditioning, Crop, Denoiser, Layer, Noised
 from ..versions import is_oom
@@ -80,7 +81,7 @@ class HostDenoiser:
             self._kept, self._counts = before, None
 
     @contextmanager
-    def attach(self, adapters: Mapping[str, nn.Module]) -> Iterator[None]:
+    def attach(self, adapters: Mapping[str, Adapter]) -> Iterator[None]:
         """Borrow the model: load the clone with adapters injected and its raw output exposed."""
         model, device = self._patcher.model, self._patcher.load_device
         # Hosts since 0.30 do this when they load; older ones leave it to us.
@@ -210,7 +211,7 @@ class HostDenoiser:
             p.numel() for a in self._injection.adapters.values() for p in a.parameters()
         )
         estimate = BYTES_PER_PARAMETER * parameters + step_memory(self._patcher, noisy)
-        required = self._required or estimate
+        required = self._required or int(estimate)
         management.load_models_gpu([*self._companions(), self._patcher], memory_required=required)
 
     def _inputs(
@@ -265,7 +266,7 @@ class HostDenoiser:
 def raw_output(model: ModelPatcher) -> Any:
     """The model's sampling object; while `raw`, denoising returns the network's output."""
     sampling = copy.copy(model.get_model_object("model_sampling"))
-    kind = type(sampling)
+    kind: Any = type(sampling)
 
     def denoised(self: Any, sigma: Tensor, output: Tensor, noisy: Tensor) -> Tensor:
         return output if self.raw else kind.calculate_denoised(self, sigma, output, noisy)

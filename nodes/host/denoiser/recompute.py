@@ -69,7 +69,8 @@ class _Recomputed(Function):
                 if grad is not None and isinstance(tensor, Tensor) and tensor.requires_grad
             ]
             # This also accumulates the gradients of adapters inside the block.
-            torch.autograd.backward(*zip(*reached, strict=True))
+            reached_outputs, their_grads = zip(*reached, strict=True)
+            torch.autograd.backward(reached_outputs, their_grads)
         return (None, None, *(tensor.grad for tensor in inputs))
 
 

@@ -28,7 +28,7 @@ def is_numbered(folder: str, name: str) -> bool:
 
 def plot_run(folder: RunFolder) -> tuple[Tensor, list[float]]:
     """All plots below each other, (1, height, width, 3) in 0..1, and the loss of every step."""
-    lines = list(Journal(folder.journal).entries())
+    lines: list[Line] = list(Journal(folder.journal).entries())
     losses = losses_of(lines)
     if not losses:
         raise ValueError(f"The run {folder.path.name} has reported no step yet.")

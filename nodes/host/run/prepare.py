@@ -107,7 +107,7 @@ def make_data(
     records = [dataset.records[owner] for owner in owners]
     floors = [(record.framing or default).mask_floor for record in records]
     masks = [
-        latent_mask(record, crop, latent.shape[-2:], floor, codec.step)
+        latent_mask(record, crop, (latent.shape[-2], latent.shape[-1]), floor, codec.step)
         for record, crop, latent, floor in zip(records, crops, latents, floors, strict=True)
     ]
     captions = [caption for row in parsed.captions for caption in row]

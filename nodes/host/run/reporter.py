@@ -195,4 +195,6 @@ def rates(report: StepReport) -> dict[str, Any]:
 def memory(report: StepReport) -> int:
     """Bytes in use on the device that trains."""
     device = next(iter(report.run.parts.parameters().values())).device
-    return int(management.get_total_memory(device) - management.get_free_memory(device))
+    total: Any = management.get_total_memory(device)
+    free: Any = management.get_free_memory(device)
+    return int(total - free)

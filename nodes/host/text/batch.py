@@ -40,7 +40,8 @@ class BatchEncoder:
             return [self._wrapped(tokens) for tokens in captions]
 
     def _wrapped(self, tokens: Tokens) -> dict[str, Any]:
-        return self._clip.encode_from_tokens(tokens, return_pooled=True, return_dict=True)
+        encoded: Any = self._clip.encode_from_tokens(tokens, return_pooled=True, return_dict=True)
+        return encoded
 
     def _single(self, tokens: Tokens) -> dict[str, Any]:
         """Encode one caption as usual and remember the shapes of what its encoders return."""

@@ -84,13 +84,13 @@ def output_rows(clip: CLIP, phrase: str) -> dict[str, Tensor]:
     areas, readers = _areas(clip, tokens), leaves(clip)
     if tokens.keys() - areas.keys():
         raise _unknown_rows(clip, "cannot be trained with this text encoder")
-    cond = clip.encode_from_tokens(tokens)
+    cond: Any = clip.encode_from_tokens(tokens)
     if isinstance(cond, tuple):
         cond = cond[0]
     rows: dict[str, Tensor] = {}
     for part, area in areas.items():
         key = next(key for key in readers if key in (part, _PARTS.get(part)))
-        chunks = readers[key].tokenize_with_weights(phrase, return_word_ids=True)
+        chunks: Any = readers[key].tokenize_with_weights(phrase, return_word_ids=True)
         words = [word for chunk in chunks for _, _, word in chunk]
         places = [area.first + row for row, word in enumerate(words) if word and row < area.rows]
         if not places:
@@ -170,7 +170,8 @@ def _empty_rows(clip: CLIP, tokens: Mapping[str, Any], places: list[_Place]) -> 
         part: [[(token, 0.0, *rest) for token, _, *rest in chunk] for chunk in chunks]
         for part, chunks in tokens.items()
     }
-    return clip.encode_from_tokens(unsaid)
+    empty: Any = clip.encode_from_tokens(unsaid)
+    return empty
 
 
 def _replaced(

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from types import MappingProxyType
+from typing import Any
 
 import comfy.model_management as management
 import torch
@@ -15,7 +16,7 @@ from torch import Tensor, nn
 
 from ....bundles.inspection import Vocabulary
 from ....training.adapters.base import Adapter
-from ....training.ports import Caption, Conditioning, Layer, Mention
+from ....training.ports import Caption, Conditioning, Layer, Mention, TextEncoder
 from ..denoiser.injection import TrainingInjection, give_back
 from ..denoiser.layers import adaptable_layers
 from ..denoiser.recompute import IN_PLACE_BLOCKS
@@ -97,8 +98,7 @@ class HostTextEncoder:
         model = self._base.cond_stage_model
         tables: dict[str, Tensor] = {}
         for key, tokenizer in leaves(self._base).items():
-            encoder = encoder_of(model, key, tokenizer.embedding_size)
-            tables[key] = encoder.transformer.get_input_embeddings().weight
+            tables[key] = _table(encoder_of(model, key, tokenizer.embedding_size))
         return tables
 
     @contextmanager
@@ -195,14 +195,15 @@ def encoder_of(model: nn.Module, key: str, width: int) -> nn.Module:
     for name, encoder in encoders.items():
         if name.split(".")[-1] == key:
             return encoder
-    fitting = [e for e in encoders.values() if _table_width(e) == width]
+    fitting = [e for e in encoders.values() if _table(e).shape[1] == width]
     if len(fitting) == 1:
         return fitting[0]
     raise ValueError(f"No text encoder of this CLIP belongs to {key}: it takes no embeddings.")
 
 
-def _table_width(encoder: nn.Module) -> int:
-    return encoder.transformer.get_input_embeddings().weight.shape[1]
+def _table(encoder: Any) -> Tensor:
+    """The token table of an encoder, (vocabulary, width)."""
+    return encoder.transformer.get_input_embeddings().weight
 
 
 def _median_norm(table: Tensor) -> float:
@@ -210,7 +211,7 @@ def _median_norm(table: Tensor) -> float:
     return torch.cat([part.float().norm(dim=-1) for part in table.split(SLICE)]).median().item()
 
 
-def _word_ids(tokenizer: object, phrase: str) -> list[int]:
+def _word_ids(tokenizer: Any, phrase: str) -> list[int]:
     """Token ids of a phrase without start, end and padding."""
     chunks = tokenizer.tokenize_with_weights(phrase, return_word_ids=True, disable_weights=True)
     return [int(token) for chunk in chunks for token, _, word in chunk if word != 0]
@@ -221,8 +222,8 @@ def vocabularies(clip: CLIP) -> dict[str, Vocabulary]:
     found: dict[str, Vocabulary] = {}
     for key, tokenizer in leaves(clip).items():
         encoder = encoder_of(clip.cond_stage_model, key, tokenizer.embedding_size)
-        found[key] = Vocabulary(
-            table=encoder.transformer.get_input_embeddings().weight.detach(),
-            word=partial(word_of, tokenizer),
-        )
+        found[key] = Vocabulary(table=_table(encoder).detach(), word=partial(word_of, tokenizer))
     return found
+
+
+_: type[TextEncoder] = HostTextEncoder

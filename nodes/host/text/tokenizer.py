@@ -147,7 +147,7 @@ def _overlay_class(kind: type) -> type:
 
 
 def _overlay_leaf(leaf: SDTokenizer, known: _Vocabulary) -> SDTokenizer:
-    overlay = copy.copy(leaf)
+    overlay: Any = copy.copy(leaf)
     overlay.__class__ = _overlay_class(type(leaf))
     if overlay.embedding_directory is None:
         # Without a directory the host reads "embedding:" as ordinary text.
@@ -197,7 +197,8 @@ def _takes_none(tokenizer: Any) -> ValueError:
 def check_takes_vectors(tokenizer: Any) -> None:
     """Raise ValueError for a tokenizer that never finds its names, such as LongCat's."""
     # Some subclasses split the text themselves and skip the host's look-up. Only a trial shows it.
-    for key, leaf in tokenizer_leaves(tokenizer).items():
+    overlaid: dict[str, Any] = {**tokenizer_leaves(tokenizer)}
+    for key, leaf in overlaid.items():
         entries = leaf.pivotal.entries.values()
         entry = next((entry for entry in entries if key in entry.vectors), None)
         if entry is None:
