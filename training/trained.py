@@ -5,13 +5,16 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import reduce
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from torch import Tensor, nn
 from torch.optim.optimizer import Optimizer
 
 from .config import TrainConfig
 from .data import MicroStep
+
+if TYPE_CHECKING:
+    from .adapters.base import Adapter
 
 T = TypeVar("T")
 Rows = Mapping[str, Mapping[str, Tensor]]
@@ -22,9 +25,9 @@ Rows = Mapping[str, Mapping[str, Tensor]]
 class Places:
     """Where trained things enter the models, in the words that the ports attach."""
 
-    layers: Mapping[str, nn.Module] = field(default_factory=dict[str, nn.Module])
+    layers: Mapping[str, Adapter] = field(default_factory=dict[str, "Adapter"])
     """Adapters of the diffusion model's layers, by layer."""
-    text_layers: Mapping[str, nn.Module] = field(default_factory=dict[str, nn.Module])
+    text_layers: Mapping[str, Adapter] = field(default_factory=dict[str, "Adapter"])
     """Adapters of the text encoders' layers, by layer."""
     vectors: Rows = field(default_factory=dict[str, Mapping[str, Tensor]])
     """Rows that the encoders read where a caption mentions the name."""
