@@ -1,4 +1,4 @@
-"""OneTrainer's output embeddings: rows of the text encoder's result replaced by trained ones."""
+"""OneTrainer's output embeddings: trained rows that replace rows of the text encoder's result."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ import torch
 from comfy.sd import CLIP
 from torch import Tensor
 
-from .tokenizer import NamedVectors, leaves, overlaid_names, with_only
+from .tokenizer import NamedVectors, encoder_tokenizers, overlaid_names, with_exactly
 
-# Columns of the conditioning that each encoder fills, where rows are those of the tokens.
+# Columns of the conditioning that each encoder fills, if it has one row for each token.
 _LAYOUTS = {
     ("l",): {"l": (0, 768)},
     ("h",): {"h": (0, 1024)},
@@ -21,14 +21,14 @@ _LAYOUTS = {
     ("t5xxl",): {"t5xxl": (0, 4096)},
     ("l", "t5xxl"): {"t5xxl": (0, 4096)},
 }
-# SD3 puts T5's rows behind those of its CLIPs, and any of the three may be absent.
+# SD3 puts T5's rows after those of its CLIPs, and any of the three may be missing.
 _STACKED = ("g", "l", "t5xxl")
 _PARTS = {"l": "clip_l", "g": "clip_g", "t5xxl": "t5xxl"}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Area:
-    """Where an encoder's output lies in the conditioning."""
+    """The part of the conditioning that an encoder fills: rows from `first`, columns to `end`."""
 
     first: int
     rows: int
@@ -37,8 +37,8 @@ class _Area:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class _Place:
-    """A row of the conditioning that is to be replaced."""
+class _TrainedRow:
+    """A row of an encoder's output that a trained vector replaces."""
 
     part: str
     row: int
@@ -47,19 +47,19 @@ class _Place:
 
 
 TrainedRows = Mapping[int, tuple[Tensor, int]]
-"""Address of a zero row that an encoder reads -> the rows of its name, and the place among them"""
+"""Address of a zero row that an encoder reads, to the rows of its name and its index there."""
 
 
 def encode_with_outputs(clip: CLIP, text: str) -> tuple[list[Any], int]:
-    """Conditioning as CLIP Text Encode makes it, with output embeddings in place; their number.
+    """The conditioning of CLIP Text Encode with output embeddings put in, and their number.
 
-    While a name is read its encoder sees zeros there, as it did in training. ValueError for a text
-    encoder whose conditioning's rows are not known.
+    The encoder reads zeros in place of a name, as in training. Raises ValueError for a text encoder
+    whose rows in the conditioning are not known.
     """
-    names, trained = readable(overlaid_names(clip))
-    reader = with_only(clip, names) if names else clip
+    names, trained = as_zero_rows(overlaid_names(clip))
+    reader = with_exactly(clip, names) if names else clip
     tokens = reader.tokenize(text)
-    places = list(_places(tokens, trained))
+    places = list(_trained_rows(tokens, trained))
     conditioning = reader.encode_from_tokens_scheduled(tokens)
     if not places:
         return conditioning, 0
@@ -70,18 +70,18 @@ def encode_with_outputs(clip: CLIP, text: str) -> tuple[list[Any], int]:
 def put_outputs(
     clip: CLIP, tokens: Mapping[str, Any], cond: Tensor, trained: TrainedRows
 ) -> Tensor:
-    """A conditioning of these tokens with output embeddings in place, under autograd."""
-    places = list(_places(tokens, trained))
+    """The conditioning of these tokens with output embeddings put in, under autograd."""
+    places = list(_trained_rows(tokens, trained))
     return _writer(clip, tokens, places)(cond) if places else cond
 
 
 def output_rows(clip: CLIP, phrase: str) -> dict[str, Tensor]:
-    """What the encoders return for the words of a phrase, (tokens, width) by encoder key.
+    """The encoders' output for the words of a phrase, (tokens, width) by encoder key.
 
-    ValueError for a text encoder of which not all rows of the result are known.
+    Raises ValueError for a text encoder whose rows in the conditioning are not all known.
     """
     tokens = clip.tokenize(phrase, disable_weights=True)
-    areas, readers = _areas(clip, tokens), leaves(clip)
+    areas, readers = _areas(clip, tokens), encoder_tokenizers(clip)
     if tokens.keys() - areas.keys():
         raise _unknown_rows(clip, "cannot be trained with this text encoder")
     cond: Any = clip.encode_from_tokens(tokens)
@@ -94,28 +94,28 @@ def output_rows(clip: CLIP, phrase: str) -> dict[str, Tensor]:
         words = [word for chunk in chunks for _, _, word in chunk]
         places = [area.first + row for row, word in enumerate(words) if word and row < area.rows]
         if not places:
-            raise ValueError(f'The initial phrase "{phrase}" has no token: write a word.')
+            raise ValueError(f'The initial phrase "{phrase}" has no tokens: write a word.')
         rows[key] = cond[0, places, area.start : area.end].float().cpu()
     return rows
 
 
-def readable(known: Mapping[str, NamedVectors]) -> tuple[dict[str, NamedVectors], TrainedRows]:
-    """The names with zeros as vectors where they have outputs, and the outputs of each zero row."""
+def as_zero_rows(known: Mapping[str, NamedVectors]) -> tuple[dict[str, NamedVectors], TrainedRows]:
+    """The names with zeros as vectors for their outputs, and the output of each zero row."""
     names: dict[str, NamedVectors] = {}
     trained: dict[int, tuple[Tensor, int]] = {}
     for name, entry in known.items():
         zeros = {key: torch.zeros_like(rows) for key, rows in entry.outputs.items()}
         for key, rows in entry.outputs.items():
-            # The host hands out a view of each row, which is known by where it lies.
-            trained |= {zero.data_ptr(): (rows, place) for place, zero in enumerate(zeros[key])}
+            # The host passes on a view of each row, which its address identifies.
+            trained |= {zero.data_ptr(): (rows, index) for index, zero in enumerate(zeros[key])}
         names[name] = replace(entry, vectors={**entry.vectors, **zeros}, outputs={})
     return names, trained
 
 
 def _writer(
-    clip: CLIP, tokens: Mapping[str, Any], places: list[_Place]
+    clip: CLIP, tokens: Mapping[str, Any], places: list[_TrainedRow]
 ) -> Callable[[Tensor], Tensor]:
-    """Puts output embeddings into conditionings of these tokens."""
+    """A function that puts output embeddings into conditionings of these tokens."""
     areas = _areas(clip, tokens)
     lost = [place.part for place in places if place.part not in areas]
     if lost:
@@ -126,26 +126,26 @@ def _writer(
 
 def _unknown_rows(clip: CLIP, trouble: str) -> ValueError:
     return ValueError(
-        f"Output embeddings {trouble}: where the rows of its tokens are "
-        f"in the conditioning of this text encoder ({', '.join(leaves(clip))}) is not known. "
-        "They are known for SD1.x, SD2, SDXL, SD3, Flux (T5) and encoders of T5 alone."
+        f"Output embeddings {trouble}: where its rows are in the conditioning of this "
+        f"text encoder ({', '.join(encoder_tokenizers(clip))}) is not known. They are known for "
+        "SD1.x, SD2, SDXL, SD3, Flux (T5) and encoders of T5 alone."
     )
 
 
-def _places(tokens: Mapping[str, Any], trained: TrainedRows) -> Iterator[_Place]:
+def _trained_rows(tokens: Mapping[str, Any], trained: TrainedRows) -> Iterator[_TrainedRow]:
     for part, chunks in tokens.items():
         row = 0
         for chunk in chunks:
             for token, weight, *_ in chunk:
                 vector = token.get("data") if isinstance(token, dict) else token
                 if torch.is_tensor(vector) and vector.data_ptr() in trained:
-                    rows, place = trained[vector.data_ptr()]
-                    yield _Place(part=part, row=row, weight=weight, vector=rows[place])
+                    rows, index = trained[vector.data_ptr()]
+                    yield _TrainedRow(part=part, row=row, weight=weight, vector=rows[index])
                 row += 1
 
 
 def _areas(clip: CLIP, tokens: Mapping[str, Any]) -> dict[str, _Area]:
-    """The area of each encoder whose conditioning has a row for each of its tokens."""
+    """The area of each encoder that has one row in the conditioning for each of its tokens."""
     kind = tuple(sorted(tokens))
     rows = {part: sum(map(len, chunks)) for part, chunks in tokens.items()}
     columns = _LAYOUTS.get(kind, {})
@@ -162,30 +162,30 @@ def _areas(clip: CLIP, tokens: Mapping[str, Any]) -> dict[str, _Area]:
     }
 
 
-def _empty_rows(clip: CLIP, tokens: Mapping[str, Any], places: list[_Place]) -> Tensor | None:
-    """What the host weighs against, if any place has a weight: a weight of 0 leaves just that."""
+def _empty_rows(clip: CLIP, tokens: Mapping[str, Any], places: list[_TrainedRow]) -> Tensor | None:
+    """The conditioning at a weight of 0, from which the host weighs; None if no row is weighted."""
     if all(place.weight == 1 for place in places):
         return None
-    unsaid = {
+    unweighted = {
         part: [[(token, 0.0, *rest) for token, _, *rest in chunk] for chunk in chunks]
         for part, chunks in tokens.items()
     }
-    empty: Any = clip.encode_from_tokens(unsaid)
+    empty: Any = clip.encode_from_tokens(unweighted)
     return empty
 
 
 def _replaced(
-    cond: Tensor, places: list[_Place], areas: Mapping[str, _Area], empty: Tensor | None
+    cond: Tensor, places: list[_TrainedRow], areas: Mapping[str, _Area], empty: Tensor | None
 ) -> Tensor:
-    made = cond.clone()
+    result = cond.clone()
     for place in places:
         area = areas[place.part]
-        if place.row >= min(area.rows, made.shape[1] - area.first):
+        if place.row >= min(area.rows, result.shape[1] - area.first):
             continue
         at = (slice(None), area.first + place.row, slice(area.start, area.end))
-        row = place.vector.to(made)
+        row = place.vector.to(result)
         if empty is not None:
-            base = empty[at].to(made)
+            base = empty[at].to(result)
             row = base + place.weight * (row - base)
-        made[at] = row
-    return made
+        result[at] = row
+    return result

@@ -1,4 +1,4 @@
-"""The text-encoder port: captions with trainable vectors through the host's own encoders."""
+"""ComfyUI's CLIP as the engine's TextEncoder: captions with trainable vectors."""
 
 from __future__ import annotations
 
@@ -21,18 +21,16 @@ from ..denoiser.injection import TrainingInjection, give_back
 from ..denoiser.layers import adaptable_layers
 from ..denoiser.recompute import IN_PLACE_BLOCKS
 from .batch import BatchEncoder
-from .output_embeddings import TrainedRows, output_rows, put_outputs, readable
-from .tokenizer import PLAIN, NamedVectors, leaves, named, takes_vectors, with_names
+from .output_embeddings import TrainedRows, as_zero_rows, output_rows, put_outputs
+from .tokenizer import PLAIN, NamedVectors, encoder_tokenizers, named, takes_vectors, with_names
 
 NO_ADAPTERS: Mapping[str, Adapter] = MappingProxyType({})
 NO_ROWS: Mapping[str, Mapping[str, Tensor]] = MappingProxyType({})
 SLICE = 8192
-"""Rows of a token table at once, in fp32"""
+"""How many rows of a token table are converted to fp32 at once."""
 
 
 class HostTextEncoder:
-    """The host's CLIP as the engine's TextEncoder."""
-
     def __init__(self, clip: CLIP):
         self._base = clip
         self._clip = clip.clone()
@@ -44,15 +42,15 @@ class HostTextEncoder:
         self._lengths: dict[str, Tensor] = {}
 
     def companions(self) -> list[ModelPatcher]:
-        """What has to stay loaded beside the denoiser: the encoders, until they are released."""
+        """What must stay loaded with the denoiser: the encoders, until they are released."""
         return [] if self._released else [self._clip.patcher]
 
     def layers(self) -> list[Layer]:
-        """Every Linear and convolution of the encoders, by its dotted name."""
+        """Every Linear and convolution of the encoders, with its dotted name."""
         return adaptable_layers(self._clip.cond_stage_model, self._have_weights)
 
     def _have_weights(self) -> None:
-        """See that the weights are those of this CLIP; while it is borrowed they are."""
+        """Load this CLIP's weights, which another clone may have patched; `attach` does so too."""
         if not self._loaded and self._injection is None:
             management.load_models_gpu([self._clip.patcher])
             self._loaded = True
@@ -63,42 +61,39 @@ class HostTextEncoder:
 
     def rows(self, phrase: str) -> dict[str, Tensor]:
         """The token table's rows of a phrase, (tokens, width) in fp32 on the CPU."""
-        found: dict[str, Tensor] = {}
+        rows: dict[str, Tensor] = {}
         for key, table in self._tables().items():
-            ids = _word_ids(leaves(self._base)[key], phrase)
-            picked = table[torch.tensor(ids, dtype=torch.long, device=table.device)]
-            found[key] = picked.detach().to("cpu", torch.float32, copy=True)
-        return found
+            ids = _word_ids(encoder_tokenizers(self._base)[key], phrase)
+            own = table[torch.tensor(ids, dtype=torch.long, device=table.device)]
+            rows[key] = own.detach().to("cpu", torch.float32, copy=True)
+        return rows
 
     def output_rows(self, phrase: str) -> dict[str, Tensor]:
-        """What the encoders return for a phrase's words, (tokens, width) in fp32 on the CPU."""
+        """The encoders' output for a phrase's words, (tokens, width) in fp32 on the CPU."""
         with torch.no_grad():
             return output_rows(self._base, phrase)
 
     def nearest(self, key: str, rows: Tensor, count: int) -> Tensor:
-        """Ids of the words whose rows point most nearly the same way, (rows, count).
-
-        In slices, since a large table in fp32 would not fit beside a training step.
-        """
+        """Ids of the tokens whose rows have the nearest direction, (rows, count)."""
         table = self._tables()[key]
         if key not in self._lengths:
-            # The table is frozen, so once is enough.
+            # Once, since the table is frozen; in slices, since a large one in fp32 would not fit.
             self._lengths[key] = torch.cat([p.float().norm(dim=-1) for p in table.split(SLICE)])
         lengths = self._lengths[key].to(table.device).clamp(min=1e-12)
-        wanted = rows.detach().to(table.device, torch.float32)
-        likeness = torch.cat([wanted @ part.float().T for part in table.split(SLICE)], dim=-1)
+        vectors = rows.detach().to(table.device, torch.float32)
+        likeness = torch.cat([vectors @ part.float().T for part in table.split(SLICE)], dim=-1)
         return (likeness / lengths).topk(count, dim=-1).indices
 
     def word(self, key: str, number: int) -> str:
-        """The word of a token id; the number where the tokenizer has no list of words."""
-        return word_of(leaves(self._base)[key], number)
+        """The word of a token id, or the id if the tokenizer has no list of words."""
+        return word_of(encoder_tokenizers(self._base)[key], number)
 
     def _tables(self) -> dict[str, Tensor]:
         """The encoders' token tables by encoder key, (vocabulary, width)."""
         model = self._base.cond_stage_model
         tables: dict[str, Tensor] = {}
-        for key, tokenizer in leaves(self._base).items():
-            tables[key] = _table(encoder_of(model, key, tokenizer.embedding_size))
+        for key, tokenizer in encoder_tokenizers(self._base).items():
+            tables[key] = _table(encoder_module(model, key, tokenizer.embedding_size))
         return tables
 
     @contextmanager
@@ -108,7 +103,7 @@ class HostTextEncoder:
         adapters: Mapping[str, Adapter] = NO_ADAPTERS,
         outputs: Mapping[str, Mapping[str, Tensor]] = NO_ROWS,
     ) -> Iterator[None]:
-        """Borrow: encoders record no weight, and every name with rows can be mentioned."""
+        """Borrow the encoders: they record no weight, and every name with rows can be mentioned."""
         device = self._clip.patcher.load_device
         for adapter in adapters.values():
             adapter.to(device)
@@ -117,8 +112,8 @@ class HostTextEncoder:
                 rows.data = rows.data.to(device)
         entries = {name: named(name, of_name) for name, of_name in vectors.items()}
         entries |= {name: named(name, {}, outputs=of_name) for name, of_name in outputs.items()}
-        self._entries, self._outputs = readable(entries)
-        # Encoders that take no vectors can have adapters all the same.
+        self._entries, self._outputs = as_zero_rows(entries)
+        # Encoders that take no vectors can have adapters nevertheless.
         takes = bool(entries) or takes_vectors(self._base)
         self._clip = with_names(self._base, self._entries.values()) if takes else self._base.clone()
         self._plain = {PLAIN: True} if takes else {}
@@ -129,7 +124,7 @@ class HostTextEncoder:
         self._injection.install(self._clip.patcher)
         try:
             with torch.no_grad():
-                # Shows the batch how the encoders answer, whatever caption comes first.
+                # Shows the batch the shapes of the encoders' outputs.
                 self.encode([("",)])
             yield
         finally:
@@ -139,7 +134,7 @@ class HostTextEncoder:
     def encode(
         self, captions: Sequence[Caption], *, weights: bool = False, adapted: bool = True
     ) -> list[Conditioning]:
-        """One conditioning a caption; parentheses are plain text unless `weights` is set."""
+        """One conditioning per caption; parentheses are plain text unless `weights` is set."""
         options = {} if weights else self._plain
         tokens = [self._clip.tokenize(self._spell(caption), **options) for caption in captions]
         with self._adapted(adapted):
@@ -147,8 +142,8 @@ class HostTextEncoder:
             for read, result in zip(tokens, encoded, strict=True) if self._outputs else ():
                 result["cond"] = put_outputs(self._clip, read, result["cond"], self._outputs)
         return [
-            Conditioning({name: value for name, value in made.items() if torch.is_tensor(value)})
-            for made in encoded
+            Conditioning({name: value for name, value in result.items() if torch.is_tensor(value)})
+            for result in encoded
         ]
 
     @contextmanager
@@ -163,10 +158,8 @@ class HostTextEncoder:
             self._injection.adapted = True
 
     def _spell(self, caption: Caption) -> str:
-        """The caption as the host's tokenizer reads it, with the blanks that a user would type.
-
-        Some encoders have tokens for two blanks, so a mention brings none beside one that is there.
-        """
+        """The caption as the host's tokenizer reads it, with the blanks that a user would type."""
+        # Some encoders have a token for two blanks, so a mention adds none where there is one.
         spelled = ""
         for part in caption:
             if isinstance(part, Mention):
@@ -177,20 +170,20 @@ class HostTextEncoder:
         return spelled
 
     def release(self) -> None:
-        """Eject the training parts now; the host may unload the encoder when it needs the room."""
+        """Eject the training parts, so that the host may unload the encoders."""
         self._released = True
         if self._injection is not None:
             self._injection.uninstall(self._clip.patcher)
 
 
 def word_of(tokenizer: object, number: int) -> str:
-    """The word of a token id; the number where the tokenizer has no list of words."""
+    """The word of a token id, or the id if the tokenizer has no list of words."""
     words: dict[int, str] = getattr(tokenizer, "inv_vocab", {})
     return str(words.get(number, number)).removesuffix("</w>")
 
 
-def encoder_of(model: nn.Module, key: str, width: int) -> nn.Module:
-    """The encoder inside a host text model that a tokenizer's embedding key stands for."""
+def encoder_module(model: nn.Module, key: str, width: int) -> nn.Module:
+    """The encoder inside a host text model that belongs to a tokenizer's embedding key."""
     encoders = {name: m for name, m in model.named_modules() if hasattr(m, "process_tokens")}
     for name, encoder in encoders.items():
         if name.split(".")[-1] == key:
@@ -207,7 +200,7 @@ def _table(encoder: Any) -> Tensor:
 
 
 def _median_norm(table: Tensor) -> float:
-    """In slices, so that a large table is never copied whole to fp32."""
+    # In slices, so that a large table is never converted to fp32 as a whole.
     return torch.cat([part.float().norm(dim=-1) for part in table.split(SLICE)]).median().item()
 
 
@@ -218,12 +211,12 @@ def _word_ids(tokenizer: Any, phrase: str) -> list[int]:
 
 
 def vocabularies(clip: CLIP) -> dict[str, Vocabulary]:
-    """Token table and spelling by encoder key; the tables stay where they are."""
-    found: dict[str, Vocabulary] = {}
-    for key, tokenizer in leaves(clip).items():
-        encoder = encoder_of(clip.cond_stage_model, key, tokenizer.embedding_size)
-        found[key] = Vocabulary(table=_table(encoder).detach(), word=partial(word_of, tokenizer))
-    return found
+    """The words of a CLIP's encoders by encoder key; the tables are not copied."""
+    by_key: dict[str, Vocabulary] = {}
+    for key, tokenizer in encoder_tokenizers(clip).items():
+        encoder = encoder_module(clip.cond_stage_model, key, tokenizer.embedding_size)
+        by_key[key] = Vocabulary(table=_table(encoder).detach(), word=partial(word_of, tokenizer))
+    return by_key
 
 
 _: type[TextEncoder] = HostTextEncoder

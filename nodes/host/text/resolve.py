@@ -15,7 +15,7 @@ from ....bundles.bundle import Bundle, Entry, check_name
 from ....bundles.encoders import check_finite
 from ....training.words.vectors import spread_rows
 from .port import HostTextEncoder
-from .tokenizer import NamedVectors, leaves, named, overlaid_names, with_names
+from .tokenizer import NamedVectors, encoder_tokenizers, named, overlaid_names, with_names
 
 
 class StrengthMode(str, Enum):
@@ -201,7 +201,7 @@ def _strengthened(
 
 
 def _check_encoders(clip: CLIP, name: str, keys: set[str]) -> None:
-    encoders = leaves(clip)
+    encoders = encoder_tokenizers(clip)
     if not keys <= encoders.keys():
         raise ValueError(
             f'"{name}" has vectors for {", ".join(sorted(keys))} and this CLIP has '
@@ -210,6 +210,8 @@ def _check_encoders(clip: CLIP, name: str, keys: set[str]) -> None:
 
 
 def _gaps(clip: CLIP, entry: NamedVectors) -> list[str]:
-    missing = [key for key in leaves(clip) if key not in {*entry.vectors, *entry.outputs}]
+    missing = [
+        key for key in encoder_tokenizers(clip) if key not in {*entry.vectors, *entry.outputs}
+    ]
     reads = f', which reads "{entry.fallback}" instead' if entry.fallback else ""
     return [f"{entry.name} has no vectors for {key}{reads}." for key in missing]

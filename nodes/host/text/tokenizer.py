@@ -73,7 +73,7 @@ class _Vocabulary:
         return cls(entries, by_word, by_identity, name_pattern(by_word, bare))
 
 
-class _Overlay:
+class _NamedTokenizer:
     """Mixed into copies of host tokenizers: looks names up before the host searches files."""
 
     pivotal: _Vocabulary
@@ -139,10 +139,12 @@ _overlaid: dict[type, type] = {}
 
 
 def _overlay_class(kind: type) -> type:
-    if issubclass(kind, _Overlay):
+    if issubclass(kind, _NamedTokenizer):
         return kind
     if kind not in _overlaid:
-        _overlaid[kind] = type(kind.__name__, (_Overlay, kind), {"__module__": kind.__module__})
+        _overlaid[kind] = type(
+            kind.__name__, (_NamedTokenizer, kind), {"__module__": kind.__module__}
+        )
     return _overlaid[kind]
 
 
@@ -208,7 +210,7 @@ def check_takes_vectors(tokenizer: Any) -> None:
             raise _takes_none(leaf)
 
 
-def leaves(clip: CLIP) -> dict[str, SDTokenizer]:
+def encoder_tokenizers(clip: CLIP) -> dict[str, SDTokenizer]:
     """The tokenizers of a CLIP by encoder key; ValueError if none of them takes vectors."""
     return tokenizer_leaves(clip.tokenizer)
 
@@ -220,8 +222,8 @@ def takes_vectors(clip: CLIP) -> bool:
 
 def overlaid_names(clip: CLIP) -> dict[str, NamedVectors]:
     """The names that this CLIP already knows."""
-    any_leaf = next(iter(leaves(clip).values()))
-    return dict(any_leaf.pivotal.entries) if isinstance(any_leaf, _Overlay) else {}
+    any_leaf = next(iter(encoder_tokenizers(clip).values()))
+    return dict(any_leaf.pivotal.entries) if isinstance(any_leaf, _NamedTokenizer) else {}
 
 
 def with_names(clip: CLIP, entries: Iterable[NamedVectors], *, replace: bool = False) -> CLIP:
@@ -230,7 +232,7 @@ def with_names(clip: CLIP, entries: Iterable[NamedVectors], *, replace: bool = F
     Clones of it keep the names, since the host passes the tokenizer on by reference. Raises
     ValueError if a name is taken (unless `replace`) or a width does not fit the encoder.
     """
-    known, parts = overlaid_names(clip), leaves(clip)
+    known, parts = overlaid_names(clip), encoder_tokenizers(clip)
     for entry in entries:
         if entry.name in known and not replace:
             raise ValueError(
@@ -245,10 +247,10 @@ def with_names(clip: CLIP, entries: Iterable[NamedVectors], *, replace: bool = F
                     f"encoder needs {width}: the bundle belongs to another model family."
                 )
         known[entry.name] = entry
-    return with_only(clip, known)
+    return with_exactly(clip, known)
 
 
-def with_only(clip: CLIP, entries: Mapping[str, NamedVectors]) -> CLIP:
+def with_exactly(clip: CLIP, entries: Mapping[str, NamedVectors]) -> CLIP:
     """A clone of the CLIP that knows exactly these names."""
     clone = clip.clone()
     clone.tokenizer = overlay_tokenizer(clip.tokenizer, entries)

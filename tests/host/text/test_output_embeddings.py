@@ -16,7 +16,7 @@ from harness.models.embeddings import clip_with_names
 from pack.bundles.bundle import Bundle
 from pack.nodes.host.text.output_embeddings import encode_with_outputs
 from pack.nodes.host.text.resolve import NameRules, bind_names
-from pack.nodes.host.text.tokenizer import leaves
+from pack.nodes.host.text.tokenizer import encoder_tokenizers
 from world import families
 from world.encoders import load_clip
 
@@ -132,14 +132,16 @@ def beyond(request, host) -> Iterator[tuple[str, Any]]:
 
 def late(clip: Any, keys: Any) -> dict[str, torch.Tensor]:
     """Rows of a name for some encoders of a CLIP."""
-    widths = {key: leaf.embedding_size for key, leaf in leaves(clip).items() if key in keys}
+    widths = {
+        key: leaf.embedding_size for key, leaf in encoder_tokenizers(clip).items() if key in keys
+    }
     return {key: 0.02 * torch.randn(2, width) for key, width in widths.items()}
 
 
 def test_each_encoder_of_a_family_gets_its_rows_or_a_sentence(beyond):
     family, base = beyond
     areas = AREAS.get(family, {})
-    rows = late(base, leaves(base))
+    rows = late(base, encoder_tokenizers(base))
     seen = {key: value for key, value in rows.items() if key in areas}
     rest = {key: torch.zeros_like(value) for key, value in rows.items()}
     plain = clip_with_names(base, {"late": rest})
@@ -155,7 +157,7 @@ def test_each_encoder_of_a_family_gets_its_rows_or_a_sentence(beyond):
         made = Bundle(family="", lora={}, embeddings={"late": missing}, outputs={"late": seen})
     clip = bind_names(base, made, NameRules(), "x")[0]
     if not seen:
-        with pytest.raises(ValueError, match="cannot be placed: where the rows of its tokens are"):
+        with pytest.raises(ValueError, match="cannot be placed: where its rows are"):
             encode_with_outputs(clip, text)
         return
     conditioning, replaced = encode_with_outputs(clip, text)
@@ -183,7 +185,9 @@ def test_a_weight_of_each_encoder_goes_against_its_own_empty_rows(beyond):
     made = Bundle(family="", lora={}, embeddings={}, outputs={"late": seen})
     clip = bind_names(base, made, NameRules(), "x")[0]
     conditioning, _ = encode_with_outputs(clip, "a (embedding:late:1.5) b")
-    zeros = {key: torch.zeros_like(rows) for key, rows in late(base, leaves(base)).items()}
+    zeros = {
+        key: torch.zeros_like(rows) for key, rows in late(base, encoder_tokenizers(base)).items()
+    }
     plain = clip_with_names(base, {"late": zeros})
     said, stressed = (
         plain.encode_from_tokens(plain.tokenize(f"a (embedding:late:{weight}) b"))
