@@ -86,16 +86,16 @@ class _Parser:
         return test
 
     def both(self) -> Test:
-        test = self.one()
+        test = self.condition()
         while self.peek().lower() == "and":
             self.take()
-            test = _and(test, self.one())
+            test = _and(test, self.condition())
         return test
 
-    def one(self) -> Test:
+    def condition(self) -> Test:
         word = self.take()
         if word.lower() == "not":
-            inner = self.one()
+            inner = self.condition()
             return lambda record: not inner(record)
         if word == "(":
             test = self.either()
@@ -160,8 +160,8 @@ def _tokens(text: str) -> Iterator[str]:
     while text[end:].strip():
         match = TOKEN.match(text, end)
         if match is None:
-            rest = text[end:].strip()
-            raise ValueError(f"The query {text!r} is not understood at {rest!r}: close its quotes.")
+            tail = text[end:].strip()
+            raise ValueError(f"The query {text!r} is not understood at {tail!r}: close its quotes.")
         yield next(group for group in match.groups() if group is not None)
         end = match.end()
 

@@ -28,7 +28,7 @@ WIDE_FONTS = (
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Layout:
+class GridLayout:
     """The layout of a grid; sizes and offsets in pixels."""
 
     cell: tuple[int, int]
@@ -73,7 +73,7 @@ class Layout:
 
 def grid_layout(
     rows: Sequence[str], columns: Sequence[str], cell: tuple[int, int], title: str = ""
-) -> Layout:
+) -> GridLayout:
     """Break the labels into lines that fit around cells of a size; ValueError without cells."""
     if not rows or not columns:
         raise ValueError("A grid needs at least one row and one column.")
@@ -84,7 +84,7 @@ def grid_layout(
         (round(_measure(font_size, line)(line)) for label in wrapped for line in label), default=0
     )
     total = label_width + 2 * MARGIN + len(columns) * (width + MARGIN)
-    return Layout(
+    return GridLayout(
         cell=cell,
         title=tuple(wrap(title, font_size, total - 2 * MARGIN)),
         rows=tuple(wrapped),
@@ -148,7 +148,7 @@ def _fitting(word: str, measure: Callable[[str], float], width: int) -> int:
     return max(bisect_right(ends, width, key=lambda end: measure(word[:end])), 1)
 
 
-def _draw_labels(draw: ImageDraw.ImageDraw, layout: Layout) -> None:
+def _draw_labels(draw: ImageDraw.ImageDraw, layout: GridLayout) -> None:
     left, top = layout.origin
     _write(draw, layout, (MARGIN, MARGIN), layout.title)
     for number, lines in enumerate(layout.columns):
@@ -160,7 +160,7 @@ def _draw_labels(draw: ImageDraw.ImageDraw, layout: Layout) -> None:
 
 
 def _write(
-    draw: ImageDraw.ImageDraw, layout: Layout, corner: tuple[int, int], lines: Sequence[str]
+    draw: ImageDraw.ImageDraw, layout: GridLayout, corner: tuple[int, int], lines: Sequence[str]
 ) -> None:
     left, top = corner
     for number, line in enumerate(lines):

@@ -164,10 +164,10 @@ def _with_family_prefix(
     def behind(prefix: str) -> dict[str, str]:
         return {key: prefix + key.removeprefix(PEFT_PREFIX) for key in adapter}
 
-    def known(prefix: str) -> int:
+    def matches(prefix: str) -> int:
         return sum(layer_of(key) in keys for key in behind(prefix).values())
 
-    best = behind(max((PEFT_PREFIX, "transformer.", "diffusion_model.", ""), key=known))
+    best = behind(max((PEFT_PREFIX, "transformer.", "diffusion_model.", ""), key=matches))
     return {best.get(key, key): tensor for key, tensor in lora.items()}
 
 

@@ -30,16 +30,16 @@ def cached_singular_values() -> Iterator[dict[str, Tensor]]:
     """
     path = cache_file()
     try:
-        kept = read_safetensors(path)[0] if path.exists() else {}
+        values = read_safetensors(path)[0] if path.exists() else {}
     except (ValueError, OSError) as error:
         LOG.warning("The singular values in %s are unreadable and computed again: %s", path, error)
-        kept = {}
-    before = len(kept)
-    yield kept
-    if len(kept) == before:
+        values = {}
+    before = len(values)
+    yield values
+    if len(values) == before:
         return
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        replace_safetensors(path, kept, {})
+        replace_safetensors(path, values, {})
     except (OSError, SafetensorError) as error:
         LOG.warning("The singular values could not be saved in %s: %s", path, error)

@@ -12,7 +12,7 @@ from comfy.sd1_clip import SDClipModel
 from torch import Tensor
 
 Tokens = dict[str, Any]
-Forward = Callable[[list[Any]], Any]
+EncoderForward = Callable[[list[Any]], Any]
 EncoderOutput = tuple[Any, ...]
 """An encoder's result for n chunks: (n, length, width), pooled (n, width) or None, extras."""
 
@@ -45,7 +45,7 @@ class BatchEncoder:
 
     def _single(self, tokens: Tokens) -> dict[str, Any]:
         """Encode one caption as usual and remember the shapes of what its encoders return."""
-        with self._replaced(lambda encoder: _Watcher(encoder, self._examples)):
+        with self._replaced(lambda encoder: _ExampleTaker(encoder, self._examples)):
             return self._wrapped(tokens)
 
     def _requests(self, captions: Sequence[Tokens]) -> dict[SDClipModel, list[list[Any]]]:
@@ -72,7 +72,7 @@ class BatchEncoder:
                 del encoder.forward
 
 
-class _Watcher:
+class _ExampleTaker:
     """Runs an encoder and keeps an example of what it returns."""
 
     def __init__(self, encoder: SDClipModel, examples: dict[SDClipModel, EncoderOutput]):

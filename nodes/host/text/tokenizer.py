@@ -56,7 +56,7 @@ def named(name: str, vectors: Mapping[str, Tensor], origin: str = "", **more: An
 
 
 @dataclass(frozen=True, slots=True)
-class _Vocabulary:
+class _KnownNames:
     """The names that the tokenizers of one CLIP know."""
 
     entries: Mapping[str, NamedVectors]
@@ -65,7 +65,7 @@ class _Vocabulary:
     pattern: re.Pattern[str] | None
 
     @classmethod
-    def of(cls, entries: Mapping[str, NamedVectors]) -> _Vocabulary:
+    def of(cls, entries: Mapping[str, NamedVectors]) -> _KnownNames:
         by_word = {word: entry for entry in entries.values() for word in entry.bare}
         bare = tuple(by_word)
         by_word |= entries
@@ -76,7 +76,7 @@ class _Vocabulary:
 class _NamedTokenizer:
     """Mixed into copies of host tokenizers: looks names up before the host searches files."""
 
-    pivotal: _Vocabulary
+    pivotal: _KnownNames
 
     def tokenize_with_weights(self, text: Any, *args: Any, **kwargs: Any) -> Any:
         """The host's tokens, with each `embedding:<name>` of ours found wherever it stands."""
@@ -148,7 +148,7 @@ def _overlay_class(kind: type) -> type:
     return _overlaid[kind]
 
 
-def _overlay_leaf(leaf: SDTokenizer, known: _Vocabulary) -> SDTokenizer:
+def _overlay_leaf(leaf: SDTokenizer, known: _KnownNames) -> SDTokenizer:
     overlay: Any = copy.copy(leaf)
     overlay.__class__ = _overlay_class(type(leaf))
     if overlay.embedding_directory is None:
@@ -160,10 +160,10 @@ def _overlay_leaf(leaf: SDTokenizer, known: _Vocabulary) -> SDTokenizer:
 
 def overlay_tokenizer(tokenizer: Any, entries: Mapping[str, NamedVectors]) -> Any:
     """A copy of a host tokenizer, however nested, that knows `entries`; its data is shared."""
-    return _overlay_tree(tokenizer, _Vocabulary.of(entries), _DEPTH)
+    return _overlay_tree(tokenizer, _KnownNames.of(entries), _DEPTH)
 
 
-def _overlay_tree(tokenizer: Any, known: _Vocabulary, depth: int) -> Any:
+def _overlay_tree(tokenizer: Any, known: _KnownNames, depth: int) -> Any:
     if isinstance(tokenizer, SDTokenizer):
         return _overlay_leaf(tokenizer, known)
     overlay = copy.copy(tokenizer)

@@ -10,7 +10,7 @@ from PIL import Image, ImageChops
 from pack.training.evaluation.grid import (
     MAX_LINES,
     MIN_COLUMN,
-    Layout,
+    GridLayout,
     _measure,
     grid_layout,
     labelled_grid,
@@ -36,7 +36,7 @@ def pictures(size: tuple[int, int]) -> list[list[Image.Image]]:
     ]
 
 
-def at(grid: Image.Image, layout: Layout, row: int, column: int) -> Image.Image:
+def at(grid: Image.Image, layout: GridLayout, row: int, column: int) -> Image.Image:
     left, top = layout.corner(row, column)
     return grid.crop((left, top, left + layout.cell[0], top + layout.cell[1]))
 

@@ -233,7 +233,7 @@ def to_rgb(image: Image.Image, record: Record) -> Image.Image:
     image, alpha = eight_bits(image), None
     if has_alpha(image):
         alpha = image.convert("RGBA").getchannel("A")
-    color = to_srgb(plain(image), profile)
+    color = to_srgb(without_transparency(image), profile)
     if alpha is None:
         return color
     return Image.composite(color, backdrop(record, image.size), alpha)
@@ -263,7 +263,7 @@ def backdrop(record: Record, size: tuple[int, int]) -> Image.Image:
     return Image.new("RGB", size, colors.get(kind, "white"))
 
 
-def plain(image: Image.Image) -> Image.Image:
+def without_transparency(image: Image.Image) -> Image.Image:
     """Remove transparency and palettes: gray, RGB or CMYK, the modes that profiles describe."""
     if image.mode in ("L", "RGB", "CMYK"):
         return image
