@@ -181,12 +181,6 @@ def count_for_share(values: Tensor, share: float) -> int:
     return int((energy < share * energy[-1]).sum()) + 1
 
 
-def trim_error(values: Tensor, count: int) -> float:
-    """Relative Frobenius error of keeping `count` values: what is left out over the whole."""
-    whole = _size(values)
-    return _size(values[count:]) / whole if whole else 0.0
-
-
 def difference(before: LowRank, after: LowRank) -> float:
     """Relative Frobenius distance |after - before| / |before|, without forming either."""
     gap = merge([before, after], [-1.0, 1.0])

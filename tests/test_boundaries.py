@@ -6,7 +6,7 @@ import ast
 import re
 import subprocess
 import sys
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -44,7 +44,7 @@ FORBIDDEN_WORDS = {
     "torch.save": r"\btorch\.save\(",
 }
 MAY_HOLD = {("bundles/files/torch.py", "torch.load"), ("bundles/files/torch.py", "torch.save")}
-ROOMS = ("nodes/host", "bundles")
+ROOMS = ("nodes/host", "training/dataset", "bundles")
 """Folders whose rooms, the folders and modules in them, never import each other in a circle."""
 
 
@@ -254,6 +254,68 @@ def repeated(named: Iterable[tuple[str, str]]) -> dict[str, list[str]]:
     for name, place in named:
         places[name].append(place)
     return {name: found for name, found in places.items() if len(found) > 1}
+
+
+def classes(path: Path) -> Iterator[ast.ClassDef]:
+    """The public classes of a module."""
+    for node in tree_of(path).body:
+        if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
+            yield node
+
+
+def is_node(found: ast.ClassDef) -> bool:
+    return any(ast.unparse(base) == "io.ComfyNode" for base in found.bases)
+
+
+def test_a_public_class_name_stands_for_one_thing():
+    """A node may be called like what it makes."""
+    for nodes in (True, False):
+        found = [
+            (one.name, relative(path))
+            for path in PACK
+            for one in classes(path)
+            if is_node(one) is nodes
+        ]
+        assert repeated(found) == {}
+
+
+def test_no_public_name_is_used_by_tests_alone():
+    """Benchmarks are users. Methods count where no base class may call them."""
+    users = [*PACK, *(ROOT / "benchmarks").rglob("*.py")]
+    used = sum((mentions(tree_of(path)) for path in users), Counter[str]())
+    unused = [
+        f"{relative(path)}: {node.name}"
+        for path in PACK
+        for node in definitions(tree_of(path))
+        if used[node.name] == mentions(node)[node.name]
+    ]
+    assert unused == []
+
+
+Definition = ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef
+CALLED_BY_THE_HOST = {"comfy_entrypoint"}
+
+
+def definitions(node: ast.Module | ast.ClassDef) -> Iterator[Definition]:
+    """Public functions, classes and methods."""
+    for child in node.body:
+        if not isinstance(child, Definition) or child.name.startswith("_"):
+            continue
+        if child.name not in CALLED_BY_THE_HOST:
+            yield child
+        if isinstance(child, ast.ClassDef) and not child.bases:
+            yield from definitions(child)
+
+
+def mentions(node: ast.AST) -> Counter[str]:
+    """How often each name is used below a node; an import alone is no use."""
+    found = Counter[str]()
+    for child in ast.walk(node):
+        if isinstance(child, ast.Name):
+            found[child.id] += 1
+        elif isinstance(child, ast.Attribute):
+            found[child.attr] += 1
+    return found
 
 
 def test_the_archive_holds_no_tool_and_no_test():

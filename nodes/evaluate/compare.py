@@ -15,7 +15,7 @@ from ..inputs import filled, model_inputs, sampling_inputs, saving_inputs
 from ..widget_text import lines, numbers, seed_numbers
 
 
-class Layout(str, Enum):
+class GridDirection(str, Enum):
     """What goes down the grid, and what across."""
 
     PROMPTS_DOWN = "prompts down, bundles across"
@@ -90,8 +90,8 @@ class CompareGrid(io.ComfyNode):
                 ),
                 io.Combo.Input(
                     "layout",
-                    options=Layout,
-                    default=Layout.PROMPTS_DOWN,
+                    options=GridDirection,
+                    default=GridDirection.PROMPTS_DOWN,
                     tooltip="What the rows and columns show.",
                 ),
                 *saving_inputs("pivotal/compare"),
@@ -143,7 +143,7 @@ class CompareGrid(io.ComfyNode):
             lines(labels),
             numbers(strengths, "strengths"),
             with_base=with_base,
-            bundles_down=Layout(layout) is Layout.BUNDLES_DOWN,
+            bundles_down=GridDirection(layout) is GridDirection.BUNDLES_DOWN,
         )
         return shown(cls, result, filename_prefix)
 
