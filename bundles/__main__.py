@@ -1,4 +1,4 @@
-"""Bundles without ComfyUI: `python -m bundles` with inspect, convert, pack or unpack."""
+"""Bundles without ComfyUI: `python -m bundles` to inspect, convert, pack or unpack them."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ PRECISIONS = {
 
 
 def inspect(options: argparse.Namespace) -> list[str]:
-    """What each file holds."""
+    """Say what each file holds."""
     return [_inspected(path, options.token_map) for path in options.files]
 
 
@@ -38,23 +38,23 @@ def _inspected(path: Path, token_map: str) -> str:
 
 
 def convert(options: argparse.Namespace) -> list[str]:
-    """A file or folder in another form."""
+    """Save a file or folder in another format."""
     bundle = load_bundle(options.file, token_map=options.token_map)
     return _saved(bundle, options.out, Container(options.container), options)
 
 
 def pack_files(options: argparse.Namespace) -> list[str]:
-    """A LoRA and embedding files in one bundle."""
+    """Put a LoRA and embedding files into one bundle."""
     lora = load_bundle(options.lora) if options.lora else None
-    bundle = pack(lora, [_named(word) for word in options.embedding])
+    bundle = pack(lora, [_embedding(argument) for argument in options.embedding])
     return _saved(bundle, options.out, Container(options.container), options)
 
 
-def _named(word: str) -> Bundle:
-    """The embedding of `file`, or of `name=file` under that name."""
-    name, equals, file = word.partition("=")
-    if not equals or Path(word).exists():
-        return load_bundle(Path(word))
+def _embedding(argument: str) -> Bundle:
+    """The embedding in `file`, or, given `name=file`, the same under that name."""
+    name, equals, file = argument.partition("=")
+    if not equals or Path(argument).exists():
+        return load_bundle(Path(argument))
     bundle = load_bundle(Path(file))
     if len(bundle.names) != 1:
         raise ValueError(f"{file} holds {len(bundle.names)} names, so it cannot be called {name}.")
@@ -62,7 +62,7 @@ def _named(word: str) -> Bundle:
 
 
 def unpack(options: argparse.Namespace) -> list[str]:
-    """A plain LoRA and a file per name."""
+    """Save a plain LoRA and one file per name."""
     bundle = load_bundle(options.file, token_map=options.token_map)
     return _saved(bundle, options.out / f"{options.file.stem}{SUFFIX}", Container.LOOSE, options)
 
@@ -91,40 +91,41 @@ COMMANDS: Mapping[str, Callable[[argparse.Namespace], list[str]]] = {
 
 
 def parser() -> argparse.ArgumentParser:
-    """The command line."""
-    whole = argparse.ArgumentParser(prog="python -m bundles", description=__doc__)
-    commands = whole.add_subparsers(dest="command", required=True)
-    made = {name: commands.add_parser(name, help=run.__doc__) for name, run in COMMANDS.items()}
-    made["inspect"].add_argument("files", nargs="+", type=Path, help="files or folders")
-    made["convert"].add_argument("file", type=Path, help="a file or folder of any known form")
-    made["convert"].add_argument("out", type=Path, help="the new file")
-    made["pack"].add_argument("out", type=Path, help="the new file")
-    made["pack"].add_argument(
+    root = argparse.ArgumentParser(prog="python -m bundles", description=__doc__)
+    commands = root.add_subparsers(dest="command", required=True)
+    parsers = {name: commands.add_parser(name, help=run.__doc__) for name, run in COMMANDS.items()}
+    parsers["inspect"].add_argument("files", nargs="+", type=Path, help="files or folders")
+    parsers["convert"].add_argument("file", type=Path, help="a file or folder in any known format")
+    parsers["convert"].add_argument("out", type=Path, help="the new file")
+    parsers["pack"].add_argument("out", type=Path, help="the new file")
+    parsers["pack"].add_argument(
         "--embedding",
         action="append",
         default=[],
-        help="an embedding file, or name=file; once for each",
+        help="an embedding file, or name=file; may be given more than once",
     )
-    made["pack"].add_argument("--lora", type=Path, help="the LoRA, or a bundle to add to")
-    made["unpack"].add_argument("file", type=Path, help="a bundle")
-    made["unpack"].add_argument("out", type=Path, help="a folder, made when it is missing")
-    made["unpack"].add_argument(
+    parsers["pack"].add_argument("--lora", type=Path, help="the LoRA, or a bundle to add to")
+    parsers["unpack"].add_argument("file", type=Path, help="a bundle")
+    parsers["unpack"].add_argument("out", type=Path, help="a folder, created if it is missing")
+    parsers["unpack"].add_argument(
         "--trainer-keys", action="store_true", help="name T5's vectors t5, not t5xxl"
     )
     for name in ("convert", "pack"):
-        made[name].add_argument(
-            "--container", choices=[one.value for one in Container], default=Container.A1111.value
+        parsers[name].add_argument(
+            "--container",
+            choices=[container.value for container in Container],
+            default=Container.A1111.value,
         )
     for name in ("inspect", "convert", "unpack"):
-        made[name].add_argument("--token-map", default="", help="TOK = <s0><s1>; OTHER = 2")
+        parsers[name].add_argument("--token-map", default="", help="TOK = <s0><s1>; OTHER = 2")
     for name in ("convert", "pack", "unpack"):
-        made[name].add_argument("--precision", choices=list(PRECISIONS), default="keep")
-    return whole
+        parsers[name].add_argument("--precision", choices=list(PRECISIONS), default="keep")
+    return root
 
 
-def main(words: Sequence[str]) -> int:
-    """Run a command; 1 and a sentence on the error output where it cannot be done."""
-    options = parser().parse_args(words)
+def main(arguments: Sequence[str]) -> int:
+    """Run a command; return 1 and write a sentence to the error output if it fails."""
+    options = parser().parse_args(arguments)
     try:
         lines = COMMANDS[options.command](options)
     except (ValueError, OSError) as error:

@@ -12,27 +12,29 @@ Vectors = Mapping[str, Tensor]
 """Rows (n, d) by text encoder"""
 Embeddings = Mapping[str, Vectors]
 """By name"""
-PREFIX = "bundle_emb"
+
+_PREFIX = "bundle_emb"
 # Control characters, lone surrogates, line and paragraph separators.
 _UNPRINTABLE = frozenset({"Cc", "Cs", "Zl", "Zp"})
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Entry:
-    """What is known of a concept beyond its vectors; one types its name after `embedding:`."""
+    """What is known about a concept besides its vectors."""
 
     name: str
+    """What a prompt has after `embedding:`"""
     initial: str = ""
-    """The words that its vectors started from."""
+    """The words that its vectors started from"""
     placeholder: str = ""
-    """What stood for it in the captions."""
+    """What stood for it in the captions"""
     thumbnail: str = field(default="", repr=False)
-    """A small JPEG as a data URI."""
+    """A small JPEG as a data URI"""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class Bundle:
-    """LoRA tensors under keys a loader knows; by name and encoder the vectors (n, d) in fp32."""
+    """LoRA tensors under keys that a loader knows, and vectors in fp32 by name and encoder."""
 
     family: str
     # Without repr: the host puts the text of every input into its error messages.
@@ -43,13 +45,13 @@ class Bundle:
     workflow: str = field(default="", repr=False)
     notes: tuple[str, ...] = ()
     outputs: Embeddings = field(default_factory=dict[str, Vectors], repr=False)
-    """OneTrainer's output embeddings: rows that replace what the text encoder returns."""
+    """OneTrainer's output embeddings: rows that replace what the text encoder returns"""
     header: Mapping[str, str] = field(default_factory=dict[str, str], repr=False)
-    """Texts of the file's header that other programs wrote and that are kept."""
+    """Header fields of other programs, which are kept"""
     thumbnail: str = field(default="", repr=False)
-    """A small JPEG as a data URI."""
+    """A small JPEG as a data URI"""
     source: str = ""
-    """The file that it was read from, with its hash, where that is known."""
+    """The file that it was read from, with its hash, where that is known"""
 
     def __post_init__(self) -> None:
         for kind in (self.embeddings, self.outputs):
@@ -57,15 +59,14 @@ class Bundle:
 
     @property
     def names(self) -> list[str]:
-        """Every name: those with vectors first, then those that have output vectors alone."""
+        """Every name: those with vectors first, then those with output vectors only."""
         return list(dict.fromkeys([*self.embeddings, *self.outputs]))
 
     def without(self, names: Collection[str]) -> Bundle:
-        """The bundle less some names; ValueError for one that it does not have."""
+        """The bundle without some names; ValueError for one that it does not have."""
         for name in names:
             if name not in self.names:
-                known = ", ".join(self.names) or "none"
-                raise ValueError(f'The bundle has no name "{name}": it has {known}.')
+                raise self.unknown_name(name)
         return replace(
             self,
             embeddings={name: v for name, v in self.embeddings.items() if name not in names},
@@ -73,11 +74,17 @@ class Bundle:
             entries=tuple(entry for entry in self.entries if entry.name not in names),
         )
 
+    def unknown_name(self, name: str) -> ValueError:
+        """The sentence about a name that the bundle does not have."""
+        return ValueError(
+            f'The bundle has no name "{name}": it has {", ".join(self.names) or "none"}.'
+        )
+
     @property
     def entry_of(self) -> Mapping[str, Entry]:
-        """What is known of each name, with an empty entry where nothing is."""
-        known = {entry.name: entry for entry in self.entries}
-        return {name: known.get(name, Entry(name=name)) for name in self.names}
+        """What is known about each name; an entry with nothing but the name if nothing is."""
+        entries = {entry.name: entry for entry in self.entries}
+        return {name: entries.get(name, Entry(name=name)) for name in self.names}
 
 
 def _check_widths(embeddings: Embeddings) -> None:
@@ -89,15 +96,23 @@ def _check_widths(embeddings: Embeddings) -> None:
             if rows.shape[1] != width:
                 raise ValueError(
                     f"The embeddings '{first}' and '{name}' are made for different models: "
-                    f"{encoder} is {width} wide in the one and {rows.shape[1]} in the other."
+                    f"{encoder} is {width} wide in one and {rows.shape[1]} in the other."
                 )
 
 
+def _check_rows(name: str, encoder: str, rows: Tensor) -> None:
+    if rows.ndim != 2 or not rows.shape[0] or not rows.shape[1] or not rows.is_floating_point():
+        raise ValueError(
+            f"The embedding '{name}' holds a {rows.dtype} tensor of shape {tuple(rows.shape)} for "
+            f"{encoder}: vectors (count, width) in floating point are needed."
+        )
+
+
 def check_name(name: str) -> None:
-    """Refuse with a sentence each name that some reader of bundles would cut or misread."""
-    reason = _fault(name)
-    if reason:
-        raise ValueError(f"The name {name!r} {reason}: choose another name for the concept.")
+    """Refuse every name that some reader of bundles would cut or misread."""
+    fault = _fault(name)
+    if fault:
+        raise ValueError(f"The name {name!r} {fault}: choose another name for the concept.")
 
 
 def _fault(name: str) -> str:
@@ -110,8 +125,8 @@ def _fault(name: str) -> str:
     # Most readers end the name at the first dot of "bundle_emb.<name>.<encoder>".
     if "." in name:
         return "holds a dot, where other programs cut the name"
-    if PREFIX in name.lower():
-        return f"holds {PREFIX!r}, which marks the keys of a bundle"
+    if _PREFIX in name.lower():
+        return f"holds {_PREFIX!r}, which marks the keys of a bundle"
     # "(embedding:2)" is the word "embedding" at weight 2 in the host's prompt syntax.
     if _is_number(name):
         return "is a number, which a prompt reads as a weight"
@@ -124,11 +139,3 @@ def _is_number(name: str) -> bool:
     except ValueError:
         return False
     return True
-
-
-def _check_rows(name: str, encoder: str, rows: Tensor) -> None:
-    if rows.ndim != 2 or not rows.shape[0] or not rows.shape[1] or not rows.is_floating_point():
-        raise ValueError(
-            f"The embedding '{name}' holds a {rows.dtype} tensor of shape {tuple(rows.shape)} for "
-            f"{encoder}: vectors (count, width) in floating point are needed."
-        )

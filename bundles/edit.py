@@ -1,4 +1,4 @@
-"""Bundles made of bundles: packed from files, renamed, and merged."""
+"""Bundles made from bundles: packed from files, renamed, and merged."""
 
 from __future__ import annotations
 
@@ -6,15 +6,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from enum import Enum
 
-from torch import Tensor
-
-from .bundle import Bundle, Entry, check_name
+from .bundle import Bundle, Entry, Vectors, check_name
 from .layers.aliases import one_spelling
 from .lowrank import LoraFile, LowRank, compact, decompose, join_lora, merge, split_lora, trim
 
 
 class NameClash(str, Enum):
-    """What happens to a name that two of the bundles have."""
+    """What happens to a name that several of the bundles have."""
 
     ERROR = "stop with an error"
     NUMBER = "add a number"
@@ -22,64 +20,66 @@ class NameClash(str, Enum):
 
 
 def pack(lora: Bundle | None, embeddings: Sequence[Bundle]) -> Bundle:
-    """A LoRA (and its names) with the names of other files; ValueError where a name is twice."""
-    parts = [*([lora] if lora else []), *embeddings]
-    if not parts:
+    """A LoRA with its names and those of other files; ValueError if a name is repeated."""
+    bundles = [*([lora] if lora else []), *embeddings]
+    if not bundles:
         raise ValueError("There is nothing to pack: choose a LoRA or an embedding.")
-    extra = [part for part in embeddings if part.lora]
-    if extra:
-        names = ", ".join(extra[0].names) or "without names"
+    loras = [bundle for bundle in embeddings if bundle.lora]
+    if loras:
+        names = ", ".join(loras[0].names) or "without names"
         raise ValueError(
             f"One of the embedding files is a LoRA ({names}): merge it with Merge Bundles instead."
         )
-    return replace(_union(parts, NameClash.ERROR), lora=dict(lora.lora) if lora else {})
+    return replace(_union(bundles, NameClash.ERROR), lora=dict(lora.lora) if lora else {})
 
 
 def rename(bundle: Bundle, names: Mapping[str, str]) -> Bundle:
-    """The bundle with other names, in the same order; ValueError for an unknown or bad one."""
+    """The bundle with new names (new by old) in the same order; ValueError for an unfit one."""
     for old, new in names.items():
         if old not in bundle.names:
-            known = ", ".join(bundle.names) or "none"
-            raise ValueError(f'The bundle has no name "{old}": it has {known}.')
+            raise bundle.unknown_name(old)
         check_name(new)
-    made = {name: names.get(name, name) for name in bundle.names}
-    twice = [name for name in made.values() if list(made.values()).count(name) > 1]
-    if twice:
-        raise ValueError(f'Two names become "{twice[0]}": give them different names.')
+    final = {name: names.get(name, name) for name in bundle.names}
+    repeated = [name for name in final.values() if list(final.values()).count(name) > 1]
+    if repeated:
+        raise ValueError(f'Two names become "{repeated[0]}": give them different names.')
     return replace(
         bundle,
-        embeddings={made[name]: vectors for name, vectors in bundle.embeddings.items()},
-        outputs={made[name]: vectors for name, vectors in bundle.outputs.items()},
-        entries=tuple(replace(e, name=made.get(e.name, e.name)) for e in bundle.entries),
+        embeddings={final[name]: vectors for name, vectors in bundle.embeddings.items()},
+        outputs={final[name]: vectors for name, vectors in bundle.outputs.items()},
+        entries=tuple(replace(e, name=final.get(e.name, e.name)) for e in bundle.entries),
     )
 
 
 def warnings_for_name(name: str, others: Sequence[str] = ()) -> list[str]:
     """What other programs make of a name that is allowed here."""
-    found: list[str] = []
+    warnings: list[str] = []
     if " " in name:
-        found.append(f'"{name}" holds a blank: ComfyUI without Load Bundle cuts the name there.')
+        warnings.append(f'"{name}" holds a blank, where ComfyUI without Load Bundle cuts the name.')
     marks = sorted(set(name) & set('<>()[]{},:|"'))
     if marks:
-        found.append(
-            f'"{name}" holds {" ".join(marks)}, which prompts give a meaning to elsewhere.'
+        warnings.append(
+            f'"{name}" holds {" ".join(marks)}, which mean something else in some prompts.'
         )
     if name.isascii() and name.isalpha() and name.islower() and len(name) > 2:
-        found.append(f'A1111 takes every "{name}" in a prompt for this name, also as a plain word.')
+        warnings.append(
+            f'A1111 takes every "{name}" in a prompt for this name, even as an ordinary word.'
+        )
     longer = [other for other in others if other != name and other.startswith(name)]
     if longer:
-        found.append(f'"{name}" is how "{longer[0]}" begins, which some programs confuse.')
-    return found
+        warnings.append(f'"{longer[0]}" begins with "{name}", and some programs confuse the two.')
+    return warnings
 
 
 def merge_bundles(
     bundles: Sequence[Bundle], weights: Sequence[float], clash: NameClash, rank: int = 0
 ) -> Bundle:
-    """The weighted sum of the LoRA halves, and the union of the names.
+    """The weighted sum of the LoRAs and the union of the names.
 
-    Exact: the factors of a layer stand side by side, so ranks add up (rank 0, in no more
-    directions than there are). With `rank` each layer is cut to that many directions, the best
-    ones (Eckart and Young 1936). ValueError for other families, or layers that are no factors.
+    The sum is exact: the factors of a layer are joined side by side, so ranks add up, though not
+    beyond what a layer of its size can have. With `rank` each layer is cut to that many directions,
+    the best ones (Eckart and Young 1936). ValueError for bundles of different families and for
+    layers without factors.
     """
     if len(bundles) != len(weights) or not bundles:
         raise ValueError(
@@ -91,28 +91,30 @@ def merge_bundles(
             f"The bundles are made for {' and '.join(families)}: only bundles of one family merge."
         )
     family = families[0] if families else ""
-    files = [split_lora(bundle.lora) for bundle in bundles]
-    merged = _merge_layers(_alike(files, family), weights, rank)
-    made = _union(bundles, clash)
+    files = _alike([split_lora(bundle.lora) for bundle in bundles], family)
+    merged = _merge_layers(files, weights, rank)
     title = ", ".join(filter(None, (bundle.source for bundle in bundles)))
-    header = {"modelspec.merged_from": title} if title else {}
     return replace(
-        made, family=family, lora=join_lora(merged) if merged.layers else {}, header=header
+        _union(bundles, clash),
+        family=family,
+        lora=join_lora(merged) if merged.layers else {},
+        header={"modelspec.merged_from": title} if title else {},
     )
 
 
 def _alike(files: Sequence[LoraFile], family: str) -> list[LoraFile]:
-    """One spelling for all, so that equal layers meet; ValueError for what has no factors."""
+    """One spelling for all, so that equal layers meet; ValueError for layers without factors."""
     for file in files:
-        if file.rest:
+        if file.others:
             raise ValueError(
-                f"{next(iter(file.rest))} is no pair of low-rank factors (LoHa, LoKr, DoRA and "
-                "full deltas are none), so it cannot be merged: turn it into a plain LoRA first."
+                f"{next(iter(file.others))} does not belong to a pair of low-rank factors, as with "
+                "LoHa, LoKr, DoRA and full deltas, so it cannot be merged: turn it into a plain "
+                "LoRA first."
             )
-    names = one_spelling([list(file.layers) for file in files], family)
+    spellings = one_spelling([list(file.layers) for file in files], family)
     return [
-        replace(file, layers={known[stem]: layer for stem, layer in file.layers.items()})
-        for file, known in zip(files, names, strict=True)
+        replace(file, layers={spelling[stem]: layer for stem, layer in file.layers.items()})
+        for file, spelling in zip(files, spellings, strict=True)
     ]
 
 
@@ -120,51 +122,51 @@ def _merge_layers(files: Sequence[LoraFile], weights: Sequence[float], rank: int
     names = dict.fromkeys(name for file in files for name in file.layers)
     layers: dict[str, LowRank] = {}
     for name in names:
-        held = [
+        weighted = [
             (f.layers[name], w) for f, w in zip(files, weights, strict=True) if name in f.layers
         ]
-        whole = merge([layer for layer, _ in held], [weight for _, weight in held])
+        whole = merge([layer for layer, _ in weighted], [weight for _, weight in weighted])
         layers[name] = _cut(whole, rank)
-    return LoraFile(layers=layers, rest={})
+    return LoraFile(layers=layers, others={})
 
 
 def _cut(layer: LowRank, rank: int) -> LowRank:
-    """At most `rank` directions; without one, no more than a layer of that size can have."""
+    """At most `rank` directions, or 0 for as many as a layer of this size can have."""
     if rank:
         return trim(decompose(layer), rank).low_rank()
     most = min(layer.up.shape[0], layer.down.shape[1])
     return compact(layer) if layer.rank > most else layer
 
 
-def _union(parts: Sequence[Bundle], clash: NameClash) -> Bundle:
-    embeddings: dict[str, Mapping[str, Tensor]] = {}
-    outputs: dict[str, Mapping[str, Tensor]] = {}
+def _union(bundles: Sequence[Bundle], clash: NameClash) -> Bundle:
+    embeddings: dict[str, Vectors] = {}
+    outputs: dict[str, Vectors] = {}
     entries: dict[str, Entry] = {}
     notes: list[str] = []
-    for part in parts:
-        for name in part.names:
-            final = _free(name, entries, clash, notes)
+    for bundle in bundles:
+        for name in bundle.names:
+            final = _final_name(name, entries, clash, notes)
             if final is None:
                 continue
-            entries[final] = replace(part.entry_of[name], name=final)
-            if name in part.embeddings:
-                embeddings[final] = part.embeddings[name]
-            if name in part.outputs:
-                outputs[final] = part.outputs[name]
-    family = next((part.family for part in parts if part.family), "")
-    first = parts[0]
+            entries[final] = replace(bundle.entry_of[name], name=final)
+            if name in bundle.embeddings:
+                embeddings[final] = bundle.embeddings[name]
+            if name in bundle.outputs:
+                outputs[final] = bundle.outputs[name]
     return replace(
-        first,
-        family=family,
+        bundles[0],
+        family=next((bundle.family for bundle in bundles if bundle.family), ""),
         embeddings=embeddings,
         outputs=outputs,
         entries=tuple(entries.values()),
-        notes=tuple([*(note for part in parts for note in part.notes), *notes]),
+        notes=tuple([*(note for bundle in bundles for note in bundle.notes), *notes]),
     )
 
 
-def _free(name: str, taken: Mapping[str, Entry], clash: NameClash, notes: list[str]) -> str | None:
-    """The name under the rule for clashes; None where the first one is kept."""
+def _final_name(
+    name: str, taken: Mapping[str, Entry], clash: NameClash, notes: list[str]
+) -> str | None:
+    """What a name becomes under the rule for clashes; None if it is left out."""
     if name not in taken:
         return name
     if clash is NameClash.ERROR:

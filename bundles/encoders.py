@@ -1,34 +1,33 @@
-"""Which text encoder a vector belongs to: its width decides first, the key of the file second."""
+"""Which text encoder a vector belongs to: its width decides first, its key in the file second."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from .bundle import Embeddings
+from .bundle import Embeddings, Vectors
 
 CLIP_BY_WIDTH = {768: "clip_l", 1280: "clip_g", 1024: "clip_h"}
-# Keys that name no encoder, written for models that have one; OneTrainer misspells one of them.
 ANONYMOUS = frozenset({"string_to_param.*", "emb_params", "emp_params", "*"})
+"""Keys of trainers for models with one encoder, which name none; `emp_params` is OneTrainer's"""
 TOKEN = re.compile(r"<[^<>]+>")
-"""A key of diffusers' textual inversion, which names no encoder either."""
+"""A key of diffusers' textual inversion, which names no encoder either"""
 _CLIP = frozenset(CLIP_BY_WIDTH.values())
 _ALIASES = {"t5": "t5xxl", "gemma": "gemma2_2b"}
-# Keys that say which of several CLIP encoders they are for: cog-sdxl's, and diffusers' folders'.
+# Keys that number the CLIP encoders: cog-sdxl's.
 _NUMBERED = frozenset({"text_encoders_0", "text_encoders_1"})
 NAMED = frozenset({*_CLIP, *_ALIASES, *_ALIASES.values(), "llama"})
 OUTPUT = "_out"
+"""How the keys of output embeddings end"""
 _OTHER_WIDTHS = frozenset({768, 1280})
-
 _COUNT = re.compile(r"(?:.+\.)?(?:step|string_to_token\..+)")
 
 
 def is_count(key: str, tensor: Tensor) -> bool:
-    """Whether a tensor is a single number that old trainers wrote so: a token or the step."""
+    """Whether a tensor is a number that old trainers stored as one: a token or the step."""
     return tensor.numel() == 1 and _COUNT.fullmatch(key) is not None
 
 
@@ -43,16 +42,16 @@ def encoder_of(key: str, width: int) -> str:
     if key in _CLIP or anonymous:
         key = CLIP_BY_WIDTH.get(width, key)
     elif key in _ALIASES and width in _OTHER_WIDTHS:
-        # OneTrainer writes HiDream's CLIP-G under `t5_out`; no T5 and no Gemma is as narrow.
+        # OneTrainer writes HiDream's CLIP-G under `t5_out`; no T5 and no Gemma is that narrow.
         key = CLIP_BY_WIDTH[width]
     if anonymous and width not in CLIP_BY_WIDTH:
-        known = ", ".join(str(width) for width in sorted(CLIP_BY_WIDTH))
-        raise ValueError(f"vectors of width {width} fit no known text encoder ({known} do).")
+        widths = ", ".join(str(width) for width in sorted(CLIP_BY_WIDTH))
+        raise ValueError(f"vectors of width {width} fit no known text encoder ({widths} do).")
     return _ALIASES.get(key, key)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Sorted:
+class SortedVectors:
     """Vectors (n, d) in fp32 by name and encoder: those of prompts, and output embeddings."""
 
     embeddings: dict[str, dict[str, Tensor]]
@@ -60,19 +59,19 @@ class Sorted:
     notes: tuple[str, ...]
 
 
-def sort_vectors(found: Embeddings, *, finite: bool = True) -> Sorted:
-    """Vectors under the host's encoder keys; ValueError for what is none.
+def sort_vectors(vectors_by_name: Embeddings, *, finite: bool = True) -> SortedVectors:
+    """Vectors under the host's encoder keys; ValueError for tensors that are not vectors.
 
-    NaN is refused unless `finite` is off, for a look at a damaged file.
+    NaN is refused unless `finite` is off, which allows a look at a damaged file.
     """
     embeddings: dict[str, dict[str, Tensor]] = {}
     outputs: dict[str, dict[str, Tensor]] = {}
     notes: list[str] = []
-    for name, vectors in found.items():
-        made = {key: _rows(name, key, tensor, finite) for key, tensor in vectors.items()}
-        after = {key.removesuffix(OUTPUT): r for key, r in made.items() if key.endswith(OUTPUT)}
-        # Beside an output embedding the encoder's input key holds zeros, made for no prompt.
-        before = {k: r for k, r in made.items() if not k.endswith(OUTPUT) and k not in after}
+    for name, vectors in vectors_by_name.items():
+        rows = {key: _rows(name, key, tensor, finite) for key, tensor in vectors.items()}
+        after = {key.removesuffix(OUTPUT): r for key, r in rows.items() if key.endswith(OUTPUT)}
+        # Next to an output embedding the encoder's input key holds zeros, made for no prompt.
+        before = {k: r for k, r in rows.items() if not k.endswith(OUTPUT) and k not in after}
         if before:
             embeddings[name] = _by_encoder(name, before)
         if after:
@@ -81,17 +80,17 @@ def sort_vectors(found: Embeddings, *, finite: bool = True) -> Sorted:
         zeros = [key for key, r in embeddings.get(name, {}).items() if not r.any()]
         notes += [f"The embedding '{name}' holds only zeros for {key}." for key in zeros]
     _refuse_mixed(embeddings)
-    return Sorted(embeddings=embeddings, outputs=outputs, notes=tuple(notes))
+    return SortedVectors(embeddings=embeddings, outputs=outputs, notes=tuple(notes))
 
 
-def _by_encoder(name: str, vectors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    found: dict[str, Tensor] = {}
+def _by_encoder(name: str, vectors: Vectors) -> dict[str, Tensor]:
+    rows_of: dict[str, Tensor] = {}
     for key, rows in vectors.items():
         encoder = encoder_of(key, rows.shape[1])
-        if encoder in found:
+        if encoder in rows_of:
             raise ValueError(f"the embedding '{name}' holds vectors for {encoder} twice.")
-        found[encoder] = rows
-    return found
+        rows_of[encoder] = rows
+    return rows_of
 
 
 def _rows(name: str, key: str, tensor: Tensor, finite: bool) -> Tensor:
@@ -108,18 +107,18 @@ def _rows(name: str, key: str, tensor: Tensor, finite: bool) -> Tensor:
 
 
 def check_finite(name: str, rows: Tensor) -> None:
-    """Refuse vectors that would turn every picture black."""
+    """Refuse vectors that would turn every image black."""
     if not torch.isfinite(rows).all():
         raise ValueError(f"the embedding '{name}' holds NaN or infinite values: train it again.")
 
 
 def _refuse_mixed(embeddings: Embeddings) -> None:
-    """SD2's encoder never stands beside those of the other families."""
-    of_encoder = {encoder: name for name, vectors in embeddings.items() for encoder in vectors}
-    other = of_encoder.get("clip_l") or of_encoder.get("clip_g")
-    if other and "clip_h" in of_encoder:
+    """SD2's encoder never occurs together with those of other families."""
+    name_by_encoder = {encoder: name for name, vectors in embeddings.items() for encoder in vectors}
+    other = name_by_encoder.get("clip_l") or name_by_encoder.get("clip_g")
+    if other and "clip_h" in name_by_encoder:
         raise ValueError(
-            f"the embeddings '{of_encoder['clip_h']}' (Stable Diffusion 2) and '{other}' "
+            f"the embeddings '{name_by_encoder['clip_h']}' (Stable Diffusion 2) and '{other}' "
             "are made for different models."
         )
 

@@ -17,7 +17,7 @@ _MAX_BYTES = 255
 
 
 def safe_stem(name: str) -> str:
-    """A concept's name as a file name without ending; ValueError where no file can be called so."""
+    """A concept's name as a file name without the ending; ValueError if no file can have it."""
     stem = _UNSAFE.sub("_", name)
     if not stem.strip("_"):
         raise ValueError(f"The name {name!r} leaves nothing for a file name: rename the concept.")
@@ -29,7 +29,7 @@ def safe_stem(name: str) -> str:
 
 
 def file_stems(names: Iterable[str], lora_stem: str | None) -> dict[str, str]:
-    """Each name's file stem; ValueError where two of them, or one and the LoRA, meet."""
+    """Each name's file stem; ValueError where two names, or a name and the LoRA, share one."""
     stems = {name: safe_stem(name) for name in names}
     owners = {} if lora_stem is None else {_folded(lora_stem): "the LoRA"}
     for name, stem in stems.items():
@@ -43,5 +43,5 @@ def file_stems(names: Iterable[str], lora_stem: str | None) -> dict[str, str]:
 
 
 def _folded(stem: str) -> str:
-    """What two names share when Windows or macOS takes them for one."""
+    """The form that two names share if Windows or macOS takes them for the same file."""
     return unicodedata.normalize("NFC", stem).casefold()

@@ -1,4 +1,4 @@
-"""What a bundle holds: its LoRA, its names, and how their vectors lie among the words."""
+"""A bundle described: its LoRA, its names, and which words their vectors are close to."""
 
 from __future__ import annotations
 
@@ -14,15 +14,17 @@ from torch import Tensor
 from .bundle import Bundle
 from .lowrank import PAIRS, UNDERSCORED
 
-# No word of a vocabulary is as short; zeros are what output embeddings leave behind.
+# No word of a vocabulary is this short; output embeddings come with rows of zeros.
 _NEAR_ZERO = 1e-3
 _NEAREST = 3
+_ROWS_SHOWN = 8
 _SLICE = 8192
+"""Rows of a vocabulary that are converted to fp32 at a time"""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class Vocabulary:
-    """The words of a text encoder, to measure vectors against."""
+    """The words of a text encoder, for vectors to be compared with."""
 
     table: Tensor
     """(words, width)"""
@@ -44,7 +46,7 @@ class Vocabulary:
 
 
 def _slices(table: Tensor) -> list[Tensor]:
-    """So that a large table is never copied whole to fp32."""
+    """Parts of a table, so that a large one is never copied to fp32 as a whole."""
     return [table[start : start + _SLICE] for start in range(0, len(table), _SLICE)]
 
 
@@ -54,8 +56,8 @@ def _lengths(rows: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Row:
-    """One name's vectors for one encoder."""
+class VectorsRow:
+    """A row of the table: one name's vectors for one encoder."""
 
     name: str
     encoder: str
@@ -63,19 +65,19 @@ class Row:
     vectors: int
     width: int
     norms: tuple[float, float, float]
-    """Smallest, mean and largest."""
+    """Smallest, mean and largest"""
     relative: float | None
-    """The mean over the median of the vocabulary."""
+    """The mean as a multiple of the vocabulary's median"""
     nearest: str
     remarks: str
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Inspection:
-    """A bundle described: pairs of label and text, a row for each tensor, and sentences."""
+    """Pairs of label and text, a row for each tensor of vectors, and sentences."""
 
     facts: Sequence[tuple[str, str]]
-    rows: Sequence[Row]
+    rows: Sequence[VectorsRow]
     notes: Sequence[str]
 
 
@@ -85,35 +87,40 @@ HEAD = ("name", "encoder", "kind", "vectors", "width", "norm", "of words", "near
 def inspect_bundle(
     bundle: Bundle, vocabularies: Mapping[str, Vocabulary] | None = None
 ) -> Inspection:
-    """Facts about a bundle; with the encoders' vocabularies also what its vectors are close to."""
+    """Describe a bundle and, given vocabularies, which words its vectors are close to."""
     rows = list(_rows(bundle, vocabularies or {}))
     return Inspection(facts=list(_facts(bundle)), rows=rows, notes=bundle.notes)
 
 
-def cells(row: Row) -> tuple[str, ...]:
-    """A row as texts under HEAD."""
+def cells(row: VectorsRow) -> tuple[str, ...]:
+    """A row as the texts under HEAD."""
     norm = " / ".join(f"{value:.3g}" for value in dict.fromkeys(row.norms))
     relative = "" if row.relative is None else f"{row.relative:.2f} x"
     counts = (str(row.vectors), str(row.width))
     return (row.name, row.encoder, row.kind, *counts, norm, relative, row.nearest, row.remarks)
 
 
-def as_text(found: Inspection) -> str:
+def as_text(inspection: Inspection) -> str:
     """Facts, the table with aligned columns, and the sentences."""
-    lines = [f"{label}: {value}" for label, value in found.facts]
-    if found.rows:
-        lines += ["", *_aligned([HEAD, *map(cells, found.rows)])]
-    return "\n".join([*lines, *([""] if found.notes else []), *found.notes])
+    lines = [f"{label}: {value}" for label, value in inspection.facts]
+    if inspection.rows:
+        lines += ["", *_aligned(with_head(list(map(cells, inspection.rows))))]
+    return "\n".join([*lines, *([""] if inspection.notes else []), *inspection.notes])
+
+
+def with_head(rows: Sequence[Sequence[str]]) -> list[list[str]]:
+    """Rows of cells under HEAD, without columns that are empty in all of them."""
+    used = [column for column in range(len(HEAD)) if any(row[column] for row in rows)]
+    return [[row[column] for column in used] for row in (HEAD, *rows)]
 
 
 def _aligned(table: Sequence[Sequence[str]]) -> list[str]:
     widths = [max(map(len, column)) for column in zip(*table, strict=True)]
-    used = [place for place in range(len(widths)) if any(row[place] for row in table[1:])]
-    return ["  ".join(row[place].ljust(widths[place]) for place in used).rstrip() for row in table]
+    return ["  ".join(map(str.ljust, row, widths)).rstrip() for row in table]
 
 
 def file_hash(path: Path) -> str:
-    """SHA-256 of a whole file, of which CivitAI's AutoV2 is the first ten digits."""
+    """SHA-256 of a whole file; CivitAI's AutoV2 is its first ten digits."""
     whole = hashlib.sha256()
     with path.open("rb") as file:
         while block := file.read(1024**2):
@@ -122,7 +129,7 @@ def file_hash(path: Path) -> str:
 
 
 def _facts(bundle: Bundle) -> Iterator[tuple[str, str]]:
-    yield "family", bundle.family or "not told by the file"
+    yield "family", bundle.family or "not stated in the file"
     yield "LoRA", _lora_text(bundle.lora)
     yield "names", ", ".join(bundle.names) or "none"
     yield "triggers", ", ".join(f"embedding:{name}" for name in bundle.names) or "none"
@@ -135,12 +142,12 @@ def _facts(bundle: Bundle) -> Iterator[tuple[str, str]]:
         yield "file", bundle.source
     yield from _recipe(bundle.recipe)
     yield "graph", "in the file" if bundle.workflow else "none"
-    pictures = sum(bool(entry.thumbnail) for entry in bundle.entry_of.values())
-    yield "thumbnails", str(pictures + bool(bundle.thumbnail))
+    thumbnails = sum(bool(entry.thumbnail) for entry in bundle.entry_of.values())
+    yield "thumbnails", str(thumbnails + bool(bundle.thumbnail))
 
 
 def _recipe(recipe: Mapping[str, object], prefix: str = "") -> Iterator[tuple[str, str]]:
-    """The values of a recipe, whatever it holds, a line for each that is no list."""
+    """The values of a recipe, which may be anyone's; lists are left out."""
     for key, value in list(recipe.items())[:60]:
         if isinstance(value, Mapping) and "." not in prefix:
             yield from _recipe(cast("Mapping[str, object]", value), f"{prefix}{key}.")
@@ -156,7 +163,7 @@ def _lora_text(lora: Mapping[str, Tensor]) -> str:
     alphas = sorted(
         {float(t) for key, t in lora.items() if key.endswith(".alpha") and t.numel() == 1}
     )
-    text = sum("te" in key.split("_")[1:2][0:1] or "text" in key for key in downs)
+    text = sum(key.startswith("lora_te") or "text" in key for key in downs)
     others = sum(not key.endswith(_FACTORS) for key in lora)
     types = sorted({str(tensor.dtype).removeprefix("torch.") for tensor in lora.values()})
     parts = [f"{len(downs)} layers in two factors" if downs else f"{len(lora)} tensors"]
@@ -177,22 +184,23 @@ def _few(numbers: Sequence[float]) -> str:
     return ", ".join(shown) if len(shown) < 4 else f"{shown[0]} to {shown[-1]}"
 
 
-def _rows(bundle: Bundle, vocabularies: Mapping[str, Vocabulary]) -> Iterator[Row]:
+def _rows(bundle: Bundle, vocabularies: Mapping[str, Vocabulary]) -> Iterator[VectorsRow]:
     seen: dict[bytes, str] = {}
-    medians = {key: known.norms().median().item() for key, known in vocabularies.items()}
+    medians = {key: vocabulary.norms().median().item() for key, vocabulary in vocabularies.items()}
     for kind, embeddings in (("input", bundle.embeddings), ("output", bundle.outputs)):
         for name, vectors in embeddings.items():
             for encoder, rows in vectors.items():
-                known = vocabularies.get(encoder) if kind == "input" else None
-                yield Row(
+                vocabulary = vocabularies.get(encoder) if kind == "input" else None
+                norms = _spread(rows)
+                yield VectorsRow(
                     name=name,
                     encoder=encoder,
                     kind=kind,
                     vectors=rows.shape[0],
                     width=rows.shape[1],
-                    norms=_spread(rows),
-                    relative=_lengths(rows).mean().item() / medians[encoder] if known else None,
-                    nearest=_nearest(rows, known),
+                    norms=norms,
+                    relative=norms[1] / medians[encoder] if vocabulary else None,
+                    nearest=_nearest(rows, vocabulary),
                     remarks=", ".join(_remarks(rows, f"{name}.{encoder}", seen)),
                 )
 
@@ -202,22 +210,24 @@ def _spread(rows: Tensor) -> tuple[float, float, float]:
     return norms.amin().item(), norms.mean().item(), norms.amax().item()
 
 
-def _nearest(rows: Tensor, known: Vocabulary | None) -> str:
-    """The word that each vector is closest to, and how close the closest of all is."""
-    if known is None or rows.shape[1] != known.table.shape[1] or not rows.isfinite().all():
+def _nearest(rows: Tensor, vocabulary: Vocabulary | None) -> str:
+    """The word closest to each of the first vectors, with its cosine."""
+    if vocabulary is None or rows.shape[1] != vocabulary.table.shape[1]:
         return ""
-    found = [known.nearest(row) for row in rows[:8]]
-    words = " ".join(f"{one[0][0]} {one[0][1]:.2f}" for one in found)
-    return words + (" ..." if len(rows) > len(found) else "")
+    if not rows.isfinite().all():
+        return ""
+    closest = [vocabulary.nearest(row)[0] for row in rows[:_ROWS_SHOWN]]
+    words = " ".join(f"{word} {cosine:.2f}" for word, cosine in closest)
+    return words + (" ..." if len(rows) > len(closest) else "")
 
 
-def _remarks(rows: Tensor, place: str, seen: dict[bytes, str]) -> Iterator[str]:
+def _remarks(rows: Tensor, label: str, seen: dict[bytes, str]) -> Iterator[str]:
     bad = int((~rows.isfinite()).sum())
     if bad:
         yield f"{bad} values are NaN or infinite"
     elif rows.abs().amax().item() < _NEAR_ZERO:
         yield "near zero"
     digest = hashlib.sha256(rows.float().contiguous().numpy().tobytes()).digest()
-    first = seen.setdefault(digest, place)
-    if first != place:
+    first = seen.setdefault(digest, label)
+    if first != label:
         yield f"the same as {first}"

@@ -1,4 +1,4 @@
-"""Low-rank algebra: a layer's change up @ down is decomposed, trimmed and merged, never formed."""
+"""Low-rank algebra: a change up @ down is decomposed, trimmed and merged but never formed."""
 
 from __future__ import annotations
 
@@ -17,21 +17,21 @@ PAIRS = (
     ("lora_linear_layer.up.weight", "lora_linear_layer.down.weight"),
     ("lora_B", "lora_A"),
 )
-"""How files call the two factors of a layer, behind the layer's name and a dot."""
+"""Names of the two factors of a layer in files, after the layer's name and a dot"""
 UNDERSCORED = ("_lora.up.weight", "_lora.down.weight")
-"""The spelling of old diffusers files, joined to the layer's name."""
+"""The spelling of old diffusers files, which has no dot"""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class LowRank:
-    """A layer's change as two matrices with its scale in them: delta = up @ down."""
+    """A layer's change as two matrices that contain its scale: delta = up @ down."""
 
     up: Tensor
     """(out, rank) in fp64"""
     down: Tensor
     """(rank, in * kernel) in fp64"""
     shape: tuple[int, ...]
-    """Of the whole change: (out, in) or (out, in / groups, *kernel)."""
+    """Of the whole change: (out, in) or (out, in / groups, *kernel)"""
 
     @property
     def rank(self) -> int:
@@ -52,23 +52,23 @@ class Svd:
     shape: tuple[int, ...]
 
     def low_rank(self) -> LowRank:
-        """The change that these values make, each shared evenly by both factors."""
+        """The change that these values make; both factors get the root of each value."""
         root = self.values.sqrt()
         return LowRank(up=self.u * root, down=root[:, None] * self.vt, shape=self.shape)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class LoraFile:
-    """The tensors of a LoRA: layers in two factors, and everything that is not one of these."""
+    """The tensors of a LoRA: layers in two factors, and all others."""
 
     layers: Mapping[str, LowRank]
-    """By the layer's name as the file spells it, in the order of the file."""
-    rest: Mapping[str, Tensor]
-    """LoHa, LoKr, OFT, full deltas, norms and `dora_scale`, under their own keys."""
+    """By the layer's name as the file spells it, in the order of the file"""
+    others: Mapping[str, Tensor]
+    """LoHa, LoKr, OFT, full deltas, norms and `dora_scale`, under their own keys"""
 
 
 def split_lora(lora: Mapping[str, Tensor]) -> LoraFile:
-    """Find the layers of a LoRA in any usual spelling; ValueError for factors that do not fit."""
+    """Find the layers of a LoRA in any usual spelling; ValueError for factors that do not match."""
     check_alphas(lora)
     layers: dict[str, LowRank] = {}
     used: set[str] = set()
@@ -80,21 +80,21 @@ def split_lora(lora: Mapping[str, Tensor]) -> LoraFile:
         alpha, mid = f"{stem}.alpha", f"{stem}.lora_mid.weight"
         layers[stem] = _read(stem, lora[key], lora[down], lora.get(alpha), lora.get(mid))
         used |= {key, down, alpha, mid}
-    return LoraFile(layers=layers, rest={k: t for k, t in lora.items() if k not in used})
+    return LoraFile(layers=layers, others={k: t for k, t in lora.items() if k not in used})
 
 
 def check_alphas(lora: Mapping[str, Tensor]) -> None:
-    """Refuse an alpha that is no single number, of which no loader says what is wrong."""
+    """Refuse an alpha that is not a single number, for which loaders have no useful message."""
     for key, tensor in lora.items():
         if key.endswith(".alpha") and tensor.numel() != 1:
             raise ValueError(
-                f"{key} holds {tensor.numel()} numbers, and the alpha of a layer is one: the file "
-                "is damaged, copy it again."
+                f"{key} holds {tensor.numel()} numbers, but the alpha of a layer is one number: "
+                "the file is damaged, copy it again."
             )
 
 
 def join_lora(file: LoraFile) -> dict[str, Tensor]:
-    """The tensors of a LoRA again, in fp32 under `lora_up`, `lora_down` and `alpha` = rank."""
+    """The tensors of a LoRA in fp32, as `lora_up`, `lora_down` and `alpha` = rank."""
     tensors: dict[str, Tensor] = {}
     for stem, layer in file.layers.items():
         kernel = [1] * (len(layer.shape) - 2)
@@ -102,7 +102,7 @@ def join_lora(file: LoraFile) -> dict[str, Tensor]:
         tensors[f"{stem}.lora_up.weight"] = up.reshape(*up.shape, *kernel)
         tensors[f"{stem}.lora_down.weight"] = down.reshape(-1, *layer.shape[1:])
         tensors[f"{stem}.alpha"] = torch.tensor(float(layer.rank))
-    return tensors | dict(file.rest)
+    return tensors | dict(file.others)
 
 
 def _pair(key: str) -> tuple[str, str] | None:
@@ -119,8 +119,8 @@ def _read(stem: str, up: Tensor, down: Tensor, alpha: Tensor | None, mid: Tensor
     rank = down.shape[0]
     if up.shape[1] != (rank if mid is None else mid.shape[0]):
         raise ValueError(
-            f"The factors of {stem} do not fit each other: {tuple(up.shape)} and "
-            f"{tuple(down.shape)}. The file is damaged."
+            f"The factors of {stem} do not match: {tuple(up.shape)} and {tuple(down.shape)}. "
+            "The file is damaged, copy it again."
         )
     scale = 1.0 if alpha is None else alpha.item() / rank
     inner = down.double()
@@ -135,10 +135,10 @@ def _read(stem: str, up: Tensor, down: Tensor, alpha: Tensor | None, mid: Tensor
 
 
 def decompose(layer: LowRank) -> Svd:
-    """The exact SVD of a change, from the QR of its factors and an SVD of rank by rank.
+    """The exact SVD of a change, from the QR of its factors and an SVD of a (rank, rank) core.
 
     With up = Q1 R1 and down' = Q2 R2, delta = Q1 (R1 R2') Q2', so the singular values of the
-    small core are those of the whole (Golub and Van Loan, Matrix Computations, 5.4).
+    core are those of the whole (Golub and Van Loan, Matrix Computations, 5.4).
     """
     q1, r1 = _qr(layer.up)
     q2, r2 = _qr(layer.down.T)
@@ -152,27 +152,27 @@ def _qr(matrix: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _svd(matrix: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    made = torch.linalg.svd(matrix, full_matrices=False)  # pyright: ignore
-    return cast("tuple[Tensor, Tensor, Tensor]", made)
+    factors = torch.linalg.svd(matrix, full_matrices=False)  # pyright: ignore
+    return cast("tuple[Tensor, Tensor, Tensor]", factors)
 
 
 def trim(svd: Svd, count: int) -> Svd:
-    """The best change of rank `count` (Eckart and Young 1936); all of it when it has no more."""
+    """The best change of rank `count` (Eckart and Young 1936), or all of it if that is less."""
     return replace(svd, u=svd.u[:, :count], values=svd.values[:count], vt=svd.vt[:count])
 
 
 def scale_values(svd: Svd, factors: Mapping[int, float]) -> Svd:
-    """Single values times a factor, by their place from 0, the largest."""
+    """Scale values by their position, where 0 is the largest."""
     values = svd.values.clone()
-    for place, factor in factors.items():
-        if place < len(values):
-            values[place] *= factor
-    # A negative value turns its direction round; the roots of `low_rank` need the sign in u.
+    for position, factor in factors.items():
+        if position < len(values):
+            values[position] *= factor
+    # A negative factor reverses a direction; `low_rank` takes roots, so the sign moves to u.
     return replace(svd, u=svd.u * values.sign(), values=values.abs())
 
 
 def count_for_share(values: Tensor, share: float) -> int:
-    """The fewest leading values that hold `share` (0 to 1) of the energy, the sum of squares."""
+    """How many leading values hold `share` (0 to 1) of the energy, the sum of squares."""
     energy = values.square().cumsum(0)
     if not len(values) or energy[-1] == 0:
         return 0
@@ -194,7 +194,7 @@ def _size(values: Tensor) -> float:
 
 
 def merge(layers: Sequence[LowRank], weights: Sequence[float]) -> LowRank:
-    """The exact weighted sum of changes of one layer, by joining their factors side by side."""
+    """The exact weighted sum of several changes to a layer, from factors joined side by side."""
     shapes = {layer.shape for layer in layers}
     if len(shapes) > 1:
         raise ValueError(
@@ -210,6 +210,6 @@ def merge(layers: Sequence[LowRank], weights: Sequence[float]) -> LowRank:
 
 
 def compact(layer: LowRank) -> LowRank:
-    """The same change in as few directions as it has, such as after a merge."""
+    """The same change in as few directions as it really has, for instance after a merge."""
     svd = decompose(layer)
     return trim(svd, count_for_share(svd.values, 1.0)).low_rank()

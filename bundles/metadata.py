@@ -1,4 +1,4 @@
-"""The text in a bundle's header: ModelSpec 1.0.1, kohya's `ss_` fields, the graph, our index."""
+"""The header of a bundle: ModelSpec 1.0.1, kohya's `ss_` fields, the graph and our index."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _ARCHITECTURES = {
     "sdxl": "stable-diffusion-xl-v1-base",
 }
 _SS_BASE = {"sd15": "sd_v1", "sd2": "sd_v2", "sdxl": "sdxl_base_v1-0"}
-# No index of ours comes near these; more is junk, or an attempt to fill the memory.
+# No index of ours comes near these; anything longer is junk, or an attempt to fill the memory.
 _MAX_INDEX, _MAX_TEXT, _MAX_THUMBNAIL = 16 * 1024**2, 10_000, 1024**2
 _THUMBNAIL = re.compile(r"data:image/(?:jpeg|png|webp);base64,[A-Za-z0-9+/=]*")
 _KEPT = ("ss_", "ot_")
@@ -37,7 +37,7 @@ _KEPT_SPEC = frozenset(
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Index:
-    """What a file says about itself, as far as it could be understood."""
+    """What a file says about itself, as far as it can be understood."""
 
     family: str = ""
     kind: str = ""
@@ -77,41 +77,41 @@ def build_metadata(
 
 
 def kind_index(kind: str) -> dict[str, str]:
-    """The index of a file that says only what it is."""
+    """The index of a file that states nothing but its kind."""
     return {INDEX: json.dumps({"version": VERSION, "kind": kind})}
 
 
 def _described(bundle: Bundle, name: str) -> dict[str, object]:
-    """A name in the index, without what is not known of it."""
-    known = asdict(bundle.entry_of.get(name, Entry(name=name)))
-    made: dict[str, object] = {k: value for k, value in known.items() if value or k == "name"}
+    """A name as the index describes it; what is not known about it is left out."""
+    fields = asdict(bundle.entry_of.get(name, Entry(name=name)))
+    entry: dict[str, object] = {k: value for k, value in fields.items() if value or k == "name"}
     encoders = {key: list(rows.shape) for key, rows in bundle.embeddings.get(name, {}).items()}
     outputs = {key: list(rows.shape) for key, rows in bundle.outputs.get(name, {}).items()}
-    return made | {"encoders": encoders} | ({"outputs": outputs} if outputs else {})
+    return entry | {"encoders": encoders} | ({"outputs": outputs} if outputs else {})
 
 
 def _first_thumbnail(bundle: Bundle, names: tuple[str, ...]) -> str:
-    pictures = (entry.thumbnail for name, entry in bundle.entry_of.items() if name in names)
-    return next(filter(None, pictures), "")
+    thumbnails = (entry.thumbnail for name, entry in bundle.entry_of.items() if name in names)
+    return next(filter(None, thumbnails), "")
 
 
 def read_index(metadata: Mapping[str, str]) -> Index:
-    """Our index, if any; the text may be anyone's, so what is malformed is left out with a note."""
+    """Our index, if any; it may be anyone's text, so malformed parts are left out with a note."""
     notes: list[str] = []
     workflow = _read_workflow(metadata.get("workflow", ""), notes)
-    found = _parse(metadata.get(INDEX, "{}"))
-    if found is None:
+    fields = _parse(metadata.get(INDEX, "{}"))
+    if fields is None:
         notes.append("The file's own description cannot be read and is left out.")
-        found = {}
-    if isinstance(version := found.get("version", VERSION), int) and version > VERSION:
+        fields = {}
+    if isinstance(version := fields.get("version", VERSION), int) and version > VERSION:
         notes.append(
             "The file was made by a newer Pivotal: what this one does not know is left out."
         )
     return Index(
-        family=_text(found, "family", notes),
-        kind=_text(found, "kind", notes),
-        entries=_read_entries(found.get("entries", []), notes),
-        recipe=_read_recipe(found.get("recipe", {}), notes),
+        family=_text(fields, "family", notes),
+        kind=_text(fields, "kind", notes),
+        entries=_read_entries(fields.get("entries", []), notes),
+        recipe=_read_recipe(fields.get("recipe", {}), notes),
         workflow=workflow,
         thumbnail=_read_thumbnail(metadata.get("modelspec.thumbnail", "")),
         notes=tuple(notes),
@@ -128,15 +128,15 @@ def _model_spec(family: str, title: str, names: tuple[str, ...], kind: str) -> d
         "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
     }
     if names:
-        # A name in a file of its own is called by the file.
-        called = names if kind == BUNDLE else tuple(safe_stem(name) for name in names)
-        fields["trigger_phrase"] = ", ".join(called)
-        fields["usage_hint"] = "ComfyUI: " + ", ".join(f"embedding:{name}" for name in called)
+        # A prompt refers to an embedding in a file of its own by the name of the file.
+        triggers = names if kind == BUNDLE else tuple(safe_stem(name) for name in names)
+        fields["trigger_phrase"] = ", ".join(triggers)
+        fields["usage_hint"] = "ComfyUI: " + ", ".join(f"embedding:{name}" for name in triggers)
     return {f"modelspec.{name}": value for name, value in fields.items()}
 
 
 def _implementation(family: str) -> str:
-    """The code base whose module names the tensors follow."""
+    """The code base whose module names the LoRA's keys follow."""
     if family in DIFFUSERS_STYLE:
         return "diffusers"
     if family in SGM_STYLE:
@@ -145,7 +145,7 @@ def _implementation(family: str) -> str:
 
 
 def _kohya_fields(family: str, title: str, lora: Mapping[str, Tensor]) -> dict[str, str]:
-    """What other programs sort LoRA files by; rank and alpha only where all layers agree."""
+    """What other programs sort LoRA files by; rank and alpha only if all layers agree."""
     fields = {"ss_output_name": title}
     if family in _SS_BASE:
         fields |= {
@@ -163,7 +163,7 @@ def _kohya_fields(family: str, title: str, lora: Mapping[str, Tensor]) -> dict[s
 
 
 def _parse(text: str) -> dict[str, object] | None:
-    """A JSON object, or None for whatever else the text is."""
+    """A JSON object, or None if the text is anything else."""
     if len(text) > _MAX_INDEX:
         return None
     try:
@@ -184,8 +184,8 @@ def _read_workflow(text: str, notes: list[str]) -> str:
     return ""
 
 
-def _text(found: Mapping[str, object], key: str, notes: list[str]) -> str:
-    value = found.get(key, "")
+def _text(fields: Mapping[str, object], key: str, notes: list[str]) -> str:
+    value = fields.get(key, "")
     if isinstance(value, str) and len(value) <= _MAX_TEXT and _is_unicode(value):
         return value
     notes.append(f"The file's description has no usable {key!r}: it is left out.")
@@ -193,7 +193,7 @@ def _text(found: Mapping[str, object], key: str, notes: list[str]) -> str:
 
 
 def _is_unicode(text: str) -> bool:
-    """False for lone surrogates, which JSON can spell but no file or page can hold."""
+    """False for lone surrogates, which JSON can spell and no file or page can hold."""
     return not any("\ud800" <= character <= "\udfff" for character in text)
 
 
@@ -231,13 +231,13 @@ def _read_entry(item: object) -> Entry | None:
 
 
 def _read_thumbnail(value: object) -> str:
-    """A picture as a data URI; whatever else stands there is left out."""
+    """An image as a data URI, "" for anything else."""
     text = value if isinstance(value, str) and len(value) <= _MAX_THUMBNAIL else ""
     return text if _THUMBNAIL.fullmatch(text) else ""
 
 
 def kept_header(metadata: Mapping[str, str]) -> dict[str, str]:
-    """What a file's header says about its training and its author, which saving again keeps."""
+    """Header fields about training and author, which survive when the bundle is saved again."""
     return {
         key: value
         for key, value in metadata.items()

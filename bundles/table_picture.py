@@ -1,4 +1,4 @@
-"""The table of a bundle as a picture, and pictures as small as a file's header can bear."""
+"""A bundle's table as an image, and images small enough for a file's header."""
 
 from __future__ import annotations
 
@@ -9,61 +9,61 @@ from collections.abc import Sequence
 from PIL import Image, ImageDraw, ImageFont
 
 from .bundle import Bundle
-from .inspection import HEAD, Inspection, cells
+from .inspection import Inspection, cells, with_head
 
 THUMBNAIL = 256
-"""Longest side of a picture in a header, in pixels."""
-_SIZE, _LINE, _MARGIN, _MOST = 15, 22, 16, 2_000_000
+"""Longest side of an image in a header, in pixels"""
+_SIZE, _LINE, _MARGIN = 15, 22, 16
+_MOST_PIXELS = 2_000_000
+"""A larger image is no thumbnail"""
+_MOST_FACTS, _MOST_ROWS, _MOST_THUMBNAILS = 40, 200, 8
 _INK, _PALE, _PAPER, _STRIPE = (32, 34, 38), (110, 114, 122), (252, 252, 252), (240, 242, 245)
 
 Font = ImageFont.ImageFont | ImageFont.FreeTypeFont
 
 
-def data_uri(picture: Image.Image) -> str:
+def data_uri(image: Image.Image) -> str:
     """A JPEG of at most THUMBNAIL pixels a side as a data URI."""
-    small = picture.convert("RGB")
+    small = image.convert("RGB")
     small.thumbnail((THUMBNAIL, THUMBNAIL), Image.Resampling.LANCZOS)
-    written = io.BytesIO()
-    small.save(written, "JPEG", quality=85)
-    return f"data:image/jpeg;base64,{base64.b64encode(written.getvalue()).decode('ascii')}"
+    file = io.BytesIO()
+    small.save(file, "JPEG", quality=85)
+    return f"data:image/jpeg;base64,{base64.b64encode(file.getvalue()).decode('ascii')}"
 
 
 def from_uri(uri: str) -> Image.Image | None:
-    """The picture of a data URI, None where it is none or is much larger than a thumbnail."""
+    """Decode a data-URI image; None if it is invalid or far larger than a thumbnail."""
     try:
         data = base64.b64decode(uri.partition(",")[2], validate=True)
         opened: Image.Image = Image.open(io.BytesIO(data))
-        return opened.convert("RGB") if opened.width * opened.height <= _MOST else None
-    # A picture out of a stranger's file can be damaged in any way.
+        return opened.convert("RGB") if opened.width * opened.height <= _MOST_PIXELS else None
+    # An image from a stranger's file can be damaged in any way.
     except Exception:
         return None
 
 
-def draw(found: Inspection, bundle: Bundle) -> Image.Image:
-    """Facts, thumbnails and the table, as wide as they need to be."""
+def render(inspection: Inspection, bundle: Bundle) -> Image.Image:
+    """Facts, thumbnails, the table and notes below each other, as wide as they need to be."""
     font = ImageFont.load_default(_SIZE)
-    facts = [(label, _cut(value, 110)) for label, value in found.facts][:40]
-    table = [list(HEAD), *([_cut(text, 44) for text in cells(row)] for row in found.rows[:200])]
-    used = [n for n in range(len(HEAD)) if any(row[n] for row in table[1:])]
-    table = [[row[n] for n in used] for row in table] if found.rows else []
+    facts = [(label, _cut(value, 110)) for label, value in inspection.facts][:_MOST_FACTS]
+    rows = [[_cut(text, 44) for text in cells(row)] for row in inspection.rows[:_MOST_ROWS]]
+    table = with_head(rows) if rows else []
     widths = [
         max(font.getlength(text) for text in column) + 24 for column in zip(*table, strict=True)
     ]
-    pictures = _thumbnails(bundle)
-    strip = max((picture.height for _, picture in pictures), default=0)
+    thumbnails = _thumbnails(bundle)
+    strip = max((thumbnail.height for _, thumbnail in thumbnails), default=0)
     strip += _LINE + _MARGIN if strip else 0
-    notes = [_cut(note, 130) for note in found.notes]
+    notes = [_cut(note, 130) for note in inspection.notes]
     texts = [f"{label}   {value}" for label, value in facts] + notes
-    across = [font.getlength(text) for text in texts] + [
-        sum(widths[: len(table[0])] if table else [])
-    ]
-    across.append(sum(picture.width + _MARGIN for _, picture in pictures))
+    across = [font.getlength(text) for text in texts]
+    across += [sum(widths), sum(thumbnail.width + _MARGIN for _, thumbnail in thumbnails)]
     lines = len(facts) + len(table) + len(notes) + 2
     width, height = int(max(across)) + 2 * _MARGIN + 60, lines * _LINE + strip + 2 * _MARGIN
     page = Image.new("RGB", (width, height), _PAPER)
     pen = ImageDraw.Draw(page)
     y = _facts(pen, font, facts)
-    y = _strip(page, pen, font, pictures, y, strip)
+    y = _strip(page, pen, font, thumbnails, y, strip)
     y = _table(pen, font, table, widths, y, width)
     for note in notes:
         pen.text((_MARGIN, y), note, _INK, font)
@@ -88,15 +88,15 @@ def _strip(
     page: Image.Image,
     pen: ImageDraw.ImageDraw,
     font: Font,
-    pictures: Sequence[tuple[str, Image.Image]],
+    thumbnails: Sequence[tuple[str, Image.Image]],
     y: int,
     height: int,
 ) -> int:
     x = _MARGIN
-    for name, picture in pictures:
-        page.paste(picture, (x, y))
+    for name, thumbnail in thumbnails:
+        page.paste(thumbnail, (x, y))
         pen.text((x, y + height - _LINE - _MARGIN + 2), name, _PALE, font)
-        x += picture.width + _MARGIN
+        x += thumbnail.width + _MARGIN
     return y + height
 
 
@@ -122,11 +122,11 @@ def _table(
 def _thumbnails(bundle: Bundle) -> list[tuple[str, Image.Image]]:
     uris = {"file": bundle.thumbnail}
     uris |= {name: entry.thumbnail for name, entry in bundle.entry_of.items()}
-    found = [(name, from_uri(uri)) for name, uri in uris.items() if uri]
-    pictures = [(name, picture) for name, picture in found if picture is not None][:8]
-    for _, picture in pictures:
-        picture.thumbnail((THUMBNAIL, THUMBNAIL))
-    return pictures
+    decoded = ((name, from_uri(uri)) for name, uri in uris.items() if uri)
+    thumbnails = [(name, image) for name, image in decoded if image is not None]
+    for _, image in thumbnails[:_MOST_THUMBNAILS]:
+        image.thumbnail((THUMBNAIL, THUMBNAIL))
+    return thumbnails[:_MOST_THUMBNAILS]
 
 
 def _cut(text: str, most: int) -> str:

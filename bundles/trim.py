@@ -1,11 +1,11 @@
-"""What a LoRA learned, direction by direction: its singular values, trimmed, scaled and drawn."""
+"""A LoRA direction by direction: its singular values, trimmed, scaled and plotted."""
 
 from __future__ import annotations
 
 import math
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 from typing import cast
 
@@ -14,7 +14,6 @@ from torch import Tensor
 
 from .layers.peft_keys import MAGNITUDE, magnitude_layer
 from .lowrank import (
-    LoraFile,
     Svd,
     count_for_share,
     decompose,
@@ -25,14 +24,16 @@ from .lowrank import (
     trim,
 )
 
-CELL, COLUMNS, MARGIN = (240, 140), 4, 38
-DECADES = 4
+_CELL, _COLUMNS, _MARGIN = (240, 140), 4, 38
+_DECADES = 4
+"""How far the axis reaches below the largest value"""
+_MOST_POSITION = 4096
 _BLOCK = re.compile(r"^(.*?(?:blocks?|layers?)[._]\d+|.*?middle_block|.*?mid_block)(?=[._])")
 _PREFIX = re.compile(r"^(diffusion_model\.|lora_unet_|text_encoders\.|lora_)")
 
 
 class Keep(str, Enum):
-    """How much of each layer is kept."""
+    """Which singular values of each layer are kept."""
 
     ALL = "everything"
     COUNT = "a number of values"
@@ -41,14 +42,14 @@ class Keep(str, Enum):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Trimming:
-    """What becomes of the singular values of every layer."""
+    """What happens to the singular values of every layer."""
 
     keep: Keep = Keep.ALL
     count: int = 8
     share: float = 0.95
     """Of the sum of squares"""
     values: str = ""
-    """A line each: `place = factor` or `first-last = factor`, places from 1, the largest."""
+    """Lines of `position = factor` or `first-last = factor`; position 1 is the largest value"""
 
     def __post_init__(self) -> None:
         if self.count < 1:
@@ -69,28 +70,28 @@ class Trimmed:
     errors: Mapping[str, float]
     """Relative Frobenius distance of each layer's change from what it was"""
     left: int
-    """How many tensors are no low-rank factors and stay as they are"""
+    """How many tensors are not low-rank factors and stay as they are"""
 
 
 def trim_lora(lora: Mapping[str, Tensor], trimming: Trimming) -> Trimmed:
-    """Every low-rank layer with the values that are kept; ValueError where there is none."""
+    """Trim and scale every low-rank layer; ValueError if there is none."""
     file = split_lora(lora)
     if not file.layers:
         raise ValueError(
-            "This file has no low-rank layer whose values could be shown: LoHa, LoKr, OFT and "
+            "This file has no low-rank layer, and so no singular values: LoHa, LoKr, OFT and "
             "embeddings have none. Choose a LoRA."
         )
     factors = parse_factors(trimming.values)
     before = {stem: decompose(layer) for stem, layer in file.layers.items()}
     after = {stem: scale_values(_kept(svd, trimming), factors) for stem, svd in before.items()}
     layers = {stem: svd.low_rank() for stem, svd in after.items()}
-    same = trimming.keep is Keep.ALL and not factors
+    unchanged = trimming.keep is Keep.ALL and not factors
     return Trimmed(
-        lora=dict(lora) if same else join_lora(LoraFile(layers=layers, rest=file.rest)),
+        lora=dict(lora) if unchanged else join_lora(replace(file, layers=layers)),
         before=before,
         after=after,
         errors={stem: difference(file.layers[stem], layer) for stem, layer in layers.items()},
-        left=len(file.rest),
+        left=len(file.others),
     )
 
 
@@ -99,21 +100,21 @@ def _kept(svd: Svd, trimming: Trimming) -> Svd:
         return svd
     if trimming.keep is Keep.COUNT:
         return trim(svd, trimming.count)
-    # A LoRA of rank 0 is no LoRA: a layer that learned nothing keeps one value of 0.
+    # No loader takes rank 0, so a layer that learned nothing keeps one value, which is 0.
     return trim(svd, max(1, count_for_share(svd.values, trimming.share)))
 
 
 def parse_factors(text: str) -> dict[int, float]:
-    """Factors by place from 0, of lines such as `1 = 0.5` or `3-8 = 0`."""
+    """Factors by position, counted from 0, of lines such as `1 = 0.5` or `3-8 = 0`."""
     factors: dict[int, float] = {}
     for line in filter(None, map(str.strip, text.splitlines())):
-        found = re.fullmatch(r"(\d+)(?:\s*-\s*(\d+))?\s*=\s*([-+.\deE]+)", line)
-        factor = _number(found.group(3)) if found else math.nan
-        first = int(found.group(1)) if found else 0
-        last = int(found.group(2) or first) if found else 0
-        if not math.isfinite(factor) or not 1 <= first <= last <= 4096:
+        match = re.fullmatch(r"(\d+)(?:\s*-\s*(\d+))?\s*=\s*([-+.\deE]+)", line)
+        factor = _number(match[3]) if match else math.nan
+        first = int(match[1]) if match else 0
+        last = int(match[2] or first) if match else 0
+        if not math.isfinite(factor) or not 1 <= first <= last <= _MOST_POSITION:
             raise ValueError(
-                f'The line "{line}" of values is not understood: write place = factor, such as '
+                f'The line "{line}" of values is not understood: write position = factor, such as '
                 "1 = 0.5 or 3-8 = 0, where 1 is the largest value."
             )
         factors |= dict.fromkeys(range(first - 1, last), factor)
@@ -128,17 +129,17 @@ def _number(text: str) -> float:
 
 
 def by_block(layers: Mapping[str, Svd]) -> dict[str, list[str]]:
-    """The layers' names by the block of the model that they belong to, in the order of the file."""
+    """Layer names by the block of the model that they belong to, in the order of the file."""
     blocks: dict[str, list[str]] = {}
     for stem in layers:
         name = _PREFIX.sub("", stem)
-        found = _BLOCK.match(name)
-        blocks.setdefault(found.group(1) if found else "others", []).append(stem)
+        block = _BLOCK.match(name)
+        blocks.setdefault(block[1] if block else "others", []).append(stem)
     return blocks
 
 
 def spectrum_report(trimmed: Trimmed) -> str:
-    """A line a block: layers, size, values before and after, and the error made."""
+    """One line per block: size, number of values before and after, and relative error."""
     total = _error(trimmed, list(trimmed.before))
     ranks = [len(svd.values) for svd in trimmed.after.values()]
     lines = [
@@ -146,7 +147,7 @@ def spectrum_report(trimmed: Trimmed) -> str:
         f"error of the whole: {100 * total:.3f} %",
     ]
     if trimmed.left:
-        lines.append(f"{trimmed.left} tensors are no low-rank factors and stay as they are")
+        lines.append(f"{trimmed.left} tensors are not low-rank factors and stay as they are")
     if any(map(magnitude_layer, trimmed.lora)):
         lines.append(f"a DoRA of PEFT: only Load Bundle reads the lengths under {MAGNITUDE}")
     for block, stems in by_block(trimmed.before).items():
@@ -172,24 +173,24 @@ def _error(trimmed: Trimmed, stems: Sequence[str]) -> float:
 
 
 def spectrum_plot(trimmed: Trimmed) -> Image.Image:
-    """A panel a block: each layer's values on a logarithmic axis, kept ones in blue over gray.
+    """One panel per block: the values of each layer, gray before and blue after.
 
-    All panels share an axis of four decades below the largest value of the file.
+    All panels share a logarithmic axis of four decades below the largest value of the file.
     """
     blocks = by_block(trimmed.before)
-    rows = math.ceil(len(blocks) / COLUMNS)
-    picture = Image.new("RGB", (COLUMNS * CELL[0], rows * CELL[1]), "white")
+    rows = math.ceil(len(blocks) / _COLUMNS)
+    image = Image.new("RGB", (_COLUMNS * _CELL[0], rows * _CELL[1]), "white")
     largest = [svd.values[0].item() for svd in trimmed.before.values() if len(svd.values)]
     top = max(largest, default=0.0) or 1.0
-    for place, (block, stems) in enumerate(blocks.items()):
-        corner = (place % COLUMNS * CELL[0], place // COLUMNS * CELL[1])
+    for number, (block, stems) in enumerate(blocks.items()):
+        corner = (number % _COLUMNS * _CELL[0], number // _COLUMNS * _CELL[1])
         lines: list[tuple[list[float], str]] = [
             (cast("list[float]", spectra[stem].values.tolist()), color)  # pyright: ignore
             for spectra, color in ((trimmed.before, "#c0c0c0"), (trimmed.after, "#1f5fd0"))
             for stem in stems
         ]
-        _panel(ImageDraw.Draw(picture), corner, block, lines, top)
-    return picture
+        _panel(ImageDraw.Draw(image), corner, block, lines, top)
+    return image
 
 
 def _panel(
@@ -199,11 +200,11 @@ def _panel(
     lines: Sequence[tuple[Sequence[float], str]],
     top: float,
 ) -> None:
-    left, upper = corner[0] + MARGIN, corner[1] + MARGIN
-    width, height = CELL[0] - MARGIN - 10, CELL[1] - MARGIN - 18
+    left, upper = corner[0] + _MARGIN, corner[1] + _MARGIN
+    width, height = _CELL[0] - _MARGIN - 10, _CELL[1] - _MARGIN - 18
     draw.text((left, corner[1] + 8), title[-32:], fill="black")
-    for decade in range(DECADES + 1):
-        y = upper + height * decade / DECADES
+    for decade in range(_DECADES + 1):
+        y = upper + height * decade / _DECADES
         draw.line([(left, y), (left + width, y)], fill="#e8e8e8")
         draw.text((corner[0] + 1, y - 5), f"{top / 10**decade:.0e}", fill="#808080")
     longest = max((len(values) for values, _ in lines), default=1)
@@ -218,7 +219,7 @@ def _panel(
 
 
 def _depth(value: float, top: float) -> float:
-    """0 at the largest value, 1 at four decades below it and beyond."""
+    """0 at the largest value, 1 at the end of the axis and below."""
     if value <= 0:
         return 1.0
-    return min(1.0, math.log10(top / value) / DECADES) if value < top else 0.0
+    return min(1.0, math.log10(top / value) / _DECADES) if value < top else 0.0

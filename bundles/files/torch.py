@@ -1,4 +1,4 @@
-"""Old embedding files of torch (`.pt`, `.bin`): read without running anything that they hold."""
+"""Embedding files of torch (`.pt`, `.bin`), read without running anything that they hold."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from torch import Tensor
 
 SUFFIXES = frozenset({".pt", ".bin"})
 _STORAGES = ("Float", "Half", "BFloat16", "Double", "Long", "Int", "Short", "Char", "Byte", "Bool")
-# All that a file of plain tensors names; whatever else one names is not looked up.
+# All that a file of plain tensors refers to; nothing else is looked up.
 _ALLOWED = frozenset(
     {
         "collections OrderedDict",
@@ -26,45 +26,45 @@ _ALLOWED = frozenset(
     }
 )
 _LEGACY = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
-# The magic number, the protocol, the system, the object and the list of its storages.
+# Its magic number, protocol, system, object and list of storages are pickled one by one.
 _LEGACY_PARTS = 5
-_MAX_OPCODES, _MAX_DEPTH = 2_000_000, 2
+_MAX_OPCODES, _MAX_DEPTH, _MAX_TEXT = 2_000_000, 2, 1000
 
 
 def read_torch(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Tensors, those of nested dictionaries under `outer.inner`, and the file's short texts.
+    """Tensors (nested ones under `outer.inner`) and short texts of a file.
 
-    ValueError for a damaged file, for one that names anything but tensors, and for one that
-    would take more memory than it is long.
+    ValueError for a file that is damaged, refers to anything but tensors, or would take up more
+    memory than it is long.
     """
     size = path.stat().st_size
     with path.open("rb") as file:
         _check_names(path, file, size)
         file.seek(0)
         try:
-            found: object = torch.load(file, map_location="cpu", weights_only=True)
+            loaded: object = torch.load(file, map_location="cpu", weights_only=True)
         # A damaged file can fail anywhere inside the library, in many ways.
         except Exception as error:
             raise _unreadable(path, str(error).split("\n")[0][:200]) from error
-    if not isinstance(found, Mapping):
+    if not isinstance(loaded, Mapping):
         raise ValueError(
-            f"{path} holds a {type(found).__name__} without names, so it is not clear what its "
+            f"{path} holds a {type(loaded).__name__} without names, so it is not clear what its "
             "tensors are for: choose a file with named tensors."
         )
     tensors: dict[str, Tensor] = {}
     texts: dict[str, str] = {}
-    _flatten(cast("Mapping[object, object]", found), "", tensors, texts, _MAX_DEPTH)
+    _flatten(cast("Mapping[object, object]", loaded), "", tensors, texts, _MAX_DEPTH)
     return {key: _plain(path, key, tensor, size) for key, tensor in tensors.items()}, texts
 
 
 def _flatten(
-    found: Mapping[object, object],
+    values: Mapping[object, object],
     prefix: str,
     tensors: dict[str, Tensor],
     texts: dict[str, str],
     depth: int,
 ) -> None:
-    for key, value in found.items():
+    for key, value in values.items():
         name = f"{prefix}{key}"
         if isinstance(value, Tensor):
             tensors[name] = value.detach()
@@ -72,11 +72,11 @@ def _flatten(
             inner = cast("Mapping[object, object]", value)
             _flatten(inner, f"{name}.", tensors, texts, depth - 1)
         elif isinstance(value, str | int | float) and not prefix:
-            texts[name] = str(value)[:1000]
+            texts[name] = str(value)[:_MAX_TEXT]
 
 
 def _plain(path: Path, key: str, tensor: Tensor, size: int) -> Tensor:
-    """The tensor in memory of its own; a few bytes may pretend to be a huge one."""
+    """The tensor in memory of its own; with strides of 0, a few bytes can pose as a huge one."""
     if tensor.layout is not torch.strided or tensor.device.type != "cpu" or tensor.is_quantized:
         raise _unreadable(path, f"{key[:60]} is not a plain tensor")
     if tensor.numel() * tensor.element_size() > size:
@@ -85,12 +85,12 @@ def _plain(path: Path, key: str, tensor: Tensor, size: int) -> Tensor:
 
 
 def _check_names(path: Path, file: BinaryIO, size: int) -> None:
-    """Refuse a file before it is loaded when it names a function or packs its data."""
+    """Before a file is loaded, refuse it if it refers to a function or compresses its data."""
     if file.read(len(_LEGACY)) == _LEGACY:
         stream, count = file, _LEGACY_PARTS
         file.seek(0)
     else:
-        stream, count = _packed(path, file, size), 1
+        stream, count = _object_list(path, file, size), 1
     try:
         for _ in range(count):
             _check_opcodes(path, stream)
@@ -101,7 +101,7 @@ def _check_names(path: Path, file: BinaryIO, size: int) -> None:
 
 
 class _Foreign(ValueError):
-    """A file that holds more than tensors."""
+    """The file holds more than tensors."""
 
 
 def _check_opcodes(path: Path, stream: BinaryIO) -> None:
@@ -112,12 +112,13 @@ def _check_opcodes(path: Path, stream: BinaryIO) -> None:
         if named or opcode.name in ("STACK_GLOBAL", "INST", "OBJ", "EXT1", "EXT2", "EXT4"):
             what = argument if isinstance(argument, str) else opcode.name
             raise _Foreign(
-                f"{path} holds {what[:60].replace(' ', '.')}, which is no tensor and could run "
+                f"{path} holds {what[:60].replace(' ', '.')}, which is not a tensor and could run "
                 "code: it is not loaded. Ask for a safetensors file."
             )
 
 
-def _packed(path: Path, file: BinaryIO, size: int) -> BinaryIO:
+def _object_list(path: Path, file: BinaryIO, size: int) -> BinaryIO:
+    """The pickle in the archive that newer files are."""
     try:
         with zipfile.ZipFile(file) as archive:
             entries = archive.infolist()

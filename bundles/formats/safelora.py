@@ -47,7 +47,7 @@ def _read(source: Source) -> Content:
 
 
 def _tensors(layers: dict[str, Pair]) -> Iterator[tuple[str, Tensor]]:
-    """Its layers add up @ down as it is, which is alpha = rank."""
+    """Its layers add up @ down unscaled, which is alpha = rank."""
     for name, (up, down) in layers.items():
         yield f"{name}.lora_up.weight", up
         yield f"{name}.lora_down.weight", down
@@ -65,12 +65,12 @@ def _pairs(source: Source, part: str) -> list[Pair]:
     except KeyError as missing:
         raise ValueError(f"the layer {missing} of the safelora is missing.") from None
     if any(up.ndim != 2 or down.ndim != 2 for up, down in pairs):
-        raise ValueError("the safelora holds convolutions, whose places it does not tell.")
+        raise ValueError("the safelora holds convolutions, and nothing says which ones.")
     return pairs
 
 
 def _check_targets(metadata: Mapping[str, str]) -> None:
-    """Other targets than the default ones would be counted otherwise."""
+    """Refuse a choice of layers other than the default, which would be numbered differently."""
     for part, classes in zip(("unet", "text_encoder"), _UNET_CLASSES, strict=True):
         text = metadata.get(part, "")
         try:
@@ -79,39 +79,39 @@ def _check_targets(metadata: Mapping[str, str]) -> None:
             parsed = [text]
         if parsed and not isinstance(parsed, list):
             parsed = [text]
-        found = {str(one) for one in cast("list[object]", parsed)} if parsed else classes
-        if not found <= classes:
+        targets = {str(name) for name in cast("list[object]", parsed)} if parsed else classes
+        if not targets <= classes:
             raise ValueError(
-                f"the safelora was trained on {', '.join(sorted(found))}, whose layers are "
-                "counted in a way that is not known here."
+                f"the safelora was trained on {', '.join(sorted(targets))}, and how its layers are "
+                "numbered then is not known."
             )
 
 
 def _unet_names(pairs: Sequence[Pair]) -> list[str]:
-    """Names for SD1.x and SD2 UNets; the shapes tell which of both orders it was."""
-    places = list(_places())
+    """Names for SD1.x and SD2 UNets; the shapes show which of the two orders was used."""
+    blocks = list(_transformer_blocks())
     inner = len(_OLD)
-    if len(pairs) != inner * len(places):
+    if len(pairs) != inner * len(blocks):
         raise ValueError(
-            f"the safelora has {len(pairs)} layers in the UNet, and {inner * len(places)} are "
+            f"the safelora has {len(pairs)} layers in the UNet, and {inner * len(blocks)} are "
             "known: it was trained on another choice of layers."
         )
     groups = [pairs[start : start + inner] for start in range(0, len(pairs), inner)]
     for order in (_OLD, _NEW):
         gated = order.index(_GATED)
         if all(_gates(group[gated]) for group in groups):
-            return [f"{place}_{module}" for place in places for module in order]
+            return [f"{block}_{module}" for block in blocks for module in order]
     raise ValueError("the shapes of the safelora's layers are in no known order.")
 
 
 def _gates(pair: Pair) -> bool:
-    """GEGLU makes eight times as many features as it takes; nothing else does."""
+    """Whether a layer is GEGLU's, the only one with eight times as many outputs as inputs."""
     up, down = pair
     return up.shape[0] == 8 * down.shape[1]
 
 
-def _places() -> Iterator[str]:
-    """The transformers of the UNet as torch lists them: its middle is registered last."""
+def _transformer_blocks() -> Iterator[str]:
+    """The UNet's transformers in the order of torch, where its middle is registered last."""
     blocks = [*((f"down_blocks_{n}", 2) for n in (0, 1, 2))]
     blocks += [*((f"up_blocks_{n}", 3) for n in (1, 2, 3)), ("mid_block", 1)]
     for block, count in blocks:
@@ -121,7 +121,7 @@ def _places() -> Iterator[str]:
 
 def _text_names(pairs: Sequence[Pair]) -> list[str]:
     if len(pairs) % len(_TEXT):
-        raise ValueError(f"the safelora has {len(pairs)} layers in the text, no multiple of 4.")
+        raise ValueError(f"the safelora has {len(pairs)} layers in the text, not a multiple of 4.")
     layers = range(len(pairs) // len(_TEXT))
     return [f"text_model_encoder_layers_{n}_self_attn_{name}" for n in layers for name in _TEXT]
 

@@ -1,4 +1,4 @@
-"""One name for a layer that loaders know by several, so that the layers of several files meet."""
+"""One name for each layer that loaders know by several, so that layers of different files meet."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from dataclasses import dataclass
 
 from .generic import KOHYA_FAMILIES, UNET, generic_key, unet_module
 
-# The host's own modules: kohya's spelling joins their words by "_".
+# The host's own modules; kohya's spelling joins their words by "_".
 _OWN = ("diffusion_model.", "lora_unet_", "lora_prior_unet_")
-# diffusers' modules, where a family has other names there; the longest first, "" at last.
+# diffusers' modules, for families that have different names there; the longest first.
 _DIFFUSERS = (
     "unet.base_model.model.",
     "base_model.model.",
@@ -27,7 +27,7 @@ _TEXT = re.compile(
 _CLIP = re.compile(r"text_model_|text_projection$")
 _UNET_WORDS = re.compile(r"(?:down|up|input|output)_blocks_\d+_|(?:mid|middle)_block_")
 _DIFFUSERS_UNET = re.compile(r"(?:down|up)_blocks_\d+_|mid_block_")
-# Names of one module of Flux, HunyuanVideo, Lumina and Z-Image that the host takes for the same.
+# Names in Flux, HunyuanVideo, Lumina and Z-Image that the host maps to the same module.
 _ALIASES = tuple(
     (re.compile(rf"{pattern}$"), name)
     for pattern, name in (
@@ -63,22 +63,22 @@ _ALIASES = tuple(
     )
 )
 _IN_UNET = "unet "
-# The host's own modules whose names in diffusers are all known: those above, or the same.
+# The host's own modules whose names in diffusers are known: they are above, or no different.
 _KNOWN = re.compile(
     r"(?:double_blocks|single_blocks|transformer_blocks)_\d+_"
     r"|(?:layers|context_refiner|noise_refiner)_\d+_(?:attention|feed_forward|adaLN_modulation)_"
     r"|(?:img|txt|time|vector|guidance)_in(?:_|$)|distilled_guidance_layer_|final_layer_|x_embedder$"
-    # Not a UNet's upsampler, whose place needs the family.
+    # Not a UNet's upsampler, whose position depends on the family.
     rf"|{_IN_UNET}(?!output_blocks_\d+_\d_conv$)"
 )
 
 
 @dataclass(frozen=True, slots=True)
 class _Place:
-    """Where a layer is, whatever file names it."""
+    """Where a layer is, whatever a file calls it."""
 
     encoder: str
-    """The text encoder, "" for the diffusion model"""
+    """Text encoder, "" for the diffusion model, "?" for an encoder that the file does not name"""
     words: str
 
 
@@ -87,16 +87,16 @@ class _Layer:
     stem: str
     place: _Place
     own: bool = False
-    """Whether it is named as the host's own module of the diffusion model"""
+    """Whether it has the name of the host's own module in the diffusion model"""
     words: str = ""
-    """Of that name, behind a mark where it is a UNet's"""
+    """The words of that name, with a mark in front if the module is a UNet's"""
 
 
 def one_spelling(files: Sequence[Sequence[str]], family: str) -> list[dict[str, str]]:
-    """For each file its layers' names, each with the one that stands for the layer in all files.
+    """For each file, the common name of each of its layers.
 
-    ValueError where a file has a layer twice, and where it cannot be told which layers of two
-    files are the same: one of them would be lost without a word.
+    ValueError if a file has a layer twice, or if it is unclear which layers of two files are the
+    same: one of them would silently be lost.
     """
     stems = [stem for file in files for stem in file]
     words = [_denoiser(stem)[0] for stem in stems if not _TEXT.match(stem)]
@@ -104,7 +104,7 @@ def one_spelling(files: Sequence[Sequence[str]], family: str) -> list[dict[str, 
     _check_clip(stems, family)
     read = [[_read(stem, family, unet) for stem in file] for file in files]
     read = _with_encoders(read)
-    _check_told(read)
+    _refuse_unclear(read)
     names: dict[_Place, str] = {}
     for layer in (layer for file in read for layer in file):
         names.setdefault(layer.place, _generic(layer, family, unet) or layer.stem)
@@ -112,9 +112,9 @@ def one_spelling(files: Sequence[Sequence[str]], family: str) -> list[dict[str, 
 
 
 def _by_stem(file: Sequence[_Layer], names: Mapping[_Place, str]) -> dict[str, str]:
-    first: dict[_Place, str] = {}
+    stems: dict[_Place, str] = {}
     for layer in file:
-        other = first.setdefault(layer.place, layer.stem)
+        other = stems.setdefault(layer.place, layer.stem)
         if other != layer.stem:
             raise ValueError(
                 f"A LoRA holds a layer under two names, {other} and {layer.stem}, so one would be "
@@ -139,8 +139,8 @@ def _read(stem: str, family: str, unet: bool) -> _Layer:
 
 
 def _denoiser(stem: str) -> tuple[str, bool]:
-    """The words of a layer's name without what a loader expects before them; whose they are."""
-    prefix = next(one for one in (*_OWN, *_DIFFUSERS) if stem.startswith(one))
+    """A layer's name without the loader's prefix, and whether it is the host's own name."""
+    prefix = next(p for p in (*_OWN, *_DIFFUSERS) if stem.startswith(p))
     return re.sub(r"[.-]", "_", stem.removeprefix(prefix)).lstrip("_"), prefix in _OWN
 
 
@@ -151,7 +151,7 @@ def _aliased(words: str) -> str:
 
 
 def _encoder(text: re.Match[str], words: str) -> str:
-    """clip_l, which is SD2's as well, clip_g, another by its name in the host, "?" for unnamed."""
+    """clip_l (SD2's encoder too), clip_g, another one by its name in the host, "?" if unnamed."""
     if not _CLIP.match(words):
         return text["name"] or "?"
     number = text["kohya"] or text["part"] or ""
@@ -161,16 +161,16 @@ def _encoder(text: re.Match[str], words: str) -> str:
 
 
 def _check_clip(stems: Sequence[str], family: str) -> None:
-    """A model with CLIP-G alone calls it as others call CLIP-L."""
+    """Refuse the name that means CLIP-L in most models, but CLIP-G in models with only that one."""
     unnumbered = [s for s in stems if re.match(r"lora_te_text_|text_encoder\.text_", s)]
     alone = [s for s in stems if re.match(r"text_encoders\.clip_g\.|lora_prior_te_", s)]
     pair = re.compile(r"text_encoders\.clip_[lh]\.|lora_te[12]_text_|text_encoder_2\.text_")
     if unnumbered and alone and family not in KOHYA_FAMILIES and not any(map(pair.match, stems)):
-        raise _untold(unnumbered[0], alone[0])
+        raise _unclear(unnumbered[0], alone[0])
 
 
 def _with_encoders(files: Sequence[Sequence[_Layer]]) -> list[list[_Layer]]:
-    """The layers of unnamed encoders in the one that has such a layer, if there is one."""
+    """Move the layers of unnamed encoders to the one encoder that has such a layer, if any does."""
     named: dict[str, dict[str, str]] = {}
     for layer in (layer for file in files for layer in file):
         if layer.place.encoder not in ("", "?"):
@@ -179,30 +179,30 @@ def _with_encoders(files: Sequence[Sequence[_Layer]]) -> list[list[_Layer]]:
 
 
 def _within(layer: _Layer, named: Mapping[str, Mapping[str, str]]) -> _Layer:
-    found = named.get(layer.place.words, {})
-    if layer.place.encoder != "?" or not found:
+    stems = named.get(layer.place.words, {})
+    if layer.place.encoder != "?" or not stems:
         return layer
-    if len(found) > 1:
-        raise _untold(layer.stem, next(iter(found.values())))
-    return _Layer(layer.stem, _Place(next(iter(found)), layer.place.words))
+    if len(stems) > 1:
+        raise _unclear(layer.stem, next(iter(stems.values())))
+    return _Layer(layer.stem, _Place(next(iter(stems)), layer.place.words))
 
 
-def _check_told(files: Sequence[Sequence[_Layer]]) -> None:
-    """Refuse layers in the host's names beside others in diffusers', where both lack the other."""
+def _refuse_unclear(files: Sequence[Sequence[_Layer]]) -> None:
+    """Refuse two files, one in the host's names and one in diffusers', with unmatched layers."""
     denoisers = [{x.place: x for x in file if not x.place.encoder} for file in files]
-    for one in denoisers:
-        for other in denoisers:
-            own = [x for place, x in one.items() if x.own and place not in other]
-            theirs = [x for place, x in other.items() if not x.own and place not in one]
+    for layers in denoisers:
+        for others in denoisers:
+            own = [x for place, x in layers.items() if x.own and place not in others]
+            theirs = [x for place, x in others.items() if not x.own and place not in layers]
             unsure = [layer for layer in own if not _KNOWN.match(layer.words)]
             if unsure and theirs:
-                raise _untold(unsure[0].stem, theirs[0].stem)
+                raise _unclear(unsure[0].stem, theirs[0].stem)
 
 
-def _untold(one: str, other: str) -> ValueError:
+def _unclear(stem: str, other: str) -> ValueError:
     return ValueError(
-        f"The files name their layers in two ways ({one} and {other}), and nothing tells which are "
-        "the same: apply them by Load Bundle, one after the other, instead of merging them."
+        f"The files name their layers in two ways ({stem} and {other}), and it is unclear which "
+        "are the same: apply them by Load Bundle, one after the other, instead of merging them."
     )
 
 
@@ -214,5 +214,5 @@ def _generic(layer: _Layer, family: str, unet: bool) -> str:
         return module and UNET + module
     number = {"clip_l": "1", "clip_g": "2"}.get(place.encoder, "") if family == "sdxl" else ""
     kohya = f"lora_te{number}_{place.words}.alpha"
-    made = generic_key(kohya, family)
-    return "" if made == kohya else made.removesuffix(".alpha")
+    generic = generic_key(kohya, family)
+    return "" if generic == kohya else generic.removesuffix(".alpha")

@@ -1,4 +1,4 @@
-"""LoRA keys of diffusers and PEFT under the names that the host's LoRA loader knows."""
+"""LoRA keys of diffusers and PEFT, renamed to those that the host's LoRA loader knows."""
 
 from __future__ import annotations
 
@@ -38,10 +38,10 @@ def is_diffusers_lora(tensors: Mapping[str, Tensor]) -> bool:
 
 
 def to_known_keys(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """SD1.5's, SD2's and SDXL's layers under the generic names; other families' keys stay.
+    """Give layers of SD1.5, SD2 and SDXL their generic names; keys of other families stay.
 
-    The UNets of all three are laid out alike, so theirs are renamed also where the tensors do not
-    tell which of them it is.
+    The UNets of all three have the same layout, so a UNet's layers are renamed even if the tensors
+    do not show which of the three it is.
     """
     family = guess_family(tensors, {})
     tensors = {_SHORT.sub(r"\1text_model.", key): tensor for key, tensor in tensors.items()}
@@ -54,95 +54,95 @@ def to_known_keys(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def with_alphas(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> dict[str, Tensor]:
-    """The tensors, and the alpha that diffusers' header tells of each layer that has none."""
-    known, made = configs(metadata), dict(tensors)
-    known["text_encoder_1"] = known.get("text_encoder", {})
+    """Add the alphas in diffusers' header for layers that have none of their own."""
+    part_configs, lora = configs(metadata), dict(tensors)
+    part_configs["text_encoder_1"] = part_configs.get("text_encoder", {})
     for key, tensor in tensors.items():
         part, _, module = key.partition(".")
-        if part not in known and _BLOCK.match(key):
+        if part not in part_configs and _BLOCK.match(key):
             part, module = "unet", key
-        _add_alpha(made, key, tensor, known.get(part, {}), module)
-    return made
+        _add_alpha(lora, key, tensor, part_configs.get(part, {}), module)
+    return lora
 
 
 def from_peft(tensors: Mapping[str, Tensor], config: Config, part: str = "") -> dict[str, Tensor]:
-    """A PEFT adapter of one part of a pipeline (`unet`, `text_encoder_1`) as diffusers names it.
+    """A PEFT adapter for one part of a pipeline (`unet`, `text_encoder_1`) in diffusers' names.
 
-    Without a part it is told by the layers; transformers keep PEFT's prefix, since each family's
-    loader wants another one. ValueError for adapters that are no LoRA.
+    Without a part, the layers decide. Transformers keep PEFT's prefix, since each family's loader
+    expects a different one. ValueError for adapters other than LoRA and DoRA.
     """
     kind = config.get("peft_type", "LORA")
     if kind != "LORA":
         raise ValueError(
-            f"it is a {str(kind)[:20]} of PEFT, of which only LoRA and DoRA are read: train either."
+            f"it is PEFT's {str(kind)[:20]}, and of PEFT only LoRA and DoRA are read: train either."
         )
-    # Only the host's name of the first encoder has no number.
+    # The host's name for the first encoder has no number.
     part = {"text_encoder_1": "text_encoder"}.get(part, part) or _part_of(tensors)
-    made: dict[str, Tensor] = {}
+    lora: dict[str, Tensor] = {}
     for key, tensor in tensors.items():
         module = key.removeprefix(PEFT_PREFIX)
         name = f"{part}.{module}" if part else key
-        made[name] = tensor
-        _add_alpha(made, name, tensor, config, module)
-    return made
+        lora[name] = tensor
+        _add_alpha(lora, name, tensor, config, module)
+    return lora
 
 
 def _part_of(tensors: Mapping[str, Tensor]) -> str:
-    """The part of a pipeline whose layers these are, "" for a transformer."""
+    """The part of a pipeline that has these layers, "" for a transformer."""
     layers = {key.removeprefix(PEFT_PREFIX): tensor for key, tensor in tensors.items()}
     if any(map(_BLOCK.match, layers)):
         return "unet"
     if not any(map(_CLIP.match, layers)):
         return ""
-    read = [t.shape for key, t in layers.items() if re.search(r"(?:_proj|fc1)\.lora_A\b", key)]
-    return "text_encoder_2" if any(shape[1:] == (_CLIP_G,) for shape in read) else "text_encoder"
+    down = [t.shape for key, t in layers.items() if re.search(r"(?:_proj|fc1)\.lora_A\b", key)]
+    return "text_encoder_2" if any(shape[1:] == (_CLIP_G,) for shape in down) else "text_encoder"
 
 
 def layer_of(key: str) -> str:
-    """The layer that a tensor of a LoRA belongs to, "" for what is none."""
-    found = _FACTOR.search(key) or _OTHER.search(key)
-    return key[: found.start()] if found else ""
+    """The layer that a LoRA's tensor belongs to, "" for a tensor of anything else."""
+    suffix = _FACTOR.search(key) or _OTHER.search(key)
+    return key[: suffix.start()] if suffix else ""
 
 
 def lacks_alpha(lora: Mapping[str, Tensor]) -> bool:
-    """Whether a layer has factors and no alpha."""
-    layers = {key[: found.start()] for key in lora if (found := _FACTOR.search(key))}
+    """Whether any layer has factors but no alpha."""
+    layers = {key[: factor.start()] for key in lora if (factor := _FACTOR.search(key))}
     return any(f"{layer}.alpha" not in lora for layer in layers)
 
 
 def _add_alpha(
-    made: dict[str, Tensor], key: str, tensor: Tensor, config: Config, module: str
+    lora: dict[str, Tensor], key: str, tensor: Tensor, config: Config, module: str
 ) -> None:
     factor = _FACTOR.search(key)
+    # The rank is in the shape of `down`; the group is that of an `up`.
     if not config or factor is None or factor[1]:
         return
     name, end = f"{key[: factor.start()]}.alpha", len(key) - factor.start()
     layer = module[:-end].replace(".processor.", ".")
     alpha = layer_alpha(config, layer, tensor.shape[0] if tensor.ndim else 1)
-    if name not in made and alpha is not None:
-        made[name] = alpha
+    if name not in lora and alpha is not None:
+        lora[name] = alpha
 
 
 def _renamed(key: str, family: str) -> str:
-    factor, other = _FACTOR.search(key), _OTHER.search(key)
-    found = factor or other
-    if found is None:
+    factor = _FACTOR.search(key)
+    suffix = factor or _OTHER.search(key)
+    if suffix is None:
         return key
-    end = f"lora_{'up' if factor[1] else 'down'}.weight" if factor else found[1]
+    end = f"lora_{'up' if factor[1] else 'down'}.weight" if factor else suffix[1]
     if end.startswith(MAGNITUDE):
         end = MAGNITUDE
-    kohya = f"{_stem(key[: found.start()], family)}.{end}"
+    kohya = f"{_kohya_stem(key[: suffix.start()], family)}.{end}"
     if family in KOHYA_FAMILIES:
-        made = generic_key(kohya, family)
-        return key if made == kohya else made
-    # The host knows the encoders of such a file by diffusers' own names.
-    module = (
-        unet_module(kohya.partition(".")[0].removeprefix(UNET_KOHYA)) if _BLOCK.search(key) else ""
-    )
+        generic = generic_key(kohya, family)
+        return key if generic == kohya else generic
+    # The text encoders keep diffusers' own names, which the host knows.
+    stem = kohya.partition(".")[0].removeprefix(UNET_KOHYA)
+    module = unet_module(stem) if _BLOCK.search(key) else ""
     return f"{UNET}{module}.{end}" if module else key
 
 
-def _stem(module: str, family: str) -> str:
+def _kohya_stem(module: str, family: str) -> str:
     """Kohya's name of a module, which `generic_key` understands."""
     part = _PART.match(module)
     name = module[part.end() :] if part else module

@@ -1,4 +1,4 @@
-"""Which model family a file was made for, judged by its tensors alone."""
+"""Which model family a file was made for, as far as its tensors show."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
-# The width of the text that cross-attention reads, in UNets: other models have these widths too.
+# The width of the text that cross-attention reads in UNets; other models have these widths too.
 _BY_CONTEXT = {768: "sd15", 1024: "sd2", 2048: "sdxl"}
 _CONTEXT = re.compile(
     r"(?:input|output|down|up)_blocks.*attn2[._](?:processor[._])?to_[kv].*(?:down|lora_A)\b"
@@ -20,7 +20,7 @@ _BY_ENCODERS = {
 
 
 def guess_family(lora: Mapping[str, Tensor], embeddings: Mapping[str, Mapping[str, Tensor]]) -> str:
-    """The family's name, "" where the tensors do not tell; encoders count only without a LoRA."""
+    """The family's name, "" if the tensors do not show it; encoders count only without a LoRA."""
     if lora:
         return _family_of_lora(lora)
     encoders = frozenset(encoder for vectors in embeddings.values() for encoder in vectors)

@@ -1,4 +1,4 @@
-"""LoRA keys: the host's generic names, and kohya's for SD1.x and SD2 (diffusers) and SDXL (sgm)."""
+"""LoRA keys: the host's generic names, and kohya's for SD1.x, SD2 (diffusers) and SDXL (sgm)."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _TEXT = re.compile(
 _TEXT_BACK = re.compile(
     r"text_model_encoder_layers_(\d+)_(self_attn_(?:q|k|v|out)_proj|mlp_fc[12])"
 )
-# Both UNets have two residual blocks a level, and a level is followed by its down- or upsampler.
+# Both UNets have two residual blocks per level, and its down- or upsampler comes last.
 _LEVEL = 3
 _RESIDUAL = {
     "in_layers.0": "norm1",
@@ -53,9 +53,9 @@ _SINGLE_BACK = {
     **{words.replace(".", "_"): name for name, words in _SINGLE.items()},
 }
 _MIDDLE = {"0": "resnets.0", "1": "attentions.0", "2": "resnets.1"}
-# The upsampler follows the attention, which each family's UNet lacks on one level on the way up.
+# The upsampler comes after the attention, which each family's UNet lacks on one level going up.
 _UNATTENDED = {"sd15": 0, "sd2": 0, "sdxl": 2}
-# The words of both UNets' module names, so that "_" within a word is told from "_" between two.
+# The words of both UNets' module names, to tell "_" within a word from "_" between two.
 _WORD = re.compile(
     r"input_blocks|middle_block|output_blocks|transformer_blocks|time_embed|label_emb|in_layers|emb_layers|out_layers"
     r"|skip_connection|proj_in|proj_out|to_q|to_k|to_v|to_out|[a-z]+\d*|\d+"
@@ -73,31 +73,32 @@ _MODULE = re.compile(
 
 
 def to_kohya(lora: Mapping[str, Tensor], family: str) -> dict[str, Tensor]:
-    """Generic keys under kohya's names where the family has some; other keys stay as they are."""
+    """Rename generic keys to kohya's where the family has such names; other keys stay."""
     return _renamed(lora, family, kohya_key)
 
 
 def to_generic(lora: Mapping[str, Tensor], family: str) -> dict[str, Tensor]:
-    """Kohya's keys under the host's generic names, for UNets of the standard block layout."""
+    """Rename kohya's keys to the host's generic ones, for UNets of the standard block layout."""
     return _renamed(lora, family, generic_key)
 
 
 def kohya_key(key: str, family: str) -> str:
-    """One generic key in kohya's spelling, or the key itself where there is none."""
+    """A generic key in kohya's spelling, or the key itself if there is none."""
     suffix = _SUFFIX.search(key)
     if family not in KOHYA_FAMILIES or suffix is None:
         return key
     module = key[: suffix.start()]
     if module.startswith(UNET):
-        name = module.removeprefix(UNET)
-        name = UNET_KOHYA + _blocks(name, family).replace(".", "_")
+        inner = module.removeprefix(UNET)
+        inner = _diffusers_block(inner) if family in DIFFUSERS_STYLE else inner
+        name = UNET_KOHYA + inner.replace(".", "_")
     else:
         name = _text_kohya(module, family)
     return name + suffix.group() if name else key
 
 
 def generic_key(key: str, family: str) -> str:
-    """One of kohya's keys in the host's generic spelling; any other key as it is."""
+    """A key of kohya's in the host's generic spelling; any other key as it is."""
     stem, dot, suffix = key.partition(".")
     if family not in KOHYA_FAMILIES or not dot:
         return key
@@ -125,21 +126,17 @@ def _renamed(
     return renamed
 
 
-def _blocks(name: str, family: str) -> str:
-    return _diffusers_block(name) if family in DIFFUSERS_STYLE else name
-
-
 def _diffusers_block(name: str) -> str:
-    """A module of the sgm UNet in diffusers' words; one that has none keeps its name."""
+    """A module of the sgm UNet in diffusers' words; an unknown one keeps its name."""
     if name in _SINGLE:
         return _SINGLE[name]
     if middle := re.fullmatch(r"middle_block\.([012])\.(.+)", name):
         slot, inner = middle.groups()
         return f"mid_block.{_MIDDLE[slot]}.{_RESIDUAL.get(inner, inner)}"
-    found = re.fullmatch(r"(input|output)_blocks\.(\d+)\.(\d)\.(.+)", name)
-    if found is None:
+    match = re.fullmatch(r"(input|output)_blocks\.(\d+)\.(\d)\.(.+)", name)
+    if match is None:
         return name
-    side, index, slot, inner = found.groups()
+    side, index, slot, inner = match.groups()
     # Input block 0 is the first convolution, so the levels begin at 1.
     down = side == "input"
     level, layer = divmod(int(index) - down, _LEVEL)
@@ -152,28 +149,28 @@ def _diffusers_block(name: str) -> str:
 
 
 def _text_kohya(module: str, family: str) -> str:
-    found = _TEXT.fullmatch(module)
-    if found is None:
+    match = _TEXT.fullmatch(module)
+    if match is None:
         return ""
-    encoder, layer, inner = found.groups()
+    encoder, layer, inner = match.groups()
     prefix = _TEXT_KOHYA[family].get(encoder, "")
     return prefix and f"{prefix}text_model_encoder_layers_{layer}_{inner.replace('.', '_')}"
 
 
 def _text_generic(stem: str, family: str) -> str:
     for encoder, prefix in _TEXT_KOHYA[family].items():
-        found = _TEXT_BACK.fullmatch(stem.removeprefix(prefix)) if stem.startswith(prefix) else None
-        if found:
-            layer, inner = found.groups()
+        match = _TEXT_BACK.fullmatch(stem.removeprefix(prefix)) if stem.startswith(prefix) else None
+        if match:
+            layer, inner = match.groups()
             inner = inner.replace("self_attn_", "self_attn.").replace("mlp_", "mlp.")
             return f"text_encoders.{encoder}.transformer.text_model.encoder.layers.{layer}.{inner}"
     return ""
 
 
 def unet_module(stem: str, family: str = "") -> str:
-    """A module of the host's UNet by its name in diffusers' or sgm's words, joined by "_".
+    """The host's UNet module for a name in diffusers' or sgm's words, joined by "_".
 
-    "" for a name of neither kind, and without a family for one that means two modules.
+    "" for a name of neither kind and, without a family, for one that could mean two modules.
     """
     if stem in _SINGLE_BACK:
         return _SINGLE_BACK[stem]
@@ -185,26 +182,23 @@ def unet_module(stem: str, family: str = "") -> str:
 
 def _sgm_block(stem: str, family: str) -> str:
     """A module of diffusers' UNet in sgm's dotted words, "" for any other name."""
-    found = re.fullmatch(r"(down|up|mid)_block(?:s_(\d+))?_([a-z]+)_(\d+)_(\w+)", stem)
-    if found is None or (found[1] == "mid") != (found[2] is None):
+    match = re.fullmatch(r"(down|up|mid)_block(?:s_(\d+))?_([a-z]+)_(\d+)_(\w+)", stem)
+    if match is None or (match[1] == "mid") != (match[2] is None):
         return ""
-    side, kind, number, inner = found[1], found[3], int(found[4]), found[5]
-    level = int(found[2] or 0)
+    side, kind, number, inner = match[1], match[3], int(match[4]), match[5]
+    level = int(match[2] or 0)
     if kind == "resnets":
         residual = {new: old for old, new in _RESIDUAL.items()}.get(inner, "")
-        return residual and f"{_sgm_place(side, level, kind, number)}.{residual}"
+        return residual and f"{_sgm_slot(side, level, kind, number)}.{residual}"
     if kind == "attentions":
         inside = ".".join(_WORD.findall(inner))
-        known = _INSIDE.fullmatch(inside) and (side != "mid" or number == 0)
-        return f"{_sgm_place(side, level, kind, number)}.{inside}" if known else ""
-    return (
-        _sampler(side, level, family)
-        if f"{kind}_{number}_{inner}" == f"{side}samplers_0_conv"
-        else ""
-    )
+        exists = _INSIDE.fullmatch(inside) and (side != "mid" or number == 0)
+        return f"{_sgm_slot(side, level, kind, number)}.{inside}" if exists else ""
+    is_sampler = f"{kind}_{number}_{inner}" == f"{side}samplers_0_conv"
+    return _sampler(side, level, family) if is_sampler else ""
 
 
-def _sgm_place(side: str, level: int, kind: str, number: int) -> str:
+def _sgm_slot(side: str, level: int, kind: str, number: int) -> str:
     slot = 1 if kind == "attentions" else 0
     if side == "mid":
         return f"middle_block.{1 if slot else 2 * number}"
@@ -214,7 +208,7 @@ def _sgm_place(side: str, level: int, kind: str, number: int) -> str:
 
 
 def _sampler(side: str, level: int, family: str) -> str:
-    """The last module of a level."""
+    """The down- or upsampler, which is the last module of a level."""
     last = level * _LEVEL + _LEVEL - 1
     if side == "down":
         return f"input_blocks.{1 + last}.0.op"

@@ -18,7 +18,7 @@ Config = Mapping[str, object]
 
 UNET = "unet."
 MAGNITUDE = "lora_magnitude_vector"
-"""The lengths of a DoRA, which divide W + s B A; those under `dora_scale` divide W by itself."""
+"""Lengths of a DoRA relative to W + s B A; those under `dora_scale` are relative to W alone"""
 CONFIGS = "lora_adapter_metadata"
 """The header field in which diffusers keeps the configuration of each part of a pipeline"""
 _MAX_CONFIG = 2**20
@@ -28,19 +28,19 @@ _MAGNITUDE = re.compile(rf"\.{MAGNITUDE}(?:\.\w+){{0,2}}$")
 
 def magnitude_layer(key: str) -> str:
     """The layer whose lengths are under a key, "" for any other tensor."""
-    found = _MAGNITUDE.search(key)
-    return key[: found.start()] if found else ""
+    suffix = _MAGNITUDE.search(key)
+    return key[: suffix.start()] if suffix else ""
 
 
 def to_peft(layers: Mapping[str, Mapping[str, Tensor]], family: str) -> dict[str, Tensor]:
     """Layers of the host's UNet, by their dotted names, under diffusers' names.
 
-    ValueError for families whose modules have other names in diffusers than a UNet's.
+    ValueError for families whose diffusion model is not a UNet.
     """
     if family not in KOHYA_FAMILIES:
         raise ValueError(
-            f"The names that diffusers has for the layers of {family or 'this model'} are not "
-            "known: such a file can be written for SD1.x, SD2 and SDXL."
+            f"How diffusers names the layers of {family or 'this model'} is not known: such a file "
+            "can be written for SD1.x, SD2 and SDXL."
         )
     return {
         f"{UNET}{diffusers_module(name)}.{suffix}": tensor
@@ -50,24 +50,24 @@ def to_peft(layers: Mapping[str, Mapping[str, Tensor]], family: str) -> dict[str
 
 
 def configs(metadata: Mapping[str, str]) -> dict[str, dict[str, object]]:
-    """What diffusers keep in a header, by the part of the pipeline: `unet.lora_alpha` and so on."""
+    """diffusers' configurations in a header, by the part of a pipeline that the keys begin with."""
     text = metadata.get(CONFIGS, "")
     try:
         parsed: object = json.loads(text) if len(text) < _MAX_CONFIG else None
     except (ValueError, RecursionError):
         return {}
-    found: dict[str, dict[str, object]] = {}
+    by_part: dict[str, dict[str, object]] = {}
     for key, value in cast("dict[str, object]", parsed if isinstance(parsed, dict) else {}).items():
         part, _, name = key.partition(".")
-        found.setdefault(part, {})[name] = value
-    return found
+        by_part.setdefault(part, {})[name] = value
+    return by_part
 
 
 def layer_alpha(config: Config, module: str, rank: int) -> Tensor | None:
-    """PEFT scales by alpha / rank, rank-stabilized LoRA by alpha / sqrt(rank).
+    """A layer's alpha; PEFT scales by alpha / rank, rank-stabilized LoRA by alpha / sqrt(rank).
 
-    `module` is the dotted name within its part, which `alpha_pattern` may single out; the rank is
-    the tensors' own, so `rank_pattern` tells nothing more. ValueError where alpha is no number.
+    `module` is the dotted name within its part, which `alpha_pattern` may single out. The rank is
+    that of the tensors, so `rank_pattern` adds nothing.
     """
     alpha = _patterns(config).get(_fitting(config, module), config.get("lora_alpha"))
     if alpha is None:
@@ -87,7 +87,7 @@ def _is_finite(alpha: float) -> bool:
 
 
 def _fitting(config: Config, module: str) -> str:
-    """The first pattern for a module: the end of its name, or all of it behind `^`."""
+    """The first pattern for a module: the end of its name or, after `^`, all of it."""
     for pattern in _patterns(config):
         words = pattern.removeprefix("^")
         if module == words or (pattern == words and module.endswith(f".{words}")):
@@ -96,9 +96,9 @@ def _fitting(config: Config, module: str) -> str:
 
 
 def _patterns(config: Config) -> dict[str, object]:
-    """`alpha_pattern`, whose keys PEFT runs as expressions; one of a stranger may never end."""
-    found = config.get("alpha_pattern")
-    patterns = cast("dict[str, object]", found if isinstance(found, dict) else {})
+    """`alpha_pattern`, whose keys are regular expressions to PEFT; a stranger's may never end."""
+    value = config.get("alpha_pattern")
+    patterns = cast("dict[str, object]", value if isinstance(value, dict) else {})
     for pattern in patterns:
         if not _WORDS.fullmatch(pattern):
             raise ValueError(

@@ -11,7 +11,7 @@ from ...bundles.bundle import Bundle
 from ...bundles.inspection import as_text, file_hash, inspect_bundle
 from ...bundles.load import load_bundle
 from ...bundles.save import Container, save_bundle, warnings_for
-from ...bundles.table_picture import draw
+from ...bundles.table_picture import render
 from .. import sockets
 from ..host.folders import bundle_path, bundle_state, new_bundle_path
 from ..host.images import as_image
@@ -125,7 +125,7 @@ class InspectBundle(io.ComfyNode):
     @classmethod
     def execute(cls, bundle: Bundle, clip: Any | None = None) -> io.NodeOutput:
         found = inspect_bundle(bundle, vocabularies(clip) if clip is not None else None)
-        picture = as_image(draw(found, bundle))
+        picture = as_image(render(found, bundle))
         text = as_text(found)
         shown = {**ui.PreviewImage(picture, cls=cls).as_dict(), "text": (text,)}
         return io.NodeOutput(text, picture, ui=shown)

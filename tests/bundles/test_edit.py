@@ -103,7 +103,7 @@ def test_bad_names_are_refused(names: dict[str, str], sentence: str) -> None:
 def test_names_that_others_misread_are_warned_of() -> None:
     assert "holds a blank" in warnings_for_name("my Cat")[0]
     assert "holds < >" in warnings_for_name("<s0>")[0]
-    assert "as a plain word" in warnings_for_name("cat")[0]
+    assert "as an ordinary word" in warnings_for_name("cat")[0]
     assert "is how" in warnings_for_name("Tom", ["Tom", "Tommy"])[0]
     assert warnings_for_name("Surtr7") == []
 
@@ -175,11 +175,11 @@ def test_names_in_both_follow_the_rule() -> None:
     [
         ([bundle("a")], [1, 2], "1 bundles and 2 weights"),
         ([bundle("a"), bundle("b", family="sdxl")], [1, 1], "made for sd15 and sdxl"),
-        ([bundle(lora={"x.hada_w1_a": draw(2, 2)})], [1], "x.hada_w1_a is no pair"),
+        ([bundle(lora={"x.hada_w1_a": draw(2, 2)})], [1], "x.hada_w1_a does not belong to a pair"),
         (
             [bundle(lora=layer(LAYER, 2, 1.0) | {f"{LAYER}.dora_scale": draw(64, 1)})],
             [1],
-            "dora_scale is no pair",
+            "dora_scale does not belong to a pair",
         ),
     ],
 )

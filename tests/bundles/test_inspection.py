@@ -9,7 +9,7 @@ from PIL import Image
 
 from pack.bundles.bundle import Bundle, Entry
 from pack.bundles.inspection import Vocabulary, as_text, inspect_bundle
-from pack.bundles.table_picture import THUMBNAIL, data_uri, draw, from_uri
+from pack.bundles.table_picture import THUMBNAIL, data_uri, from_uri, render
 
 
 def bundle() -> Bundle:
@@ -84,7 +84,7 @@ def test_the_picture_shows_the_thumbnails() -> None:
     entry = Entry(name="cat", thumbnail=data_uri(red))
     pictured = replace(bundle(), entries=(entry,))
     found = inspect_bundle(pictured)
-    page, plain = draw(found, pictured), draw(inspect_bundle(bundle()), bundle())
+    page, plain = render(found, pictured), render(inspect_bundle(bundle()), bundle())
     assert page.height > plain.height + 80
     reds = sum(pixel[0] > 240 and pixel[1] < 20 for pixel in page.getdata())
     assert reds > 0.9 * THUMBNAIL * (THUMBNAIL // 3)

@@ -60,8 +60,7 @@ def test_trimming_to_full_rank_changes_nothing():
 @pytest.mark.parametrize("count", [0, 1, 2, 4])
 def test_trimming_gives_the_smallest_possible_error(count: int):
     one = layer()
-    svd = decompose(one)
-    trimmed = trim(svd, count).low_rank()
+    trimmed = trim(decompose(one), count).low_rank()
     u, s, vt = torch.linalg.svd(full(one), full_matrices=False)
     best = (u[:, :count] * s[:count]) @ vt[:count]
     optimal = (full(one) - best).norm() / full(one).norm()
@@ -126,7 +125,7 @@ def test_layers_of_two_models_do_not_merge():
 def test_every_spelling_is_read_with_its_scale(up: str, down: str):
     a, b = torch.randn(6, 2), torch.randn(2, 4)
     file = split_lora({f"x{down}": b, f"x{up}": a, "x.alpha": torch.tensor(3.0)})
-    assert not file.rest and list(file.layers) == ["x"]
+    assert not file.others and list(file.layers) == ["x"]
     assert close(full(file.layers["x"]), 1.5 * a.double() @ b.double())
 
 
@@ -170,10 +169,10 @@ def test_what_is_no_pair_of_factors_is_kept_as_it_is():
         "b.alpha": torch.tensor(2.0),
     }
     file = split_lora(lora)
-    assert set(file.rest) == {"a.dora_scale", "b.hada_w1_a", "b.alpha"}
-    assert join_lora(file).keys() >= file.rest.keys()
+    assert set(file.others) == {"a.dora_scale", "b.hada_w1_a", "b.alpha"}
+    assert join_lora(file).keys() >= file.others.keys()
 
 
 def test_damaged_factors_are_one_sentence():
-    with pytest.raises(ValueError, match="factors of x do not fit each other"):
+    with pytest.raises(ValueError, match="factors of x do not match"):
         split_lora({"x.lora_up.weight": torch.ones(3, 2), "x.lora_down.weight": torch.ones(3, 3)})

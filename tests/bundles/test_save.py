@@ -440,7 +440,7 @@ def test_an_alpha_of_two_numbers_is_one_sentence_wherever_it_is_met(tmp_path: Pa
     lora = dict(make_bundle("sd15").lora)
     key = next(key for key in lora if key.endswith(".alpha"))
     damaged = replace(make_bundle("sd15"), lora=lora | {key: torch.ones(2)})
-    sentence = f"{key} holds 2 numbers, and the alpha of a layer is one"
+    sentence = f"{key} holds 2 numbers, but the alpha of a layer is one"
     for container in (Container.A1111, Container.HEADER, Container.DIFFUSERS):
         with pytest.raises(ValueError, match=sentence):
             save_bundle(damaged, tmp_path / "new" / "b.safetensors", container, None)

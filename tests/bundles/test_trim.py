@@ -90,13 +90,13 @@ def test_blocks_are_those_of_the_model():
 
 
 def test_what_has_no_values_is_one_sentence():
-    with pytest.raises(ValueError, match="no low-rank layer whose values could be shown"):
+    with pytest.raises(ValueError, match="no low-rank layer, and so no singular values"):
         trim_lora({"a.hada_w1_a": torch.ones(2, 2)}, Trimming())
 
 
 @pytest.mark.parametrize("line", ["0 = 1", "1", "2-1 = 3", "1 = x", "1 = inf", "a = 1"])
 def test_a_line_of_values_that_is_not_understood_is_one_sentence(line: str):
-    with pytest.raises(ValueError, match="of values is not understood: write place = factor"):
+    with pytest.raises(ValueError, match="of values is not understood: write position = factor"):
         parse_factors(line)
 
 

@@ -476,9 +476,9 @@ def counted_layers(unet: torch.nn.Module, order: str):
         ({"unet": '["Attention"]'}, 2, "has 2 layers in the UNet, and 144 are known"),
         ({"unet": '["Attention"]'}, 144, "in no known order"),
         ({"unet": "[" * 9000}, 1, "was trained on"),
-        ({"unet": "5"}, 1, "the safelora was trained on 5, whose layers are counted in a way"),
-        ({"unet": "true"}, 1, "the safelora was trained on true, whose layers"),
-        ({"text_encoder": '{"a": 1}'}, 1, 'the safelora was trained on {"a": 1}, whose layers'),
+        ({"unet": "5"}, 1, "the safelora was trained on 5, and how its layers are numbered"),
+        ({"unet": "true"}, 1, "the safelora was trained on true, and how"),
+        ({"text_encoder": '{"a": 1}'}, 1, 'the safelora was trained on {"a": 1}, and how'),
     ],
 )
 def test_a_safelora_of_other_layers_is_not_guessed_at(

@@ -156,7 +156,7 @@ def test_a_transformers_adapter_keeps_the_names_of_peft(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "sentence"),
     [
-        ('{"peft_type": "LOHA", "alpha": 4}', "it is a LOHA of PEFT, of which only LoRA and DoRA"),
+        ('{"peft_type": "LOHA", "alpha": 4}', "it is PEFT's LOHA, and of PEFT only LoRA and DoRA"),
         ("{", f"{CONFIG} cannot be read"),
         ('{"lora_alpha": "much"}', "the alpha of its layer mid_block.x is not a number"),
     ],
@@ -187,7 +187,7 @@ def test_lengths_of_a_dora_stay_under_their_own_name(unet: torch.nn.Module, tmp_
         stems = {key.partition(".lora_")[0] for key in again.lora if ".lora_" in key}
         assert len(stems) == len(layers)
         assert "Load Bundle gives its weights their lengths" in warnings_for(again, container)[-1]
-    with pytest.raises(ValueError, match="lora_magnitude_vector is no pair of low-rank factors"):
+    with pytest.raises(ValueError, match="lora_magnitude_vector does not belong to a pair"):
         merge_bundles([bundle, bundle], [1, 1], NameClash.ERROR)
     trimmed = trim_lora(bundle.lora, Trimming(keep=Keep.COUNT, count=1))
     assert all(torch.equal(trimmed.lora[key], bundle.lora[key]) for key in lengths)
