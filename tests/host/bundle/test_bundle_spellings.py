@@ -11,7 +11,7 @@ import comfy.model_management as management
 import comfy.utils
 import pytest
 import torch
-from bundles.layers.test_keys import _LAYOUTS, HostModel
+from bundles.layers.test_generic import _LAYOUTS, HostModel
 
 from factories import lora
 from harness.host.runner import Loaded
