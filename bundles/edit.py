@@ -91,7 +91,7 @@ def merge_bundles(
             f"The bundles are made for {' and '.join(families)}: only bundles of one family merge."
         )
     family = families[0] if families else ""
-    files = _alike([split_lora(bundle.lora) for bundle in bundles], family)
+    files = _respelled([split_lora(bundle.lora) for bundle in bundles], family)
     merged = _merge_layers(files, weights, rank)
     title = ", ".join(filter(None, (bundle.source for bundle in bundles)))
     return replace(
@@ -102,7 +102,7 @@ def merge_bundles(
     )
 
 
-def _alike(files: Sequence[LoraFile], family: str) -> list[LoraFile]:
+def _respelled(files: Sequence[LoraFile], family: str) -> list[LoraFile]:
     """One spelling for all, so that equal layers meet; ValueError for layers without factors."""
     for file in files:
         if file.others:

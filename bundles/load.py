@@ -90,8 +90,8 @@ def peek(path: Path) -> Glance:
 
 def files_of(path: Path) -> list[Path]:
     """The files that `load_bundle` reads for a path, so that a change of any can be noticed."""
-    found = find_files(path)
-    return found[1].files if found else [path]
+    match = find_files(path)
+    return match[1].files if match else [path]
 
 
 def open_source(path: Path) -> Source:
@@ -131,9 +131,9 @@ def _open_header(path: Path) -> Source:
 
 def _read(path: Path, token_map: TokenMap, opener: Opener) -> _Unchecked:
     """The content of a path and of the files next to it; `opener` opens one file."""
-    found = find_files(path)
-    if found is not None:
-        return _read_files(*found, token_map, opener)
+    match = find_files(path)
+    if match is not None:
+        return _read_files(*match, token_map, opener)
     if path.is_dir():
         raise ValueError("no program is known that writes such a folder: choose one file of it.")
     source = opener(path)

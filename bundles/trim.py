@@ -69,7 +69,7 @@ class Trimmed:
     after: Mapping[str, Svd]
     errors: Mapping[str, float]
     """Relative Frobenius distance of each layer's change from what it was"""
-    left: int
+    others: int
     """How many tensors are not low-rank factors and stay as they are"""
 
 
@@ -91,7 +91,7 @@ def trim_lora(lora: Mapping[str, Tensor], trimming: Trimming) -> Trimmed:
         before=before,
         after=after,
         errors={stem: difference(file.layers[stem], layer) for stem, layer in layers.items()},
-        left=len(file.others),
+        others=len(file.others),
     )
 
 
@@ -146,8 +146,8 @@ def spectrum_report(trimmed: Trimmed) -> str:
         f"{len(trimmed.before)} low-rank layers, {min(ranks)} to {max(ranks)} values each",
         f"error of the whole: {100 * total:.3f} %",
     ]
-    if trimmed.left:
-        lines.append(f"{trimmed.left} tensors are not low-rank factors and stay as they are")
+    if trimmed.others:
+        lines.append(f"{trimmed.others} tensors are not low-rank factors and stay as they are")
     if any(map(magnitude_layer, trimmed.lora)):
         lines.append(f"a DoRA of PEFT: only Load Bundle reads the lengths under {MAGNITUDE}")
     for block, stems in by_block(trimmed.before).items():

@@ -54,7 +54,7 @@ class Journal:
                     yield entry
 
     def rewrite(self, entries: Iterable[dict[str, Any]]) -> None:
-        """Leave these lines only, and with them no cut one; a file that holds just them stays."""
+        """Replace the content, cut lines included, by these lines; a missing file stays missing."""
         content = b"".join(map(_line, entries))
         if self.path.exists() and content != self.path.read_bytes():
             replace_file(self.path, lambda draft: draft.write_bytes(content))

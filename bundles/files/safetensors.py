@@ -38,18 +38,17 @@ def tensor_file(
 def replace_safetensors(
     path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]
 ) -> None:
-    """Write a file in place of the one at `path`, if any; an error leaves the old one untouched."""
     replace_file(path, tensor_file(tensors, metadata))
 
 
 def read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Tensors (on the CPU, in memory of their own) and metadata; ValueError where damaged."""
+    """Tensors (on the CPU, in memory of their own) and metadata; ValueError for a damaged file."""
     if not path.is_file():
         raise FileNotFoundError(f"There is no file {path}: check the name and the folder.")
     try:
         opened = safe_open(str(path), framework="pt", device="cpu")
         with cast("AbstractContextManager[_Reader]", opened) as file:
-            # The library maps the file into memory; a copy outlives a later change of the file.
+            # The library maps the file into memory; a copy survives a later change to the file.
             tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118
             metadata = file.metadata()
     except SafetensorError as error:
@@ -58,7 +57,7 @@ def read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
 
 
 def read_header(path: Path) -> dict[str, str]:
-    """The metadata alone, without any tensor; ValueError where the file is damaged."""
+    """The metadata only, without reading a tensor; ValueError for a damaged file."""
     try:
         opened = safe_open(str(path), framework="pt", device="cpu")
         with cast("AbstractContextManager[_Reader]", opened) as file:
@@ -79,7 +78,7 @@ def _write(
 ) -> None:
     tensors, metadata = _own_memory(tensors), dict(metadata)
     if hashed:
-        # Only fields that never change count, so that a new title leaves the hash as it was.
+        # Only fields that never change count, so the hash survives a new title.
         save_file(tensors, file, metadata=training_fields(metadata))
         metadata |= known_hashes(file)
     if sum(map(len, metadata.values())) > MAX_HEADER:
@@ -88,14 +87,14 @@ def _write(
 
 
 def training_fields(metadata: Mapping[str, str]) -> dict[str, str]:
-    """The part of a header that kohya's hashes count."""
+    """The part of a header that kohya's hashes cover."""
     return {key: value for key, value in metadata.items() if key.startswith("ss_")}
 
 
 def known_hashes(file: Path) -> dict[str, str]:
-    """Kohya's `sshs_` hashes and ModelSpec's, of a file whose header holds `ss_` fields alone.
+    """Kohya's `sshs_` hashes and ModelSpec's, for a file whose header holds only `ss_` fields.
 
-    The one is of all tensors' bytes, the legacy one of 64 KiB that begin at 1 MiB.
+    They cover the bytes of all tensors; the legacy one covers the 64 KiB that begin at 1 MiB.
     """
     whole = hashlib.sha256()
     with file.open("rb") as handle:
@@ -113,7 +112,7 @@ def known_hashes(file: Path) -> dict[str, str]:
 
 
 def _own_memory(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Contiguous CPU tensors of which no two share memory, since the format refuses those."""
+    """Contiguous CPU tensors that share no memory, since the format refuses those that do."""
     owned: dict[str, Tensor] = {}
     seen: set[int] = set()
     for name, tensor in tensors.items():

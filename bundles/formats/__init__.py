@@ -173,8 +173,10 @@ def find_format(source: Source) -> Format:
         raise ValueError(f"the file could be {titles}, so it is not clear what it holds.")
     if not fitting:
         keys = ", ".join(key[:60] for key in sorted(source.tensors)[:3]) or "none"
-        known = ", ".join(kind.title for kind in formats())
-        raise ValueError(f"this kind of file is not known (first keys: {keys}); known are {known}.")
+        titles = ", ".join(kind.title for kind in formats())
+        raise ValueError(
+            f"this kind of file is not known (first keys: {keys}); known are {titles}."
+        )
     return fitting[0]
 
 

@@ -76,7 +76,7 @@ def _notes(bundle: Bundle) -> list[str]:
 
 
 def _file_note(name: str) -> str:
-    """A sentence about a name that cannot be a file's name as it is, else ""."""
+    """A sentence about a name that has to change, or cannot serve, as a file name, else ""."""
     try:
         stem = safe_stem(name)
     except ValueError as error:
