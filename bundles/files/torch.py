@@ -26,7 +26,7 @@ _ALLOWED = frozenset(
     }
 )
 _LEGACY = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
-# Its magic number, protocol, system, object and list of storages are pickled one by one.
+# It holds five objects: magic number, protocol, system, content and list of storages.
 _LEGACY_PARTS = 5
 _MAX_OPCODES, _MAX_DEPTH, _MAX_TEXT = 2_000_000, 2, 1000
 

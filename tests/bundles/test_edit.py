@@ -104,7 +104,7 @@ def test_names_that_others_misread_are_warned_of() -> None:
     assert "holds a blank" in warnings_for_name("my Cat")[0]
     assert "holds < >" in warnings_for_name("<s0>")[0]
     assert "as an ordinary word" in warnings_for_name("cat")[0]
-    assert "is how" in warnings_for_name("Tom", ["Tom", "Tommy"])[0]
+    assert "begins with" in warnings_for_name("Tom", ["Tom", "Tommy"])[0]
     assert warnings_for_name("Surtr7") == []
 
 
