@@ -118,7 +118,7 @@ def _check_opcodes(path: Path, stream: BinaryIO) -> None:
 
 
 def _object_list(path: Path, file: BinaryIO, size: int) -> BinaryIO:
-    """The pickle in the archive that newer files are."""
+    """The list of objects in the archive that newer files are."""
     try:
         with zipfile.ZipFile(file) as archive:
             entries = archive.infolist()
