@@ -11,7 +11,8 @@ from ..bundle import Bundle
 from ..encoders import trainer_key
 from ..file_names import SUFFIX
 from ..files.safetensors import tensor_file
-from ..layers.diffusers_keys import is_diffusers_lora, to_known_keys, with_alphas
+from ..layers.diffusers_keys import is_diffusers_lora, to_known_keys
+from ..layers.peft_keys import with_alphas
 from ..metadata import EMBEDDING, kind_index
 from ..token_map import TOKEN_MAP, join_rows, token_json, token_text
 from . import Content, Files, FileSet, FolderFormat, Format, SaveJob, Source, Writer, lost_outputs

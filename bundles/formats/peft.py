@@ -9,7 +9,8 @@ from typing import cast
 
 from torch import Tensor
 
-from ..layers.diffusers_keys import PEFT_PREFIX, from_peft, lacks_alpha, to_known_keys
+from ..layers.diffusers_keys import to_known_keys
+from ..layers.peft_keys import PEFT_PREFIX, from_peft, lacks_alpha
 from . import Content, FileSet, FolderFormat, Format, Source, read_each
 from .plain import is_adapter
 

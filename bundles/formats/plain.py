@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 from ..files.safetensors import tensor_file
-from ..layers.diffusers_keys import with_alphas
+from ..layers.peft_keys import with_alphas
 from ..metadata import BUNDLE, LORA, read_index
 from . import Content, Files, Format, SaveJob, Source, Tensors
 

@@ -16,10 +16,21 @@ from .generic import KOHYA_FAMILIES, diffusers_module
 Config = Mapping[str, object]
 """A LoraConfig as PEFT writes it to JSON"""
 
+PEFT_PREFIX = "base_model.model."
 UNET = "unet."
 MAGNITUDE = "lora_magnitude_vector"
 """Lengths of a DoRA relative to W + s B A; those under `dora_scale` are relative to W alone"""
-CONFIGS = "lora_adapter_metadata"
+FACTOR = re.compile(
+    r"(?:\.lora_A(?:\.\w+)?\.weight|[._]lora\.down\.weight|\.lora_linear_layer\.down\.weight"
+    r"|\.lora_down\.weight)$|"
+    r"(\.lora_B(?:\.\w+)?\.weight|[._]lora\.up\.weight|\.lora_linear_layer\.up\.weight"
+    r"|\.lora_up\.weight)$"
+)
+"""How the key of a factor ends, in diffusers' spellings too; the group is that of an `up`"""
+UNET_BLOCK = re.compile(r"^(?:unet\.)?(?:down_blocks\.\d|up_blocks\.\d|mid_block)\.")
+_CLIP = re.compile(r"(?:text_model\.)?encoder\.layers\.\d+\.(?:self_attn|mlp)\.")
+_CLIP_G = 1280
+_CONFIGS = "lora_adapter_metadata"
 """The header field in which diffusers keeps the configuration of each part of a pipeline"""
 _MAX_CONFIG = 2**20
 _WORDS = re.compile(r"\^?[\w.]+")
@@ -49,9 +60,74 @@ def to_peft(layers: Mapping[str, Mapping[str, Tensor]], family: str) -> dict[str
     }
 
 
-def configs(metadata: Mapping[str, str]) -> dict[str, dict[str, object]]:
+def from_peft(tensors: Mapping[str, Tensor], config: Config, part: str = "") -> dict[str, Tensor]:
+    """A PEFT adapter for one part of a pipeline (`unet`, `text_encoder_1`) in diffusers' names.
+
+    Without a part, the layers decide. Transformers keep PEFT's prefix, since each family's loader
+    expects a different one. ValueError for adapters other than LoRA and DoRA.
+    """
+    kind = config.get("peft_type", "LORA")
+    if kind != "LORA":
+        raise ValueError(
+            f"it is PEFT's {str(kind)[:20]}, and of PEFT only LoRA and DoRA are read: train either."
+        )
+    # The host's name for the first encoder has no number.
+    part = {"text_encoder_1": "text_encoder"}.get(part, part) or _part_of(tensors)
+    lora: dict[str, Tensor] = {}
+    for key, tensor in tensors.items():
+        module = key.removeprefix(PEFT_PREFIX)
+        name = f"{part}.{module}" if part else key
+        lora[name] = tensor
+        _add_alpha(lora, name, tensor, config, module)
+    return lora
+
+
+def _part_of(tensors: Mapping[str, Tensor]) -> str:
+    """The part of a pipeline that has these layers, "" for a transformer."""
+    layers = {key.removeprefix(PEFT_PREFIX): tensor for key, tensor in tensors.items()}
+    if any(map(UNET_BLOCK.match, layers)):
+        return "unet"
+    if not any(map(_CLIP.match, layers)):
+        return ""
+    down = [t.shape for key, t in layers.items() if re.search(r"(?:_proj|fc1)\.lora_A\b", key)]
+    return "text_encoder_2" if any(shape[1:] == (_CLIP_G,) for shape in down) else "text_encoder"
+
+
+def with_alphas(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> dict[str, Tensor]:
+    """Add the alphas in diffusers' header for layers that have none of their own."""
+    part_configs, lora = _configs(metadata), dict(tensors)
+    part_configs["text_encoder_1"] = part_configs.get("text_encoder", {})
+    for key, tensor in tensors.items():
+        part, _, module = key.partition(".")
+        if part not in part_configs and UNET_BLOCK.match(key):
+            part, module = "unet", key
+        _add_alpha(lora, key, tensor, part_configs.get(part, {}), module)
+    return lora
+
+
+def lacks_alpha(lora: Mapping[str, Tensor]) -> bool:
+    """Whether any layer has factors but no alpha."""
+    layers = {key[: factor.start()] for key in lora if (factor := FACTOR.search(key))}
+    return any(f"{layer}.alpha" not in lora for layer in layers)
+
+
+def _add_alpha(
+    lora: dict[str, Tensor], key: str, tensor: Tensor, config: Config, module: str
+) -> None:
+    factor = FACTOR.search(key)
+    # Once per layer: an `up`, which the group matches, does not have the rank as its first size.
+    if not config or factor is None or factor[1]:
+        return
+    name, end = f"{key[: factor.start()]}.alpha", len(key) - factor.start()
+    layer = module[:-end].replace(".processor.", ".")
+    alpha = _layer_alpha(config, layer, tensor.shape[0] if tensor.ndim else 1)
+    if name not in lora and alpha is not None:
+        lora[name] = alpha
+
+
+def _configs(metadata: Mapping[str, str]) -> dict[str, dict[str, object]]:
     """diffusers' configurations in a header, by the part of a pipeline that the keys begin with."""
-    text = metadata.get(CONFIGS, "")
+    text = metadata.get(_CONFIGS, "")
     try:
         parsed: object = json.loads(text) if len(text) < _MAX_CONFIG else None
     except (ValueError, RecursionError):
@@ -63,7 +139,7 @@ def configs(metadata: Mapping[str, str]) -> dict[str, dict[str, object]]:
     return by_part
 
 
-def layer_alpha(config: Config, module: str, rank: int) -> Tensor | None:
+def _layer_alpha(config: Config, module: str, rank: int) -> Tensor | None:
     """A layer's alpha; PEFT scales by alpha / rank, rank-stabilized LoRA by alpha / sqrt(rank).
 
     `module` is the dotted name within its part, which `alpha_pattern` may single out. The rank is

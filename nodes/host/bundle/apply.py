@@ -17,8 +17,8 @@ from comfy.weight_adapter.lora import LoRAAdapter
 from torch import Tensor
 
 from ....bundles.bundle import Bundle
-from ....bundles.layers.diffusers_keys import PEFT_PREFIX, layer_of
-from ....bundles.layers.peft_keys import magnitude_layer
+from ....bundles.layers.diffusers_keys import layer_of
+from ....bundles.layers.peft_keys import PEFT_PREFIX, magnitude_layer
 from ....bundles.load import load_bundle
 from ....bundles.lowrank import check_alphas
 from ....bundles.table_picture import data_uri

@@ -117,7 +117,8 @@ class RunFolder:
 
     def sweep(self) -> None:
         """Delete what a run left half written when it was killed."""
-        for folder in (self.path, self.path / "checkpoints", self.path / "bundles"):
+        subfolders = [self.path / "checkpoints", self.path / "bundles", self.previews]
+        for folder in (self.path, *subfolders):
             for path in folder.iterdir() if folder.is_dir() else ():
                 if DRAFT.fullmatch(path.name):
                     discard(path)

@@ -167,6 +167,8 @@ def test_what_a_kill_left_half_written_is_taken_away_when_the_run_goes_on(
     place = files(host, "torn")
     drafts = [place / "checkpoints" / ".pivotal-1f.tmp", place / "progress.json.part"]
     drafts.append(place / "checkpoints" / ".tmpkVHJEF")
+    drafts.append(place / "previews" / ".pivotal-2a.tmp")
+    drafts[-1].parent.mkdir()
     for draft in drafts:
         draft.write_bytes(b"half")
     (place / "bundles" / ".pivotal-folder").mkdir()
