@@ -39,6 +39,7 @@ def read_json(path: Path, default: Any) -> Any:
 
 
 def write_json(path: Path, content: Any) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
     replace_text(path, json.dumps(content, indent=1) + "\n")
 
 
