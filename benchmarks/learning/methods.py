@@ -106,8 +106,11 @@ def differing(settings: Any, plain: Any) -> Any:
     """The settings that differ from the plain ones, by name; an enum is given as its value."""
     if not is_dataclass(settings) or type(settings) is not type(plain):
         return getattr(settings, "value", settings)
-    pairs = [(f.name, getattr(settings, f.name), getattr(plain, f.name)) for f in fields(settings)]
-    return {name: differing(ours, theirs) for name, ours, theirs in pairs if ours != theirs}
+    # As in the text of an adapter's settings, not as declared: digests of rows depend on the order.
+    first = getattr(settings, "always_shown", ())
+    names = dict.fromkeys([*first, *(field.name for field in fields(settings))])
+    pairs = {name: (getattr(settings, name), getattr(plain, name)) for name in names}
+    return {name: differing(*pair) for name, pair in pairs.items() if pair[0] != pair[1]}
 
 
 # Two class pictures for every four pictures: half of what the prior would cost otherwise.

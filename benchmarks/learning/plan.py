@@ -10,16 +10,7 @@ from pathlib import Path
 from common import read_json, write_json
 
 from .bases import load_base, load_flow, load_second
-from .cells import (
-    EARLY,
-    LONG,
-    SHORT,
-    Bench,
-    Cell,
-    cell_of,
-    run_cell,
-    write_strip,
-)  # fmt: skip
+from .cells import EARLY, LONG, SHORT, Bench, Cell, cell_of, run_cell, write_strip
 from .methods import CHOICES, KINDS, METHODS, NEGATIVES, OTHER_RANKS, RANK, RATES, adapter_name
 from .report import strip, write_picture, write_report
 from .scores import Row, Rows, best_rate, transferred
