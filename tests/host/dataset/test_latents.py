@@ -7,7 +7,7 @@ import torch
 from host.run.test_continue import LORA, cancel_after, pictures, same, training  # noqa: F401 - a fixture
 
 from harness.host.runner import GraphInterrupted, Loaded
-from pack.nodes.host import codec as latents
+from pack.nodes.host import codec
 from pack.nodes.host.codec import HostLatentCodec
 from pack.nodes.host.folders import user_folder
 
@@ -24,25 +24,25 @@ def test_as_many_pictures_go_at_once_as_make_one_of_1024(
 ):
     monkeypatch.setattr(sd15.vae, "device", torch.device(device))
     monkeypatch.setattr(sd15.vae, "latent_dim", axes)
-    codec = HostLatentCodec(sd15.vae)
+    port = HostLatentCodec(sd15.vae)
     sizes = [(512, 512), (1024, 1024), (1536, 1024)]
-    assert tuple(codec.together(*size) for size in sizes) == together
+    assert tuple(port.together(*size) for size in sizes) == together
 
 
 def test_a_batch_of_pictures_gives_the_latents_of_each(sd15: Loaded):
     pixels = torch.rand((3, SIZE, SIZE, 3), generator=torch.Generator().manual_seed(0))
-    codec = HostLatentCodec(sd15.vae)
+    port = HostLatentCodec(sd15.vae)
     with torch.no_grad():
-        whole = codec.encode(pixels)
-        alone = torch.cat([codec.encode(one) for one in pixels.split(1)])
+        whole = port.encode(pixels)
+        alone = torch.cat([port.encode(one) for one in pixels.split(1)])
     assert (whole - alone).abs().max() < 1e-5 * alone.std()
 
 
 def test_the_host_is_asked_for_the_room_of_a_whole_batch(sd15: Loaded, monkeypatch):
     asked = []
-    load = latents.management.load_models_gpu
+    load = codec.management.load_models_gpu
     monkeypatch.setattr(
-        latents.management,
+        codec.management,
         "load_models_gpu",
         lambda models, memory_required=0, **rest: (
             asked.append(memory_required),

@@ -27,7 +27,7 @@ from harness.host.measure import (
 from harness.host.runner import Loaded
 from pack.nodes.host.denoiser import injection
 from pack.nodes.host.denoiser.frozen_layers import Forward
-from pack.nodes.host.text import port as text
+from pack.nodes.host.text import port
 from pack.training.adapters.targets import Targets
 
 STEP = 3e-2
@@ -159,7 +159,7 @@ def test_no_weight_of_the_text_encoders_is_kept_for_backward(
 ):
     weights = weights_of(loaded.clip.cond_stage_model)
     # Without recomputation everything that a layer keeps is seen in the forward pass.
-    monkeypatch.setattr(text, "IN_PLACE_BLOCKS", frozenset())
+    monkeypatch.setattr(port, "IN_PLACE_BLOCKS", frozenset())
     kept = {}
     for way in ("frozen", "plain"):
         if way == "plain":

@@ -6,7 +6,7 @@ import torch
 
 from harness.host.measure import SHORT, borrowed, kept_for_backward, make_batch, size_of
 from harness.host.runner import Loaded
-from pack.nodes.host.denoiser import budget as measuring
+from pack.nodes.host.denoiser import budget
 from pack.nodes.host.denoiser.budget import measure_cost, plan_run
 from pack.nodes.host.denoiser.port import HostDenoiser
 from pack.nodes.host.disk import Disk
@@ -46,7 +46,7 @@ def parts_of(loaded: Loaded, batch: int = 2) -> tuple[Parts, HostDenoiser]:
 
 def trained(loaded: Loaded, folder, monkeypatch, free: int) -> tuple[list[torch.Tensor], str]:
     """The factors after two steps under a plan for `free` bytes, and the plan's reason."""
-    monkeypatch.setattr(measuring, "free_memory", lambda _: free)
+    monkeypatch.setattr(budget, "free_memory", lambda _: free)
     with gradients():
         parts, denoiser = parts_of(loaded)
         plan = plan_run(parts, denoiser, 2, folder / "plan.json", Disk())

@@ -11,8 +11,7 @@ import pytest
 from factories import CAPTIONS, same, write_pictures
 from harness.host.graphs import Graph, Node, concept_run
 from harness.host.runner import GraphInterrupted, Host
-from pack.nodes.host.run import drive as runs
-from pack.nodes.host.run import run_folder as folders
+from pack.nodes.host.run import drive, run_folder
 from pack.nodes.host.run.reporter import Reporter
 from pack.nodes.host.run.run_folder import RunFolder
 
@@ -85,7 +84,7 @@ def test_a_finished_run_is_read_and_not_trained_again(host, run_graph, monkeypat
     def train(*_):
         raise AssertionError("trained again")
 
-    monkeypatch.setattr(runs, "train", train)
+    monkeypatch.setattr(drive, "train", train)
     graph, node = training("finished")
     second = run_graph(graph)
     assert "finished before" in second[node, 5]
@@ -98,7 +97,7 @@ def test_another_recipe_under_the_same_name_leaves_the_first_run_alone(host, run
     before = (files(host, "named") / "bundle.safetensors").read_bytes()
     run_graph(training("named", seed=2)[0])
     assert (files(host, "named") / "bundle.safetensors").read_bytes() == before
-    identity = json.loads((files(host, "named_2") / folders.IDENTITY).read_text())
+    identity = json.loads((files(host, "named_2") / run_folder.IDENTITY).read_text())
     assert identity["recipe"]["train"]["seed"] == 2
 
 
@@ -106,7 +105,7 @@ def test_a_run_begun_before_a_setting_existed_is_found_by_a_graph_that_leaves_it
     host, run_graph
 ):
     run_graph(training("older")[0])
-    place = files(host, "older") / folders.IDENTITY
+    place = files(host, "older") / run_folder.IDENTITY
     kept = json.loads(place.read_text())
     del kept["recipe"]["train"]["objective"]["prior_batch"]
     del kept["recipe"]["concepts"][0]["negative_vectors"]
@@ -122,9 +121,9 @@ def test_a_run_begun_before_a_setting_existed_is_found_by_a_graph_that_leaves_it
 
 def test_checkpoints_come_every_so_many_steps(host, run_graph, monkeypatch):
     kept = []
-    save = folders.save_state
+    save = run_folder.save_state
     monkeypatch.setattr(
-        folders, "save_state", lambda path, state: (kept.append(state.step), save(path, state))
+        run_folder, "save_state", lambda path, state: (kept.append(state.step), save(path, state))
     )
     run_graph(training("every", checkpoint_every=2)[0])
     assert kept == [2, 4, 6]
@@ -134,7 +133,7 @@ def test_a_disk_that_refuses_checkpoints_does_not_stop_the_run(run_graph, monkey
     def refuse(path, state):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(folders, "save_state", refuse)
+    monkeypatch.setattr(run_folder, "save_state", refuse)
     graph, node = training("full", checkpoint_every=3)
     assert len(run_graph(graph)[node, 4]["loss"]) == STEPS
     assert "The checkpoint of step 3 could not be written" in caplog.text
