@@ -14,7 +14,7 @@ from .data import Batch, MicroStep, draw_batch
 from .objective import Prior, errors, offset_noise
 from .optimizers.choices import take_average
 from .parts import Parts, attached, loss_scale
-from .peers import Peers, sum_gradients
+from .peers import Peers, sum_gradients, together
 from .ports import Caption, Noised
 from .run import Run
 from .state import RunState, as_averages, capture, restore_parameters
@@ -74,7 +74,6 @@ def train(
     with attached(parts):
         run = Run(parts, config, start)
         for step in range(run.first_step, config.steps):
-            run.encode_constants()
             run.set_learning_rates(step)
             losses = accumulate(run, step)
             sum_gradients(parts.peers, run.trainable(), [t for one in losses for t in numbers(one)])
@@ -101,13 +100,17 @@ def accumulate(run: Run, step: int) -> tuple[BatchLoss, ...]:
     micro_steps = [draw(run, step * count + i) for i in range(count)]
     while True:
         losses, short = None, None
-        try:
-            losses = add_up(run, micro_steps, share(micro_steps, peers))
-        except RuntimeError as error:
-            if not run.parts.denoiser.is_out_of_memory(error):
-                raise
-            # Its traceback holds the frames, and they the tensors that have to go.
-            short = error.with_traceback(None)
+        # All that models compute in a step happens here, and Cancel can end it in any layer. The
+        # other processes hear of it now and not in the sum of gradients, where they would wait.
+        with together(peers):
+            try:
+                run.encode_constants()
+                losses = add_up(run, micro_steps, share(micro_steps, peers))
+            except RuntimeError as error:
+                if not run.parts.denoiser.is_out_of_memory(error):
+                    raise
+                # Its traceback holds the frames, and they the tensors that have to go.
+                short = error.with_traceback(None)
         # One process that runs short makes all of them start the step again, each with less.
         (anywhere,) = peers.any([losses is None])
         if losses is not None and not anywhere:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
 from typing import Protocol, TypeVar
 
 import torch
@@ -97,6 +98,41 @@ def peers_here() -> Peers:
     """The process group that a launcher has set up, if any."""
     ready = torch.distributed.is_available() and torch.distributed.is_initialized()
     return Group() if ready else Alone()
+
+
+class PeerStopped(Exception):
+    """Another process of the run has failed or was cancelled."""
+
+
+@contextmanager
+def together(peers: Peers) -> Generator[None, None, None]:
+    """What raises in one process stops all of them, at the end of this context.
+
+    Cancel, an error or a verdict happens to one process, and the others would wait for it in
+    their next sum forever. Nothing within the context may wait for another process itself.
+    """
+    stopped = True
+    try:
+        yield
+        stopped = False
+    finally:
+        # With an exception on its way this lets the others know of it.
+        (anywhere,) = peers.any([stopped])
+    if anywhere:
+        raise PeerStopped("Another process of this run has stopped: its log says why.")
+
+
+@contextmanager
+def in_turn(peers: Peers) -> Generator[None, None, None]:
+    """Rank 0 goes through this context first, so that the others find what it leaves in caches."""
+    if peers.rank > 0:
+        with together(peers):
+            pass
+    with together(peers):
+        yield
+    if peers.rank == 0:
+        with together(peers):
+            pass
 
 
 def sum_gradients(

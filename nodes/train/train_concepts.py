@@ -12,8 +12,9 @@ from ...training.optimizers.choices import EMBEDDING_OPTIMIZER, OptimizerConfig
 from ...training.optimizers.schedule import Schedule
 from .. import sockets
 from ..host.bundle.apply import apply_bundle
-from ..host.run.drive import RunResult, run_training
+from ..host.run.drive import run_training
 from ..host.run.request import Checkpointing, Request
+from ..host.run.result import RunResult
 from ..inputs import filled
 
 

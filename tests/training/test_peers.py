@@ -29,30 +29,30 @@ CASES = {
 WITH_PRIOR = TrainConfig(steps=6, batch_size=2, objective=ObjectiveConfig(prior=Prior.BASE))
 
 WORKER = """
+import importlib
 import sys
 from pathlib import Path
 sys.path.insert(0, {tests!r})
 import conftest  # gives the pack its name
-import torch
 import torch.distributed as dist
-from safetensors.torch import save_file
-from training import test_peers
-rank, count, store, out, act = int(sys.argv[1]), int(sys.argv[2]), *sys.argv[3:6]
+rank, count, store, out, module, act = int(sys.argv[1]), int(sys.argv[2]), *sys.argv[3:7]
 dist.init_process_group("gloo", init_method=f"file://{{store}}", rank=rank, world_size=count)
-getattr(test_peers, act)(Path(out), *sys.argv[6:])
+getattr(importlib.import_module(module), act)(Path(out), *sys.argv[7:])
 """
 
 
-def together(folder: Path, act: str, *words: str, count: int = 2) -> list[dict[str, torch.Tensor]]:
-    """Run a function of this file in several processes; what each of them saved."""
+def together(
+    folder: Path, act: str, *words: str, count: int = 2, module: str = "training.test_peers"
+) -> list[dict[str, torch.Tensor]]:
+    """Run a function of a test file in several processes; what each of them saved."""
     code = WORKER.format(tests=str(TESTS))
     outs = [folder / f"{rank}.safetensors" for rank in range(count)]
     commands = [
-        [sys.executable, "-c", code, str(rank), str(count), str(folder / "store"), str(out), act]
+        [sys.executable, "-c", code, str(rank), str(count), str(folder / "store"), str(out)]
         for rank, out in enumerate(outs)
     ]
     running = [
-        subprocess.Popen([*command, *words], stderr=subprocess.PIPE, text=True)
+        subprocess.Popen([*command, module, act, *words], stderr=subprocess.PIPE, text=True)
         for command in commands
     ]
     ends = [process.communicate(timeout=120) for process in running]

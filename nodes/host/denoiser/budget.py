@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from ....training.data import TrainingData, draw_batch
 from ....training.dataset.batches import Batches
 from ....training.memory import Cost, Plan, choose
 from ....training.parts import Parts, attached
+from ....training.peers import Peers, together
 from ..disk import Disk
 from .port import BYTES_PER_PARAMETER, HostDenoiser
 from .recompute import IN_PLACE_BLOCKS
@@ -28,21 +30,33 @@ def plan_run(parts: Parts, denoiser: HostDenoiser, batch: int, path: Path, disk:
     A batch of another size changes the last bits of the result, so the memory that happens to be
     free must not decide in the middle of a run.
     """
-    cost = measure_cost(parts, denoiser)
-    if path.exists():
-        first = json.loads(path.read_text(encoding="utf-8"))
+    peers = parts.peers
+    with together(peers):
+        cost = measure_cost(parts, denoiser)
+    first = peers.same(path.read_text(encoding="utf-8") if path.exists() else None)
+    if first is not None:
+        saved = json.loads(first)
         plan = Plan(
-            kept=frozenset(first["kept"]) & cost.blocks.keys(),
-            split=first["split"],
-            reason=f"{first['reason']}, as when the run began",
+            kept=frozenset(saved["kept"]) & cost.blocks.keys(),
+            split=saved["split"],
+            reason=f"{saved['reason']}, as when the run began",
         )
     else:
-        plan = choose(cost, batch, free_memory(denoiser))
+        plan = fitting_all(peers, choose(cost, batch, free_memory(denoiser)), cost)
         text = json.dumps(plan.saved, indent=1)
-        disk.write("The plan of the memory", path, replace_text, text)
+        if peers.rank == 0:
+            disk.write("The plan of the memory", path, replace_text, text)
     parts.split = plan.split
     denoiser.follow(plan, cost.bytes_for(plan.kept, 1 if plan.split else batch))
     return plan
+
+
+def fitting_all(peers: Peers, plan: Plan, cost: Cost) -> Plan:
+    """The plan that fits every process: each block that one of them recomputes, all do."""
+    blocks = sorted(cost.blocks)
+    split, *recomputed = peers.any([plan.split, *(name not in plan.kept for name in blocks)])
+    kept = (name for name, again in zip(blocks, recomputed, strict=True) if not again)
+    return replace(plan, kept=frozenset(kept), split=split)
 
 
 def free_memory(denoiser: HostDenoiser) -> int:

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import json
-import logging
 import time
 from collections.abc import Generator, Iterator, Sequence
-from contextlib import closing, contextmanager
-from dataclasses import dataclass, replace
-from pathlib import Path
+from contextlib import closing, contextmanager, nullcontext
+from dataclasses import replace
 from typing import Any, NoReturn
 
 import comfy.model_management as management
@@ -18,13 +16,12 @@ from comfy.model_patcher import ModelPatcher
 from comfy.sd import CLIP, VAE
 from tqdm.auto import tqdm
 
-from ....bundles.bundle import Bundle
-from ....bundles.load import load_bundle
 from ....training.commands import Command
 from ....training.evaluation.curves import loss_plot
 from ....training.loop import StepReport, end, train
 from ....training.memory import Plan
 from ....training.parts import Parts
+from ....training.peers import Peers, in_turn, peers_here, together
 from ....training.state import RunState
 from ..codec import HostLatentCodec
 from ..denoiser.budget import plan_run
@@ -36,24 +33,14 @@ from ..versions import device_context, is_oom
 from .keeper import Keeper, without_verdicts
 from .live import LiveRun, going_live
 from .prepare import make_parts
-from .previews import Previewer
+from .previews import Models, Previewer
 from .reporter import Reporter
 from .request import Checked, Checkpointing, Request
+from .result import RunResult, read_result, summary
 from .run_folder import RunFolder, find_run_folder
-from .watch import Watch, Watcher
+from .watch import Follower, Watch, Watcher
 
-LOG = logging.getLogger(__name__)
 Steps = Generator[StepReport, Sequence[Command] | None, None]
-
-
-@dataclass(frozen=True, kw_only=True)
-class RunResult:
-    """What a run hands back to the graph."""
-
-    bundle: Bundle
-    losses: list[float]
-    report: str
-    folder: Path
 
 
 @contextmanager
@@ -74,14 +61,17 @@ def run_training(model: ModelPatcher, clip: CLIP, vae: VAE, request: Request) ->
     check_guidance(model, request.config.objective, request.concepts)
     check_clip(model, clip)
     check_vae(model, vae)
-    with gradients():
+    peers = peers_here()
+    with gradients(), device_context(model.load_device):
         same_run, usual = identity(request, model, clip, vae), {"recipe": request.usual()}
         folder = find_run_folder(request.run_name, same_run, usual)
-        if is_finished(folder, request.config.steps):
-            return _read(folder)
+        # What the first process sees counts: it writes here before the others have looked.
+        folder, finished = peers.same((folder, is_finished(folder, request.config.steps)))
+        if finished:
+            return read_result(folder)
         names = tuple(concept.final_name for concept in request.concepts)
         live = LiveRun(folder.path.name, request.node, request.config.steps, names)
-        with going_live(live), device_context(model.load_device):
+        with going_live(live) if peers.rank == 0 else nullcontext():
             return _train(model, clip, vae, checked, folder, live)
 
 
@@ -106,58 +96,71 @@ def is_finished(folder: RunFolder, steps: int) -> bool:
     return progress.get("steps") == steps or finished >= steps
 
 
-def _read(folder: RunFolder) -> RunResult:
-    """The result of a finished run, from its folder."""
-    state = folder.load()
-    losses = list(state.losses) if state else []
-    report = f"This run was finished before.\n{folder.report.read_text(encoding='utf-8').strip()}"
-    return RunResult(
-        bundle=load_bundle(folder.bundle), losses=losses, report=report, folder=folder.path
-    )
-
-
 def _train(
     model: ModelPatcher, clip: CLIP, vae: VAE, checked: Checked, folder: RunFolder, live: LiveRun
 ) -> RunResult:
     """Train from the folder's checkpoint, if any, to the end, and save the result there."""
-    request = checked.request
-    text = HostTextEncoder(clip)
+    request, peers, text = checked.request, peers_here(), HostTextEncoder(clip)
+    steps = request.config.steps
     denoiser = HostDenoiser(
         model,
         checkpointing=request.checkpointing is Checkpointing.ON,
         guidance=request.config.objective.guidance,
         companions=text.companions,
     )
-    start = _start(folder, request)
-    parts = make_parts(checked, denoiser, text, HostLatentCodec(vae))
-    folder.create()
-    folder.sweep()
-    plan = None
-    if request.checkpointing is Checkpointing.AUTO:
-        try:
-            plan = plan_run(parts, denoiser, request.config.batch_size, folder.plan, folder.disk)
-        except RuntimeError as error:
-            raise_with_cure(error)
-    folder.save_progress({"steps": request.config.steps, "finished": None})
+    start = _same_start(peers, _start(folder, request), folder)
+    with in_turn(peers):
+        parts = make_parts(checked, denoiser, text, HostLatentCodec(vae))
+        if peers.rank == 0:
+            folder.create()
+            folder.sweep()
+    plan = _plan(parts, denoiser, request, folder)
     keeper = Keeper(folder, request, parts, (family_of(model), model_digest(model)), start)
-    reporter = Reporter(folder, live, keeper.numbers, parts, text)
-    models = (denoiser, text, vae)
-    config = request.previews
-    previewer = Previewer(config, request.concepts, models) if config else None
-    watch = Watch(request, live, keeper, reporter, previewer)
+    watch: Watcher = Follower()
+    with together(peers):
+        if peers.rank == 0:
+            folder.save_progress({"steps": steps, "finished": None})
+            watch = Shown(_watch(request, live, keeper, (denoiser, text, vae)), steps)
     began = time.monotonic()
-    if start is not None and was_ended(start, request.config.steps):
+    if start is not None and was_ended(start, steps):
         end(parts, request.config, start)
     else:
-        drive(train(parts, request.config, start), Shown(watch, request.config.steps))
-    begun = start.step if start else 0
-    (result, peft), losses = keeper.result(), keeper.numbers.losses
-    report = _report(request, parts, losses, time.monotonic() - began, begun, folder, plan)
-    progress = {"steps": request.config.steps, "finished": len(losses)}
+        drive(train(parts, request.config, start), watch)
+    result: RunResult | None = None
+    with together(peers):
+        if peers.rank == 0:
+            timing = start.step if start else 0, time.monotonic() - began
+            report = summary(request, parts, keeper.numbers.losses, timing, folder, plan)
+            result = _save_result(keeper, steps, report)
+    result = peers.same(result)
+    assert result is not None
+    return result
+
+
+def _plan(parts: Parts, denoiser: HostDenoiser, request: Request, folder: RunFolder) -> Plan | None:
+    """How the steps are divided to fit into memory, when that is left to us."""
+    if request.checkpointing is not Checkpointing.AUTO:
+        return None
+    try:
+        return plan_run(parts, denoiser, request.config.batch_size, folder.plan, folder.disk)
+    except RuntimeError as error:
+        raise_with_cure(error)
+
+
+def _watch(request: Request, live: LiveRun, keeper: Keeper, models: Models) -> Watch:
+    parts, config = keeper.parts, request.previews
+    reporter = Reporter(keeper.folder, live, keeper.numbers, parts, models[1])
+    previewer = Previewer(config, request.concepts, models) if config else None
+    return Watch(request, live, keeper, reporter, previewer)
+
+
+def _save_result(keeper: Keeper, steps: int, report: str) -> RunResult:
+    (bundle, peft), losses, folder = keeper.result(), keeper.numbers.losses, keeper.folder
     if losses:
         report += folder.save_peft(peft)
-        folder.finish(result, report, loss_plot(losses), progress)
-    return RunResult(bundle=result, losses=losses, report=report, folder=folder.path)
+        progress = {"steps": steps, "finished": len(losses)}
+        folder.finish(bundle, report, loss_plot(losses), progress)
+    return RunResult(bundle=bundle, losses=losses, report=report, folder=folder.path)
 
 
 def _start(folder: RunFolder, request: Request) -> RunState | None:
@@ -175,6 +178,18 @@ def _start(folder: RunFolder, request: Request) -> RunState | None:
     changed = request.origin.changes(identity_recipe(request), request.usual())
     event = {"step": state.step, "what": "continued", "from": request.origin.run}
     return replace(state, events=(*state.events, event | {"changed": changed}))
+
+
+def _same_start(peers: Peers, start: RunState | None, folder: RunFolder) -> RunState | None:
+    """The state that every process has read; ValueError where one could not read it."""
+    step = start.step if start else 0
+    (differs,) = peers.any([peers.same(step) != step])
+    if differs:
+        raise ValueError(
+            f"The processes of this run read different checkpoints in {folder.path}: let all of "
+            "them read that folder."
+        )
+    return start
 
 
 def identity_recipe(request: Request) -> dict[str, Any]:
@@ -228,8 +243,11 @@ def drive(steps: Steps, watch: Watcher) -> None:
     with watch, closing(steps):
         commands: Sequence[Command] | None = None
         while (report := next_report(steps, commands)) is not None:
-            commands = watch.see(report)
-            management.throw_exception_if_processing_interrupted()
+            # Cancel, a complaint or an error reaches one process, which has to take the others
+            # along. Commands need no word here: the loop itself takes those of the first one.
+            with together(report.run.parts.peers):
+                commands = watch.see(report)
+                management.throw_exception_if_processing_interrupted()
 
 
 def next_report(steps: Steps, commands: Sequence[Command] | None) -> StepReport | None:
@@ -251,42 +269,3 @@ def raise_with_cure(error: RuntimeError, cure: str = "Set") -> NoReturn:
         "lower resolution (half of it takes about a quarter), a smaller rank, or free the memory "
         "that others use, and queue again."
     ) from error
-
-
-def _report(
-    request: Request,
-    parts: Parts,
-    losses: list[float],
-    seconds: float,
-    begun: int,
-    folder: RunFolder,
-    plan: Plan | None,
-) -> str:
-    """What was trained, on what and for how long, as text."""
-    done = max(len(losses) - begun, 1)
-    tail = losses[-max(1, len(losses) // 10) :] or [0.0]
-    lines = [
-        f"{len(losses)} steps on {len(request.dataset.records)} pictures"
-        + (f", {done} of the steps now," if begun else "")
-        + f" in {seconds:.1f} s ({seconds / done:.3f} s a step)",
-        f"loss {sum(tail) / len(tail):.5f} over the last {len(tail)} steps",
-        *(line for thing in parts.trained for line in thing.summary()),
-    ]
-    for concept in request.concepts:
-        pivot = concept.pivot_step(request.config.steps)
-        lines.append(
-            f'"{concept.placeholder}" is embedding:{concept.final_name}, '
-            f"{concept.vectors} vectors, trained for {min(pivot, len(losses))} steps"
-        )
-        if concept.negative is not None:
-            lines.append(
-                f"for the negative prompt: embedding:{concept.negative.final_name}, trained for "
-                f"cfg {request.config.objective.negative_guidance:g} by a second prediction a step"
-            )
-    if plan is not None:
-        lines.append(f"memory: {plan.reason}")
-    lines += [*request.dataset.notes, *request.dataset.skipped]
-    lines.append(f"run folder: {folder.path}")
-    if folder.disk.trouble:
-        lines.append(folder.disk.trouble)
-    return "\n".join(lines)

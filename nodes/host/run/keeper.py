@@ -38,7 +38,8 @@ class Keeper:
         start: RunState | None,
     ):
         """`base` is the family and the digest of the model that is trained on."""
-        self.folder, self._request, self._parts, self._base = folder, request, parts, base
+        self.folder, self.parts = folder, parts
+        self._request, self._base = request, base
         self.numbers = RunNumbers(start.losses if start else ())
         self.validations = list(start.validations) if start else []
         self.events = list(start.events) if start else []
@@ -71,7 +72,7 @@ class Keeper:
     def record_best(self, run: Run) -> None:
         """Record the current parameters as the best so far."""
         with run.averaged():
-            now = self._parts.parameters().items()
+            now = self.parts.parameters().items()
             self._best = {f"{BEST}{n}": p.detach().to("cpu", copy=True) for n, p in now}
 
     def save(self) -> bool:
@@ -119,8 +120,8 @@ class Keeper:
 
     def bundle(self) -> Result:
         """The parameters as they are, with the events of the run."""
-        bundle = make_bundle(self._request, self._parts, *self._base)
-        peft = make_peft(self._parts, self._base[0])
+        bundle = make_bundle(self._request, self.parts, *self._base)
+        peft = make_peft(self.parts, self._base[0])
         # A checkpoint changes nothing that is learned.
         events = [event for event in self.events if event["what"] != CHECKPOINT]
         if events:
@@ -130,12 +131,12 @@ class Keeper:
     def result(self) -> Result:
         """What the run gives: its best step, its average or its last step, as was requested."""
         if self._best:
-            put(self._parts.parameters(), {n.removeprefix(BEST): t for n, t in self._best.items()})
+            put(self.parts.parameters(), {n.removeprefix(BEST): t for n, t in self._best.items()})
         elif self._last is not None:
             with self._last.run.averaged():
                 return self.bundle()
         elif self._averages:
-            put(self._parts.parameters(), self._averages)
+            put(self.parts.parameters(), self._averages)
         return self.bundle()
 
 

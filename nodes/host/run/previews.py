@@ -60,6 +60,9 @@ class PreviewShot:
     """The concept that is left out; "" for none"""
 
 
+Models = tuple[HostDenoiser, HostTextEncoder, VAE]
+
+
 class Previewer:
     """Draws the same prompts from the same seeds each time."""
 
@@ -67,7 +70,7 @@ class Previewer:
         self,
         config: PreviewConfig,
         concepts: Sequence[Concept],
-        models: tuple[HostDenoiser, HostTextEncoder, VAE],
+        models: Models,
     ):
         self._config = config
         self._denoiser, self._text, self._vae = models

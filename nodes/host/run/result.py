@@ -1,17 +1,43 @@
-"""What a run has trained, as a bundle and as a file for diffusers."""
+"""What a run hands back: its bundle, a file for diffusers, its losses and a summary."""
 
 from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
 
 from torch import Tensor
 
 from ....bundles.bundle import Bundle, Entry
 from ....bundles.layers.generic import KOHYA_FAMILIES
 from ....bundles.layers.peft_keys import to_peft
+from ....bundles.load import load_bundle
 from ....training.adapters.adapted import Adapters
+from ....training.memory import Plan
 from ....training.parts import Parts
 from ....training.trained import all_learned
 from ....training.words.concepts import with_negatives
 from .request import Request
+from .run_folder import RunFolder
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunResult:
+    """What a run hands back to the graph."""
+
+    bundle: Bundle
+    losses: list[float]
+    report: str
+    folder: Path
+
+
+def read_result(folder: RunFolder) -> RunResult:
+    """The result of a finished run, from its folder."""
+    state = folder.load()
+    losses = list(state.losses) if state else []
+    report = f"This run was finished before.\n{folder.report.read_text(encoding='utf-8').strip()}"
+    return RunResult(
+        bundle=load_bundle(folder.bundle), losses=losses, report=report, folder=folder.path
+    )
 
 
 def make_peft(parts: Parts, family: str) -> dict[str, Tensor]:
@@ -41,3 +67,45 @@ def make_bundle(request: Request, parts: Parts, family: str, base: str = "") -> 
         entries=tuple(entries),
         recipe=request.recipe() | ({"base_model": base} if base else {}),
     )
+
+
+def summary(
+    request: Request,
+    parts: Parts,
+    losses: list[float],
+    timing: tuple[int, float],
+    folder: RunFolder,
+    plan: Plan | None,
+) -> str:
+    """What was trained, on what and for how long, as text.
+
+    `timing` is the step at which this process began and the seconds since then.
+    """
+    begun, seconds = timing
+    done = max(len(losses) - begun, 1)
+    tail = losses[-max(1, len(losses) // 10) :] or [0.0]
+    lines = [
+        f"{len(losses)} steps on {len(request.dataset.records)} pictures"
+        + (f", {done} of the steps now," if begun else "")
+        + f" in {seconds:.1f} s ({seconds / done:.3f} s a step)",
+        f"loss {sum(tail) / len(tail):.5f} over the last {len(tail)} steps",
+        *(line for thing in parts.trained for line in thing.summary()),
+    ]
+    for concept in request.concepts:
+        pivot = concept.pivot_step(request.config.steps)
+        lines.append(
+            f'"{concept.placeholder}" is embedding:{concept.final_name}, '
+            f"{concept.vectors} vectors, trained for {min(pivot, len(losses))} steps"
+        )
+        if concept.negative is not None:
+            lines.append(
+                f"for the negative prompt: embedding:{concept.negative.final_name}, trained for "
+                f"cfg {request.config.objective.negative_guidance:g} by a second prediction a step"
+            )
+    if plan is not None:
+        lines.append(f"memory: {plan.reason}")
+    lines += [*request.dataset.notes, *request.dataset.skipped]
+    lines.append(f"run folder: {folder.path}")
+    if folder.disk.trouble:
+        lines.append(folder.disk.trouble)
+    return "\n".join(lines)

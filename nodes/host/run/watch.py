@@ -31,6 +31,19 @@ class Watcher(Protocol):
         ...
 
 
+class Follower:
+    """The watcher of a process that only computes: the first one reports, decides and saves."""
+
+    def __enter__(self) -> Follower:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def see(self, report: StepReport) -> Sequence[Command]:
+        return ()
+
+
 class Watch:
     """The watcher that reports, validates, previews and saves."""
 

@@ -13,7 +13,7 @@ import signal
 import sys
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -76,20 +76,37 @@ class WarmHost:
         self, folder: Path, work: Callable[[], Any], kill_after: float | None = None
     ) -> Ended:
         """Do `work` in a child that keeps its files in `folder`; kill it after some seconds."""
-        folder.mkdir(parents=True, exist_ok=True)
-        answer, log = folder / "answer.json", folder / "log.txt"
-        answer.unlink(missing_ok=True)
-        sys.stdout.flush()
-        began, child = time.monotonic(), os.fork()
-        if child == 0:
-            _live(folder, work, answer, log)
+        child = Child(folder, work)
         if kill_after is not None:
             time.sleep(kill_after)
-            os.kill(child, signal.SIGKILL)
-        _, status = os.waitpid(child, 0)
-        ended = signal_of(status), os.waitstatus_to_exitcode(status)
-        found = json.loads(answer.read_text()) if answer.exists() else None
-        return Ended(ended[0], max(ended[1], 0), time.monotonic() - began, found, log)
+            os.kill(child.number, signal.SIGKILL)
+        return child.ended()
+
+    def children(self, folder: Path, works: Sequence[Callable[[], Any]]) -> list[Ended]:
+        """Do several works at the same time, each in a child; all share `folder`."""
+        children = [Child(folder, work, str(place)) for place, work in enumerate(works)]
+        return [child.ended() for child in children]
+
+
+class Child:
+    """A process that does some work with its files in a folder."""
+
+    def __init__(self, folder: Path, work: Callable[[], Any], name: str = "") -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self._answer, self._log = folder / f"answer{name}.json", folder / f"log{name}.txt"
+        self._answer.unlink(missing_ok=True)
+        sys.stdout.flush()
+        self._began, self.number = time.monotonic(), os.fork()
+        if self.number == 0:
+            _live(folder, work, self._answer, self._log)
+
+    def ended(self) -> Ended:
+        """How it ended; waits for that."""
+        _, status = os.waitpid(self.number, 0)
+        code = max(os.waitstatus_to_exitcode(status), 0)
+        answer = json.loads(self._answer.read_text()) if self._answer.exists() else None
+        seconds = time.monotonic() - self._began
+        return Ended(signal_of(status), code, seconds, answer, self._log)
 
 
 def signal_of(status: int) -> int:
