@@ -18,7 +18,7 @@ class EncodeWithOutputEmbeddings(io.ComfyNode):
             node_id="Pivotal_EncodeWithOutputEmbeddings",
             display_name="Encode with Output Embeddings",
             category="pivotal/bundles",
-            description="CLIP Text Encode for OneTrainer bundles with output embeddings, which "
+            description="CLIP Text Encode for output embeddings, as OneTrainer trains them: they "
             "replace the text encoder's output for a name.",
             search_aliases=["clip text encode", "onetrainer", "output embedding", "prompt"],
             inputs=[
@@ -28,7 +28,10 @@ class EncodeWithOutputEmbeddings(io.ComfyNode):
                     dynamic_prompts=True,
                     tooltip="The prompt, with embedding:name for each name.",
                 ),
-                io.Clip.Input("clip", tooltip="The CLIP from Load Bundle."),
+                io.Clip.Input(
+                    "clip",
+                    tooltip="The CLIP that has the names, from Load Bundle or Train Concepts.",
+                ),
             ],
             outputs=[
                 io.Conditioning.Output(display_name="conditioning"),

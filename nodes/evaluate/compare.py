@@ -62,8 +62,8 @@ class CompareGrid(io.ComfyNode):
                     default="a photo of {name}",
                     multiline=True,
                     tooltip="One prompt per line. {name} is replaced by all names of the bundle, "
-                    "{cat} by its name cat; in images without the bundle, both become the word in "
-                    "without.",
+                    "{cat} by its name cat; where the bundle is not used, both are replaced by "
+                    'the value of "without".',
                 ),
                 io.String.Input("negative", default="", multiline=True, tooltip="Negative prompt."),
                 io.String.Input(

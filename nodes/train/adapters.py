@@ -242,7 +242,7 @@ class Oft(io.ComfyNode):
                 rank_input(
                     16,
                     "Number of outputs that rotate together: the largest divisor of a layer's "
-                    "outputs up to this value.",
+                    "output count up to this value.",
                 ),
                 alpha_input(
                     0.0, "Limit on how far each layer can rotate; 0 sets no limit.", least=0.0

@@ -87,8 +87,9 @@ class Concept(io.ComfyNode):
                     "output",
                     default=False,
                     tooltip="Train an output embedding, as OneTrainer does: its vectors replace "
-                    "what the text encoder returns, not what it reads. Sample with Encode with "
-                    "Output Embeddings. Works with SD1.x, SD2, SDXL, SD3 and a T5 on its own.",
+                    "what the text encoder returns, not what it reads. To sample with it, use the "
+                    "node Encode with Output Embeddings. Works with SD1.x, SD2, SDXL, SD3 and a "
+                    "T5 on its own.",
                     advanced=True,
                     optional=True,
                 ),

@@ -2,7 +2,7 @@
 import { api } from "../../../scripts/api.js";
 import { say } from "./words.js";
 
-/** Ask a route under /pivotal; the error of a refusal is the server's sentence. */
+/** Call a /pivotal route. Rejections throw with the server's message. */
 async function ask(path, options) {
   const response = await api.fetchApi(`/pivotal/${path}`, options).catch(() => {
     // The browser's own sentence is in its language and names nothing.

@@ -15,7 +15,7 @@ export function make(tag, { on = {}, data = {}, ...properties } = {}, ...childre
   return element;
 }
 
-/** Set text only where it differs: readers of the page are not told the same again. */
+/** Set text only where it differs, so that screen readers do not announce it again. */
 export function setText(element, text) {
   if (element.textContent !== text) element.textContent = text;
 }

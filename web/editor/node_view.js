@@ -21,7 +21,7 @@ export function addView(node, name, { root, height }, { filled, removed }) {
   const widget = node.addDOMWidget(name, `pivotal_${name}`, root, options);
   // The option keeps it out of the prompt, and this out of the saved widget values.
   widget.serialize = false;
-  // A node that is pasted gets its values after it was made, and no widget is told of them.
+  // A pasted node gets its values after it was made, and no widget callback reports them.
   chain(node, "onConfigure", filled);
   chain(node, "onRemoved", removed);
 }
