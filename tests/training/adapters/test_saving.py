@@ -124,7 +124,7 @@ def test_a_file_of_ours_that_holds_an_embedding_is_no_adapter(tmp_path: Path):
 
 def test_what_cannot_be_merged_or_trimmed_is_one_sentence():
     made = bundle_of(strange())
-    with pytest.raises(ValueError, match="is no pair of low-rank factors .* cannot be merged"):
+    with pytest.raises(ValueError, match="pair of low-rank factors, .* cannot be merged"):
         merge_bundles([made, made], [1.0, 1.0], NameClash.ERROR)
     with pytest.raises(ValueError, match="This file has no low-rank layer"):
         trim_lora(made.lora, Trimming())
@@ -133,7 +133,7 @@ def test_what_cannot_be_merged_or_trimmed_is_one_sentence():
 def test_trimming_leaves_an_unknown_kind_beside_a_lora_as_it_is():
     trimmed = trim_lora(lora_of("lora") | strange(), Trimming())
     assert all(torch.equal(trimmed.lora[key], tensor) for key, tensor in strange_of(trimmed.lora))
-    assert "2 tensors are no low-rank factors and stay as they are" in spectrum_report(trimmed)
+    assert "2 tensors are not low-rank factors and stay as they are" in spectrum_report(trimmed)
 
 
 def strange_of(lora: dict[str, Tensor]) -> list[tuple[str, Tensor]]:
