@@ -51,12 +51,15 @@ class Learned:
     """By `<model part>.<layer>.<suffix>`."""
     embeddings: Rows = field(default_factory=dict[str, Mapping[str, Tensor]])
     outputs: Rows = field(default_factory=dict[str, Mapping[str, Tensor]])
+    peft: Rows = field(default_factory=dict[str, Mapping[str, Tensor]])
+    """Layers of the diffusion model that PEFT reads in another form, by layer and suffix."""
 
     def __or__(self, other: Learned) -> Learned:
         return Learned(
             lora=_united(self.lora, other.lora),
             embeddings=_united(self.embeddings, other.embeddings),
             outputs=_united(self.outputs, other.outputs),
+            peft=_united(self.peft, other.peft),
         )
 
 

@@ -84,8 +84,13 @@ class Adapters(Trained):
         return sum(present[1:], present[0]) if present else None
 
     def learned(self) -> Learned:
-        model = export_adapters(self.layers, MODEL)
-        return Learned(lora=model | export_adapters(self.text_layers, TEXT))
+        model, text = export_adapters(self.layers, MODEL), export_adapters(self.text_layers, TEXT)
+        peft = {
+            layer: {suffix: one.detach().to("cpu", copy=True) for suffix, one in tensors.items()}
+            for layer, adapter in self.layers.items()
+            if (tensors := adapter.peft_tensors())
+        }
+        return Learned(lora=model | text, peft=peft)
 
     def summary(self) -> list[str]:
         return census({MODEL: self.layers, TEXT: self.text_layers}, self.config.patterns)

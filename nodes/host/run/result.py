@@ -11,7 +11,6 @@ from ....bundles.bundle import Bundle, Entry
 from ....bundles.layers.generic import KOHYA_FAMILIES
 from ....bundles.layers.peft_keys import to_peft
 from ....bundles.load import load_bundle
-from ....training.adapters.adapted import Adapters
 from ....training.memory import Plan
 from ....training.parts import Parts
 from ....training.trained import all_learned
@@ -42,13 +41,7 @@ def read_result(folder: RunFolder) -> RunResult:
 
 def make_peft(parts: Parts, family: str) -> dict[str, Tensor]:
     """The layers of a UNet that PEFT reads in another form than their own; empty for most kinds."""
-    things = [thing for thing in parts.trained if isinstance(thing, Adapters)]
-    layers = {
-        name: {end: tensor.detach().to("cpu", copy=True) for end, tensor in tensors.items()}
-        for thing in things
-        for name, adapter in thing.layers.items()
-        if (tensors := adapter.peft_tensors())
-    }
+    layers = all_learned(parts.trained).peft
     return to_peft(layers, family) if layers and family in KOHYA_FAMILIES else {}
 
 
