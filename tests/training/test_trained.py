@@ -1,4 +1,4 @@
-"""A run is a list of trained things: a new kind needs no change in the loop, and none is doubled."""
+"""A run is a list of trained things: a new kind changes nothing in the loop, none counts twice."""
 
 from __future__ import annotations
 
