@@ -30,6 +30,7 @@ from harness.tools.environment import (  # noqa: E402
     cache_folder,
     existing_host,
     existing_python,
+    link,
     make_environment,
     say,
     workspace,
@@ -53,6 +54,16 @@ def linters(python: Path) -> list[str]:
     return [n for n, words in checks.items() if run(n, [python, "-m", "ruff", *words, "."])]
 
 
+def check_types(python: Path, host: Path) -> int:
+    """Run pyright with the host on its path, and the pack under the name that tests give it."""
+    names = workspace("types") / "names"
+    link(ROOT, names / "pack")
+    paths = os.pathsep.join(map(str, [host, names, ROOT / "tests"]))
+    typed = [*HOSTLESS, "nodes", "benchmarks", "tests/factories.py"]
+    words = [python, "-m", "pyright", "--pythonpath", python, *typed]
+    return run("pyright", words, PYTHONPATH=paths)
+
+
 def verdict(failed: Sequence[str], code: int) -> int:
     """Name the checks that failed; pytest's exit code, or their number."""
     if failed:
@@ -64,7 +75,7 @@ def test(python: Path, host: Path, arguments: Sequence[str]) -> int:
     """Linters, types and tests; `test quick` needs no ComfyUI and takes two minutes."""
     ensure_browser(say)
     failed = linters(python)
-    if run("pyright", [python, "-m", "pyright", "--pythonpath", python]):
+    if check_types(python, host):
         failed.append("pyright")
     if arguments:
         command = [python, "-m", "pytest", *arguments]

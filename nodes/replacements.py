@@ -27,9 +27,11 @@ class Retired:
 
     def replacement(self) -> io.NodeReplace:
         """As the host wants it."""
-        given = [{"new_id": new, "old_id": old} for new, old in self.inputs.items()]
-        fixed = [{"new_id": new, "set_value": value} for new, value in self.values.items()]
-        kept = [{"new_idx": new, "old_idx": old} for new, old in enumerate(self.outputs)]
+        given: list[Any] = [{"new_id": new, "old_id": old} for new, old in self.inputs.items()]
+        fixed: list[Any] = [
+            {"new_id": new, "set_value": value} for new, value in self.values.items()
+        ]
+        kept: list[Any] = [{"new_idx": new, "old_idx": old} for new, old in enumerate(self.outputs)]
         return io.NodeReplace(
             new_node_id=self.new,
             old_node_id=self.old,

@@ -231,10 +231,10 @@ class LoadBundle(io.ComfyNode):
         fallback: str = "",
         token_map: str = "",
     ) -> io.NodeOutput:
-        if file == CONNECTED and bundle is None:
-            raise ValueError("No bundle: choose a file, or connect a bundle.")
         connected = file == CONNECTED
         chosen = bundle if connected else load_bundle(bundle_path(file), token_map=token_map)
+        if chosen is None:
+            raise ValueError("No bundle: choose a file, or connect a bundle.")
         rules = NameRules(
             settings=parse_names(names),
             strength_mode=StrengthMode(strength_mode),

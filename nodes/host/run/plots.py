@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from PIL.Image import Image
 from torch import Tensor
 
@@ -36,13 +38,13 @@ def plot_run(folder: RunFolder) -> tuple[Tensor, list[float]]:
     return as_image(stacked(pictures)), losses
 
 
-def losses_of(lines: list[Line]) -> list[float]:
+def losses_of(lines: Sequence[Line]) -> list[float]:
     """The loss of every step, NaN included, for which JSON has null."""
     losses = [loss for line in lines for loss in line.get(LOSS.key, ())]
     return [float("nan") if loss is None else loss for loss in losses]
 
 
-def plot(series: Series, lines: list[Line]) -> Image | None:
+def plot(series: Series, lines: Sequence[Line]) -> Image | None:
     """The plot of a series, None when the run has not reported it."""
     points = points_of(lines, series.key)
     if not points:
