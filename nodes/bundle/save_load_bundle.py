@@ -31,7 +31,7 @@ def told(bundle: Bundle, *sentences: str) -> str:
 
 
 def saved_files(files: Sequence[Path], notes: Sequence[str], *outputs: object) -> io.NodeOutput:
-    """Outputs and a report about files in the output folder, which the editor is told of."""
+    """Outputs and a report about files in the output folder, which the editor shows."""
     report = "\n".join([*(f"saved {file}" for file in files), *notes])
     shown = {"files": [in_output(file) for file in files], "text": (report,)}
     return io.NodeOutput(*outputs, report, ui=shown)

@@ -246,7 +246,7 @@ class PlotRun(io.ComfyNode):
 
     @classmethod
     def fingerprint_inputs(cls, run_name: str, after: Any = None) -> float:
-        return float("nan")  # The run may have gone on.
+        return float("nan")  # The run may have continued.
 
     @classmethod
     def execute(cls, run_name: str, after: Any = None) -> io.NodeOutput:

@@ -62,7 +62,7 @@ def export_adapters(adapters: Mapping[str, Adapter], prefix: str) -> dict[str, T
 
 
 def census(adapters: Mapping[str, Mapping[str, Adapter]], patterns: str) -> list[str]:
-    """A line a part, and below it a line a pattern that chose layers there."""
+    """A line for each part, and below it one for each pattern that chose layers there."""
     lines: list[str] = []
     for part, members in adapters.items():
         if not members:

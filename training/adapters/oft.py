@@ -57,7 +57,7 @@ class Oft(Adapter):
         return y + moved.movedim(-1, channels)
 
     def tensors(self) -> Mapping[str, Tensor]:
-        """oft_blocks, and the constraint as alpha: 0 is none."""
+        """oft_blocks, and the constraint as alpha; 0 is no constraint."""
         return {"oft_blocks": self.blocks, "alpha": torch.tensor(float(self.constraint))}
 
 
@@ -68,7 +68,7 @@ class OftConfig(RankedConfig):
     rank: int = 16
     """Rows that turn together: the largest divisor of a layer's outputs up to this."""
     alpha: float = 0.0
-    """Cap on the norm of all skew blocks of a layer; 0 is none."""
+    """Cap on the norm of all skew blocks of a layer; 0 is no cap."""
 
     def check_alpha(self) -> None:
         """0 stands for no constraint."""

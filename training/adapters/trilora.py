@@ -71,7 +71,7 @@ class TriLora(Adapter):
         return None if self.conv is not None else (down, up)
 
     def _factors(self) -> tuple[Tensor, Tensor]:
-        """B and s C A, of which a diagonal C is no more than a number a row."""
+        """B and s C A; a diagonal C only scales the rows of A."""
         if self.c.ndim == 2:
             inner = self.scale * self.c @ self.a.flatten(1)
             return self.b, inner.view(-1, *self.a.shape[1:])
