@@ -9,6 +9,7 @@ import builtins
 import io
 import os
 import sqlite3
+import stat
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -59,7 +60,9 @@ class DiskEvents:
             return Watched(made, lambda: self._note("write", file))
 
         def watched_sync(handle: int) -> None:
-            self._note("fsync", handle)
+            # A folder may have the number of a file that was closed; syncing it is best effort.
+            if not stat.S_ISDIR(os.fstat(handle).st_mode):
+                self._note("fsync", handle)
             sync(handle)
 
         def watched_save(tensors: Any, file: Path, metadata: Any = None) -> None:
