@@ -128,8 +128,8 @@ def one_of(warm: Any, folder: Path, rank: int, count: int, cancelled: int | None
 
 def trials(work: Path) -> dict[str, Any]:
     """In a process of one thread: a whole run of two processes, and those that are cancelled."""
+    from factories import write_pictures
     from harness.faults.warm import WarmHost
-    from harness.host.graphs import write_pictures
 
     warm, rows = WarmHost(), dict[str, Any]()
     captions = ["a picture of TOK", "TOK on grass", "a hill", "TOK at night"]
