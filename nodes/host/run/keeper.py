@@ -15,6 +15,7 @@ from ....training.loop import StepReport
 from ....training.parts import Parts
 from ....training.run import Run
 from ....training.state import RunState, averages
+from ....training.trained import all_learned
 from .live import CHECKPOINT, FINISH
 from .numbers import RunNumbers
 from .request import Request
@@ -120,8 +121,9 @@ class Keeper:
 
     def bundle(self) -> Result:
         """The parameters as they are, with the events of the run."""
-        bundle = make_bundle(self._request, self.parts, *self._base)
-        peft = make_peft(self.parts, self._base[0])
+        learned = all_learned(self.parts.trained)
+        bundle = make_bundle(self._request, learned, *self._base)
+        peft = make_peft(learned, self._base[0])
         # A checkpoint changes nothing that is learned.
         events = [event for event in self.events if event["what"] != CHECKPOINT]
         if events:

@@ -13,7 +13,7 @@ from ....bundles.layers.peft_keys import to_peft
 from ....bundles.load import load_bundle
 from ....training.memory import Plan
 from ....training.parts import Parts
-from ....training.trained import all_learned
+from ....training.trained import Learned
 from ....training.words.concepts import with_negatives
 from .request import Request
 from .run_folder import RunFolder
@@ -39,15 +39,14 @@ def read_result(folder: RunFolder) -> RunResult:
     )
 
 
-def make_peft(parts: Parts, family: str) -> dict[str, Tensor]:
+def make_peft(learned: Learned, family: str) -> dict[str, Tensor]:
     """The layers of a UNet that PEFT reads in another form than their own; empty for most kinds."""
-    layers = all_learned(parts.trained).peft
-    return to_peft(layers, family) if layers and family in KOHYA_FAMILIES else {}
+    known = learned.peft and family in KOHYA_FAMILIES
+    return to_peft(learned.peft, family) if known else {}
 
 
-def make_bundle(request: Request, parts: Parts, family: str, base: str = "") -> Bundle:
+def make_bundle(request: Request, learned: Learned, family: str, base: str = "") -> Bundle:
     """What was trained, with its recipe and the digest of the model that it was trained on."""
-    learned = all_learned(parts.trained)
     entries = [
         Entry(name=c.final_name, initial=c.initial, placeholder=c.placeholder)
         for c in with_negatives(request.concepts)
@@ -90,6 +89,10 @@ def summary(
             f'"{concept.placeholder}" is embedding:{concept.final_name}, '
             f"{concept.vectors} vectors, trained for {min(pivot, len(losses))} steps"
         )
+        if concept.output:
+            lines.append(
+                "it is an output embedding: encode prompts with Encode with Output Embeddings"
+            )
         if concept.negative is not None:
             lines.append(
                 f"for the negative prompt: embedding:{concept.negative.final_name}, trained for "

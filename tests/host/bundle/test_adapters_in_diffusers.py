@@ -28,6 +28,7 @@ from pack.training.adapters.targets import Targets
 from pack.training.adapters.trilora import Core, TriLoraConfig
 from pack.training.parts import Parts
 from pack.training.ports import Conditioning, Crop
+from pack.training.trained import all_learned
 
 pytestmark = pytest.mark.skipif(
     importlib.util.find_spec("peft") is None, reason="needs peft: pip install peft"
@@ -130,7 +131,7 @@ def save(
             concepts=(),
             trained=[Adapters(config, adapters[MODEL], {})],
         )
-        replace_safetensors(path, make_peft(parts, "sd15"), {})
+        replace_safetensors(path, make_peft(all_learned(parts.trained), "sd15"), {})
         return
     lora = export_adapters(adapters[MODEL], MODEL)
     bundle = Bundle(family="sd15", lora=lora, embeddings={})

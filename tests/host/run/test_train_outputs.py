@@ -44,7 +44,9 @@ def joined(rows: dict[str, torch.Tensor]) -> torch.Tensor:
 
 def test_a_run_trains_rows_of_the_result_and_saves_them_as_such(run_graph, family: str):
     graph, node = train(family, f"late {family}", 3)
-    bundle = run_graph(graph)[node, 0]
+    outputs = run_graph(graph)
+    bundle, report = outputs[node, 0], outputs[node, 5]
+    assert "encode prompts with Encode with Output Embeddings" in report
     assert not bundle.embeddings and set(bundle.outputs) == {"tok"}
     assert set(bundle.outputs["tok"]) == ({"clip_l"} if family == "sd15" else {"clip_l", "clip_g"})
 
