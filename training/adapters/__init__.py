@@ -1,4 +1,4 @@
-"""Adapters, small trainable modules beside frozen layers: which layers get one, built and saved."""
+"""Adapters: small trainable modules on frozen layers; choosing layers, building and saving."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def choose_layers(
 def build_chosen(
     config: AdapterConfig, chosen: Sequence[Choice], seed: int, part: str = MODEL
 ) -> dict[str, Adapter]:
-    """An adapter for every chosen layer by its name, each drawn from its own seed."""
+    """An adapter for each chosen layer, by name, each initialized from its own seed."""
     purpose = "adapter" if part == MODEL else f"{part} adapter"
     adapters: dict[str, Adapter] = {}
     for choice in chosen:
@@ -48,12 +48,12 @@ def build_chosen(
 
 
 def build_adapters(config: AdapterConfig, layers: Sequence[Layer], seed: int) -> dict[str, Adapter]:
-    """An adapter for every layer of the diffusion model that the configuration takes."""
+    """An adapter for every layer of the diffusion model that the settings select."""
     return build_chosen(config, choose_layers(config, layers)[MODEL], seed)
 
 
 def export_adapters(adapters: Mapping[str, Adapter], prefix: str) -> dict[str, Tensor]:
-    """All tensors to save, under `<prefix>.<layer>.<suffix>`, detached and on the CPU."""
+    """Copies on the CPU of all tensors to save, under `<prefix>.<layer>.<suffix>`."""
     return {
         f"{prefix}.{name}.{suffix}": tensor.detach().to("cpu", copy=True)
         for name, adapter in adapters.items()
@@ -62,7 +62,7 @@ def export_adapters(adapters: Mapping[str, Adapter], prefix: str) -> dict[str, T
 
 
 def census(adapters: Mapping[str, Mapping[str, Adapter]], patterns: str) -> list[str]:
-    """A line for each part, and below it one for each pattern that chose layers there."""
+    """A line for each part, followed by one for each pattern that chose layers in it."""
     lines: list[str] = []
     for part, members in adapters.items():
         if not members:

@@ -1,4 +1,4 @@
-"""What every kind of adapter and its settings have to offer."""
+"""The base classes of adapters and of their settings."""
 
 from __future__ import annotations
 
@@ -20,57 +20,57 @@ Ranked = TypeVar("Ranked", bound="RankedConfig")
 
 
 class Adapter(nn.Module):
-    """A trainable module beside one frozen layer: maps its input to what is added to its output."""
+    """A trainable module on a frozen layer: maps its input to what is added to its output."""
 
     suffixes: ClassVar[tuple[str, ...]] = ()
-    """The ends of the keys that `tensors` can give, each of which follows a layer's name."""
+    """Every key that `tensors` can give; in a file it follows the name of the layer."""
 
     def around(self, base: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
         """The adapted output for x; `base` is the frozen layer."""
         return base(x) + self(x)
 
     def factors(self) -> tuple[Tensor, Tensor] | None:
-        """(down, up) where all it does to a Linear is to add up @ down @ x; None otherwise.
+        """(down, up) if it only adds up @ down @ x to the output of a Linear; otherwise None.
 
         Two matrices can be applied without forming an output of their own.
         """
         return None
 
     def penalty(self) -> Tensor | None:
-        """A term of its own in the loss, a scalar; None for none."""
+        """A scalar that is added to the loss, if the kind has one."""
         return None
 
     def begin(self, batch: MicroStep | None) -> None:
-        """The samples that the layer sees next, for what depends on them; None when none trains.
+        """The samples that the layer sees next, for what depends on them; None outside training.
 
         A layer of a text encoder, which encodes the captions of a whole step at once, gets the
         first micro step of that step.
         """
 
     def tensors(self) -> Mapping[str, Tensor]:
-        """What is saved of it, by suffix; loaders that know the suffix can apply the tensor."""
+        """The tensors to save, by suffix; loaders that know a suffix can apply its tensor."""
         raise NotImplementedError
 
     def peft_tensors(self) -> Mapping[str, Tensor]:
-        """The same change under peft's names, where peft cannot read `tensors`; usually empty."""
+        """The same change in PEFT's form, if PEFT cannot read `tensors`; usually empty."""
         return {}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, repr=False)
 class AdapterConfig:
-    """Where an adapter sits, which every kind says alike; a kind adds what it is made of.
+    """The settings that all kinds share: which layers are adapted. Each kind adds its own.
 
-    The name of the class and its fields are in what makes two runs the same run, so neither
-    changes once it is used. Every field has a default.
+    The names of the class and its fields are part of a run's identity, so they never change.
+    Every field has a default.
     """
 
     always_shown: ClassVar[tuple[str, ...]] = ()
-    """Fields that the text of the settings names even when they are as by default."""
+    """Fields that `repr` shows even if they have their defaults."""
     targets: Targets = Targets.ATTENTION
     patterns: str = ""
-    """A line each: `pattern = rank : alpha` adds layers or resizes them, `-pattern` leaves out."""
+    """Lines such as `pattern = rank : alpha`, which adds or resizes layers, or `-pattern`."""
     text_encoder: bool = False
-    """Whether the text encoders get adapters too."""
+    """Whether the text encoders are adapted too."""
     text_rate: float = 0.5
     """Learning rate of the text encoders' adapters as a share of the others'."""
 
@@ -81,15 +81,15 @@ class AdapterConfig:
             self.sized(pattern)
 
     def __repr__(self) -> str:
-        """What is always shown, and what is not as it is by default."""
+        """The fields that are always shown, and those that differ from their defaults."""
         changed = (f.name for f in fields(self) if getattr(self, f.name) != f.default)
         names = dict.fromkeys([*self.always_shown, *changed])
         return f"{type(self).__name__}({', '.join(f'{n}={getattr(self, n)!r}' for n in names)})"
 
     def sized(self: Config, pattern: Pattern) -> Config:
-        """These settings as a pattern changes them for the layers that it finds.
+        """These settings as a pattern changes them for its layers.
 
-        ValueError where the pattern gives a size and this kind of adapter has none.
+        Raises ValueError if the pattern gives a size and this kind of adapter has none.
         """
         if pattern.gives_size:
             raise ValueError(
@@ -99,17 +99,17 @@ class AdapterConfig:
         return self
 
     def reads_singular_values(self) -> bool:
-        """Whether `build` takes singular values of frozen weights, which are worth keeping."""
+        """Whether `build` needs singular values of frozen weights, which are worth caching."""
         return False
 
-    def build(self, layer: Layer, draw: torch.Generator) -> Adapter:
-        """The adapter of a layer; ValueError when the settings do not fit it."""
+    def build(self, layer: Layer, rng: torch.Generator) -> Adapter:
+        """Build the adapter of a layer; ValueError if the settings do not fit it."""
         raise NotImplementedError
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, repr=False)
 class RankedConfig(AdapterConfig):
-    """Settings of the kinds whose size is a rank, which patterns can set for single layers."""
+    """Settings of kinds that have a rank, which patterns can change for single layers."""
 
     always_shown = ("rank", "alpha")
     rank: int = 16
@@ -131,11 +131,11 @@ class RankedConfig(AdapterConfig):
             raise ValueError(f"alpha is {self.alpha}: use more than 0.")
 
     def sized(self: Ranked, pattern: Pattern) -> Ranked:
-        """These settings with the rank and alpha of a pattern, where it has some."""
+        """These settings with the rank and alpha that a pattern gives, if it does."""
         if not pattern.gives_size:
             return self
         rank = self.rank if pattern.rank is None else pattern.rank
-        # A pattern that says a rank alone keeps the scale, alpha / rank.
+        # A pattern that gives only a rank keeps the scale, alpha / rank.
         scaled = self.alpha * rank / (self.rank or rank or 1)
         alpha = scaled if pattern.alpha is None else pattern.alpha
         return replace(self, rank=rank, alpha=alpha, patterns="")
@@ -162,14 +162,14 @@ def refuse_groups(layer: Layer, kind: str) -> None:
 
 @torch.no_grad()
 def bias_of(layer: Layer) -> Tensor | None:
-    """A copy of the layer's bias in fp32 on the CPU, None for a layer without one."""
+    """A copy of the layer's bias in fp32 on the CPU, or None."""
     with lent(layer, torch.empty(0)) as (_, bias):
         return None if bias is None else bias.clone()
 
 
 @contextmanager
 def lent(layer: Layer, like: Tensor) -> Generator[tuple[Tensor, Tensor | None], None, None]:
-    """Weight and bias of a frozen layer; ValueError where the host keeps none to look at."""
+    """Weight and bias of a frozen layer; ValueError if the host cannot give them."""
     if layer.lend is None:
         raise ValueError(
             f"{layer.name} has no weight that can be read: choose LoRA, which needs none, or "

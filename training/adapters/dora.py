@@ -1,4 +1,4 @@
-"""DoRA (Liu et al. 2024, arXiv 2402.09353, eq. 5): a weight's length and direction apart."""
+"""DoRA (Liu et al. 2024, arXiv 2402.09353, eq. 5): length and direction are separate."""
 
 from __future__ import annotations
 
@@ -31,11 +31,11 @@ class Dora(Adapter):
 
     suffixes = (*LOW_RANK_SUFFIXES, "dora_scale")
 
-    def __init__(self, layer: Layer, config: DoraConfig, draw: torch.Generator):
+    def __init__(self, layer: Layer, config: DoraConfig, rng: torch.Generator):
         super().__init__()
         self.layer, self.conv, self.axis = layer, layer.conv, config.axis
         self.scale = config.alpha / config.rank
-        self.down = nn.Parameter(uniform((config.rank, *layer.shape[1:]), draw))
+        self.down = nn.Parameter(uniform((config.rank, *layer.shape[1:]), rng))
         self.up = nn.Parameter(torch.zeros(layer.shape[0], config.rank))
         square = self._measure()
         self.register_buffer("square", square, persistent=False)
@@ -103,7 +103,7 @@ class Dora(Adapter):
         }
 
     def peft_tensors(self) -> Mapping[str, Tensor]:
-        """Factors with the scale in them, and the lengths of rows as they trained.
+        """Factors that include the scale, and the trained lengths of the rows.
 
         peft divides by |W + s B A| itself, where the host's `dora_scale` differs. A DoRA on
         columns has no such form.
@@ -131,7 +131,7 @@ class DoraConfig(RankedConfig):
 
     axis: Axis = Axis.INPUT
 
-    def build(self, layer: Layer, draw: torch.Generator) -> Dora:
+    def build(self, layer: Layer, rng: torch.Generator) -> Dora:
         """A DoRA for the layer; ValueError when the rank exceeds what the layer can have."""
         check_rank(layer, self.rank)
-        return Dora(layer, self, draw)
+        return Dora(layer, self, rng)

@@ -1,4 +1,4 @@
-"""How low-rank factors act on what goes through a Linear or a convolution."""
+"""Low-rank factors applied to the input of a Linear or a convolution."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _CONVOLVE = (functional.conv1d, functional.conv2d, functional.conv3d)
 
 
 def apply_weight(x: Tensor, weight: Tensor, conv: Convolution | None) -> Tensor:
-    """What a layer without bias makes of x with a whole weight: (out, in) or (out, in, *kernel)."""
+    """Apply a whole weight, (out, in) or (out, in, *kernel), to x, without bias."""
     if conv is None:
         return functional.linear(x, weight)
     convolve = _CONVOLVE[weight.ndim - 3]
@@ -22,12 +22,12 @@ def apply_weight(x: Tensor, weight: Tensor, conv: Convolution | None) -> Tensor:
 
 
 def apply_low_rank(x: Tensor, down: Tensor, up: Tensor, conv: Convolution | None) -> Tensor:
-    """up @ down applied to x: down (rank, in / groups, *kernel), up (out, rank)."""
+    """Apply up @ down to x: down (rank, in / groups, *kernel), up (out, rank)."""
     return widen(narrow(x, down, conv), up, conv)
 
 
 def narrow(x: Tensor, down: Tensor, conv: Convolution | None) -> Tensor:
-    """down applied to x: (..., rank), or (batch, groups * rank, *space) of a convolution.
+    """Apply down to x: (..., rank), or (batch, groups * rank, *space) for a convolution.
 
     Groups share `down`: the change of the weight is up @ down whatever group a row belongs to.
     """
@@ -40,7 +40,7 @@ def narrow(x: Tensor, down: Tensor, conv: Convolution | None) -> Tensor:
 
 
 def widen(inner: Tensor, up: Tensor, conv: Convolution | None) -> Tensor:
-    """up, (out, rank), applied to what `narrow` made: each group has its own rows of it."""
+    """Apply up, (out, rank), to the result of `narrow`; each group has its own rows of up."""
     if conv is None:
         return functional.linear(inner, up)
     spatial = inner.ndim - 2
@@ -49,16 +49,16 @@ def widen(inner: Tensor, up: Tensor, conv: Convolution | None) -> Tensor:
 
 
 def on_channels(values: Tensor, conv: Convolution | None, spatial: int) -> Tensor:
-    """One value a channel, shaped to multiply a layer's input or output."""
+    """Values for the channels, reshaped to multiply a layer's input or output."""
     return values if conv is None else values.reshape(-1, *[1] * spatial)
 
 
 def without_bias(y: Tensor, bias: Tensor | None, conv: Convolution | None) -> Tensor:
-    """A layer's output before its bias was added."""
+    """A layer's output without its bias."""
     return y if bias is None else y - on_channels(bias.to(y.dtype), conv, y.ndim - 2)
 
 
-def uniform(shape: tuple[int, ...], draw: torch.Generator) -> Tensor:
-    """Uniform within 1 / sqrt(inputs), as torch starts the weight of a Linear."""
+def uniform(shape: tuple[int, ...], rng: torch.Generator) -> Tensor:
+    """Uniform within 1 / sqrt(inputs), as torch initializes a Linear."""
     bound = 1 / math.sqrt(math.prod(shape[1:]))
-    return torch.empty(shape).uniform_(-bound, bound, generator=draw)
+    return torch.empty(shape).uniform_(-bound, bound, generator=rng)

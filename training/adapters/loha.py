@@ -1,4 +1,4 @@
-"""LoHa (Hyeon-Woo et al. 2022, arXiv 2108.06098): a product, number by number, of two low ranks."""
+"""LoHa (Hyeon-Woo et al. 2022, arXiv 2108.06098): the Hadamard product of two low ranks."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ class LoHa(Adapter):
 
     suffixes = ("hada_w1_a", "hada_w1_b", "hada_w2_a", "hada_w2_b", "alpha")
 
-    def __init__(self, layer: Layer, config: LoHaConfig, draw: torch.Generator):
+    def __init__(self, layer: Layer, config: LoHaConfig, rng: torch.Generator):
         super().__init__()
         self.conv, self.shape, self.scale = layer.conv, layer.shape, config.alpha / config.rank
         out, width = layer.shape[0], torch.Size(layer.shape[1:]).numel()
-        # The starts of LyCORIS, whose rates people know.
-        self.w1_a = nn.Parameter(0.1 * torch.randn(out, config.rank, generator=draw))
-        self.w1_b = nn.Parameter(torch.randn(config.rank, width, generator=draw))
+        # Initialized as in LyCORIS, so that the usual learning rates apply.
+        self.w1_a = nn.Parameter(0.1 * torch.randn(out, config.rank, generator=rng))
+        self.w1_b = nn.Parameter(torch.randn(config.rank, width, generator=rng))
         self.w2_a = nn.Parameter(torch.zeros(out, config.rank))
-        self.w2_b = nn.Parameter(torch.randn(config.rank, width, generator=draw))
+        self.w2_b = nn.Parameter(torch.randn(config.rank, width, generator=rng))
 
     def forward(self, x: Tensor) -> Tensor:
-        """What is added to the layer's output; the change itself is made twice and never kept."""
+        """What is added to the layer's output; the change is computed again in backward."""
         factors = (self.w1_a, self.w1_b, self.w2_a, self.w2_b)
         return _Change.apply(x, self, *factors)  # pyright: ignore
 
@@ -47,7 +47,7 @@ class LoHa(Adapter):
 
 
 class _Change(Function):
-    """A layer with a change of the weight that is too large to be kept until backward."""
+    """A layer whose weight change is too large to be saved for backward."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, adapter: LoHa, *factors: Tensor) -> Tensor:
@@ -76,7 +76,7 @@ class LoHaConfig(RankedConfig):
     rank: int = 8
     alpha: float = 8.0
 
-    def build(self, layer: Layer, draw: torch.Generator) -> LoHa:
+    def build(self, layer: Layer, rng: torch.Generator) -> LoHa:
         """A LoHa for the layer; ValueError when the rank exceeds what the layer can have."""
         check_rank(layer, self.rank)
-        return LoHa(layer, self, draw)
+        return LoHa(layer, self, rng)

@@ -14,11 +14,11 @@ from .factors import narrow, uniform, widen
 
 
 class LoKr(Adapter):
-    """delta = kron(w1, w2), w1 (o1, i1) at zero, w2 (o2, i2, *kernel) whole or in two factors."""
+    """delta = kron(w1, w2): w1 (o1, i1) starts at zero, w2 (o2, i2, *kernel) is whole or factored."""
 
     suffixes = ("lokr_w1", "lokr_w2", "lokr_w2_a", "lokr_w2_b", "alpha")
 
-    def __init__(self, layer: Layer, config: LoKrConfig, draw: torch.Generator):
+    def __init__(self, layer: Layer, config: LoKrConfig, rng: torch.Generator):
         super().__init__()
         refuse_groups(layer, "LoKr")
         self.conv = layer.conv
@@ -28,10 +28,10 @@ class LoKr(Adapter):
         whole = config.rank == 0 or config.rank >= min(o2, i2)
         self.scale = 1.0 if whole else config.alpha / config.rank
         if whole:
-            self.w2 = nn.Parameter(uniform((o2, i2, *kernel), draw))
+            self.w2 = nn.Parameter(uniform((o2, i2, *kernel), rng))
         else:
-            self.w2_a = nn.Parameter(uniform((o2, config.rank), draw))
-            self.w2_b = nn.Parameter(uniform((config.rank, i2, *kernel), draw))
+            self.w2_a = nn.Parameter(uniform((o2, config.rank), rng))
+            self.w2_b = nn.Parameter(uniform((config.rank, i2, *kernel), rng))
 
     @property
     def whole(self) -> bool:
@@ -49,7 +49,7 @@ class LoKr(Adapter):
         return torch.einsum("pi,bi...->bp...", w1, folded).flatten(1, 2)
 
     def _small(self, x: Tensor) -> Tensor:
-        """w2 applied to each of the i1 parts of the input."""
+        """Apply w2 to each of the i1 parts of the input."""
         if self.whole:
             return narrow(x, self.w2.to(x.dtype), self.conv)
         inner = narrow(x, self.w2_b.to(x.dtype), self.conv)
@@ -62,7 +62,7 @@ class LoKr(Adapter):
             alpha = torch.tensor(float(self.scale * len(flat)))
             named = {"lokr_w2_a": self.w2_a, "lokr_w2_b": flat, "alpha": alpha}
             return {"lokr_w1": self.w1, **named}
-        # Of kernels with one or three axes the host wants the product of plain matrices.
+        # For kernels with one or three axes the host expects a product of plain matrices.
         plain = self.w2.ndim not in (2, 4)
         return {"lokr_w1": self.w1, "lokr_w2": self.w2.flatten(1) if plain else self.w2}
 
@@ -79,10 +79,10 @@ class LoKrConfig(RankedConfig):
     """Settings of LoKr."""
 
     rank: int = 0
-    """Of w2; 0 trains it whole."""
+    """Rank of w2; 0 trains it whole."""
     alpha: float = 1.0
     factor: int = 8
-    """Size of w1; -1 splits as evenly as can be, which is the smallest file."""
+    """Size of w1; -1 splits as evenly as possible, which makes the smallest file."""
 
     def __post_init__(self) -> None:
         if self.factor < 1 and self.factor != -1:
@@ -90,10 +90,10 @@ class LoKrConfig(RankedConfig):
         RankedConfig.__post_init__(self)
 
     def check_rank(self) -> None:
-        """0 stands for a whole w2."""
+        """A rank of 0 means a whole w2."""
         if self.rank < 0:
             raise ValueError(f"rank is {self.rank}: use 0 (w2 whole) or more.")
 
-    def build(self, layer: Layer, draw: torch.Generator) -> LoKr:
+    def build(self, layer: Layer, rng: torch.Generator) -> LoKr:
         """A LoKr for the layer; ValueError for a convolution in groups."""
-        return LoKr(layer, self, draw)
+        return LoKr(layer, self, rng)

@@ -16,7 +16,7 @@ from .base import Adapter, RankedConfig, check_rank
 from .factors import narrow, uniform, widen
 
 LOW_RANK_SUFFIXES = ("lora_up.weight", "lora_down.weight", "alpha")
-"""Of `low_rank_tensors`."""
+"""The keys of `low_rank_tensors`."""
 
 
 class Lora(Adapter):
@@ -24,12 +24,12 @@ class Lora(Adapter):
 
     suffixes = LOW_RANK_SUFFIXES
 
-    def __init__(self, layer: Layer, config: LoraConfig, draw: torch.Generator):
+    def __init__(self, layer: Layer, config: LoraConfig, rng: torch.Generator):
         super().__init__()
         self.conv, self.scale, self.dropout = layer.conv, config.scale, config.dropout
-        self.down = nn.Parameter(uniform((config.rank, *layer.shape[1:]), draw))
+        self.down = nn.Parameter(uniform((config.rank, *layer.shape[1:]), rng))
         self.up = nn.Parameter(torch.zeros(layer.shape[0], config.rank))
-        self._key = int(torch.randint(2**62, (), generator=draw)) if config.dropout else 0
+        self._key = int(torch.randint(2**62, (), generator=rng)) if config.dropout else 0
         self._drop_key: tuple[int, ...] | None = None
 
     def forward(self, x: Tensor) -> Tensor:
@@ -40,14 +40,14 @@ class Lora(Adapter):
         return widen(inner, self.scale * self.up.to(x.dtype), self.conv)
 
     def factors(self) -> tuple[Tensor, Tensor] | None:
-        """down and the scaled up, of a Linear without dropout."""
+        """down and the scaled up, for a Linear without dropout."""
         if self.conv is not None or self.dropout:
             return None
         return self.down, self.up if self.scale == 1 else self.scale * self.up
 
     def begin(self, batch: MicroStep | None) -> None:
-        """Another draw of what is dropped; the same when a block is computed again."""
-        # A part of a batch draws by its first sample too, lest all parts drop the same.
+        """Choose what is dropped; a block that is recomputed drops the same."""
+        # Keyed by the first sample as well, so that parts of a batch do not all drop the same.
         place = (batch.place,) if batch is not None and batch.place else ()
         self._drop_key = None if batch is None else (batch.number, *place)
 
@@ -57,8 +57,8 @@ class Lora(Adapter):
         Drawn between the factors, where a mask costs a rank's width and not a layer's.
         """
         seed = generator(self._key, "dropout", *key).initial_seed()
-        draw = torch.Generator(inner.device).manual_seed(seed)
-        kept = torch.rand(inner.shape, generator=draw, device=inner.device) >= self.dropout
+        rng = torch.Generator(inner.device).manual_seed(seed)
+        kept = torch.rand(inner.shape, generator=rng, device=inner.device) >= self.dropout
         return kept.to(inner.dtype) / (1 - self.dropout)
 
     def tensors(self) -> Mapping[str, Tensor]:
@@ -82,7 +82,7 @@ class LoraConfig(RankedConfig):
     rank_stabilized: bool = False
     """s = alpha / sqrt(rank) (Kalajdzievski 2023, arXiv 2312.03732) in place of alpha / rank."""
     dropout: float = 0.0
-    """Share of the numbers between the two factors that is dropped in each batch."""
+    """Share of the values between the two factors that is dropped in each batch."""
 
     def __post_init__(self) -> None:
         RankedConfig.__post_init__(self)
@@ -94,7 +94,7 @@ class LoraConfig(RankedConfig):
         """s."""
         return self.alpha / (math.sqrt(self.rank) if self.rank_stabilized else self.rank)
 
-    def build(self, layer: Layer, draw: torch.Generator) -> Lora:
+    def build(self, layer: Layer, rng: torch.Generator) -> Lora:
         """A LoRA for the layer; ValueError when the rank exceeds what the layer can have."""
         check_rank(layer, self.rank)
-        return Lora(layer, self, draw)
+        return Lora(layer, self, rng)

@@ -35,7 +35,7 @@ class Oft(Adapter):
 
         R - I = 2 Q (I - Q)^-1 is 0 to the last bit where Q is. A constraint caps |Q|.
         """
-        # There is no solver in bf16.
+        # torch has no solver in bf16.
         blocks = self.blocks.to(torch.promote_types(self.blocks.dtype, torch.float32))
         q = blocks - blocks.mT
         if self.constraint:
@@ -43,7 +43,7 @@ class Oft(Adapter):
             q = q * (self.constraint / length).clamp_max(1.0)
         eye = torch.eye(q.shape[-1], dtype=q.dtype, device=q.device)
         # X (I - Q) = 2 Q, transposed, with Q' = -Q: (I + Q) X' = -2 Q.
-        # I + Q has an inverse whatever Q is, so that no check has to wait for the device.
+        # I + Q is always invertible, so no check has to wait for the device.
         return cast("Tensor", torch.linalg.solve_ex(eye + q, -2 * q)[0])  # pyright: ignore
 
     def around(self, base: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
@@ -66,15 +66,15 @@ class OftConfig(RankedConfig):
     """Settings of OFT."""
 
     rank: int = 16
-    """Rows that turn together: the largest divisor of a layer's outputs up to this."""
+    """Size of the rotated blocks: the largest divisor of a layer's outputs up to this."""
     alpha: float = 0.0
     """Cap on the norm of all skew blocks of a layer; 0 is no cap."""
 
     def check_alpha(self) -> None:
-        """0 stands for no constraint."""
+        """An alpha of 0 means no constraint."""
         if self.alpha < 0:
             raise ValueError(f"alpha is {self.alpha}: use 0 (no constraint) or more.")
 
-    def build(self, layer: Layer, draw: torch.Generator) -> Oft:
+    def build(self, layer: Layer, rng: torch.Generator) -> Oft:
         """An OFT for the layer."""
         return Oft(layer, self)

@@ -1,4 +1,4 @@
-"""Which layers get an adapter, and of which rank: a preset, and lines of patterns on top of it."""
+"""Which layers are adapted, and with which rank: a preset, refined by lines of patterns."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from ..ports import Layer
 
 
 class Targets(str, Enum):
-    """The layers that one usually wants, by what they do."""
+    """Presets: the usual sets of layers, by what they do."""
 
     ATTENTION = "attention"
     ATTENTION_MLP = "attention and mlp"
@@ -41,7 +41,7 @@ _ENDS = re.compile(
 
 
 def matches(layer: Layer, targets: Targets, *, of_text: bool = False) -> bool:
-    """Whether a preset takes the layer; text encoders have no cross-attention to choose from."""
+    """Whether a preset includes the layer; text encoders have no cross-attention."""
     if targets is Targets.PATTERNS:
         return False
     if len(layer.shape) > 2:
@@ -57,7 +57,7 @@ def matches(layer: Layer, targets: Targets, *, of_text: bool = False) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class Pattern:
-    """One line: the layers that it finds get this rank and alpha, or are left out."""
+    """One line: its layers get this rank and alpha, or are excluded."""
 
     text: str
     find: re.Pattern[str]
@@ -67,13 +67,13 @@ class Pattern:
 
     @property
     def gives_size(self) -> bool:
-        """Whether it says a rank, an alpha or both."""
+        """Whether it gives a rank, an alpha or both."""
         return (self.rank, self.alpha) != (None, None)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Choice:
-    """A layer that gets an adapter, and the pattern that chose it; None where the preset did."""
+    """A layer to adapt and the pattern that chose it; None if the preset did."""
 
     layer: Layer
     pattern: Pattern | None = None
@@ -130,7 +130,7 @@ def choose(
 
 
 MODEL, TEXT = "diffusion_model", "text_encoders"
-"""What the names of saved layers begin with."""
+"""Prefixes of saved layer names."""
 
 
 def _check(

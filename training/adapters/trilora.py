@@ -1,4 +1,4 @@
-"""TriLoRA (Feng et al. 2024, arXiv 2405.11236): a weight's change in three matrices, s B C A."""
+"""TriLoRA (Feng et al. 2024, arXiv 2405.11236): a weight change of three matrices, s B C A."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ POWER_ITERATIONS = 3
 
 
 class Core(str, Enum):
-    """The middle matrix: one value a direction (the paper's text) or full (its figure 1)."""
+    """The middle matrix: diagonal (the text of the paper) or full (its figure 1)."""
 
     DIAGONAL = "diagonal"
     FULL = "full"
 
 
 class Sigma(str, Enum):
-    """What the middle matrix starts from."""
+    """Initial values of the middle matrix."""
 
     PAPER = "singular values"
     SCALED = "scaled singular values"
@@ -42,13 +42,13 @@ class TriLora(Adapter):
 
     suffixes = LOW_RANK_SUFFIXES
 
-    def __init__(self, layer: Layer, config: TriLoraConfig, draw: torch.Generator):
+    def __init__(self, layer: Layer, config: TriLoraConfig, rng: torch.Generator):
         super().__init__()
         self.conv = layer.conv
         self.scale, self.orthogonality = config.scale, config.orthogonality
         r1, r2 = config.rank, config.outer_rank
         self.a = nn.Parameter(torch.zeros(r1, *layer.shape[1:]))
-        self.b = nn.Parameter(torch.randn(layer.shape[0], r2, generator=draw) / r2)
+        self.b = nn.Parameter(torch.randn(layer.shape[0], r2, generator=rng) / r2)
         sigma = starting_values(layer, min(r1, r2), config.sigma)
         if config.core is Core.DIAGONAL:
             self.c = nn.Parameter(sigma)
@@ -80,7 +80,7 @@ class TriLora(Adapter):
         return self.b[:, :count], rows * self.a[:count]
 
     def penalty(self) -> Tensor | None:
-        """How far B and A are from the orthogonal factors of the paper; None when switched off.
+        """How far B and A are from orthogonal, as the paper asks; None if switched off.
 
         |B'B - I|^2 + |A A' - I|^2; A starts at zero and is pulled to unit rows.
         """
@@ -107,7 +107,7 @@ def core_matrix(values: Tensor, rows: int, columns: int) -> Tensor:
 
 
 def starting_values(layer: Layer, count: int, sigma: Sigma) -> Tensor:
-    """The `count` values that C starts from, the largest first."""
+    """The `count` initial values of C, in descending order."""
     if sigma is Sigma.IDENTITY:
         return torch.ones(count)
     values = singular_values(layer, count)
@@ -135,7 +135,7 @@ def singular_values(layer: Layer, count: int) -> Tensor:
 
 
 def cache_key(weight: Tensor, count: int) -> str:
-    """A name for the values of this weight: a digest of its numbers, and how many are asked for."""
+    """Cache key: a digest of the weight, and how many singular values are needed."""
     digest = hashlib.sha256(repr(tuple(weight.shape)).encode())
     digest.update(weight.contiguous().numpy().data)
     return f"{digest.hexdigest()}.{count}"
@@ -172,7 +172,7 @@ class TriLoraConfig(RankedConfig):
         RankedConfig.__post_init__(self)
 
     def check_alpha(self) -> None:
-        """0 stands for the rank."""
+        """An alpha of 0 means the rank."""
         if self.alpha < 0:
             raise ValueError(f"alpha is {self.alpha}: use 0 (the rank) or more.")
 
@@ -188,10 +188,10 @@ class TriLoraConfig(RankedConfig):
         return (self.alpha or smaller) / smaller
 
     def reads_singular_values(self) -> bool:
-        """Unless the middle matrix starts from ones."""
+        """Yes, unless the middle matrix starts from ones."""
         return self.sigma is not Sigma.IDENTITY
 
-    def build(self, layer: Layer, draw: torch.Generator) -> TriLora:
-        """A TriLoRA for the layer; ValueError when a rank does not fit it."""
+    def build(self, layer: Layer, rng: torch.Generator) -> TriLora:
+        """A TriLoRA for the layer; ValueError if a rank does not fit it."""
         check_rank(layer, max(self.rank, self.outer_rank))
-        return TriLora(layer, self, draw)
+        return TriLora(layer, self, rng)
