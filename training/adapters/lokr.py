@@ -14,7 +14,7 @@ from .factors import narrow, uniform, widen
 
 
 class LoKr(Adapter):
-    """delta = kron(w1, w2): w1 (o1, i1) starts at zero, w2 (o2, i2, *kernel) is whole or factored."""
+    """delta = kron(w1, w2): w1 (o1, i1) starts at zero, w2 (o2, i2, *kernel) whole or factored."""
 
     suffixes = ("lokr_w1", "lokr_w2", "lokr_w2_a", "lokr_w2_b", "alpha")
 
