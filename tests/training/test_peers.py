@@ -38,6 +38,7 @@ import torch.distributed as dist
 rank, count, store, out, module, act = int(sys.argv[1]), int(sys.argv[2]), *sys.argv[3:7]
 dist.init_process_group("gloo", init_method=f"file://{{store}}", rank=rank, world_size=count)
 getattr(importlib.import_module(module), act)(Path(out), *sys.argv[7:])
+dist.destroy_process_group()  # or its threads meet an interpreter that is being torn down
 """
 
 
