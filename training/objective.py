@@ -95,7 +95,7 @@ class ObjectiveConfig:
             raise ValueError(f"prior_weight is {self.prior_weight}: use 0 or more.")
         if self.prior_batch < 0:
             raise ValueError(
-                f"prior_batch is {self.prior_batch}: use 0 (as many as pictures) or more."
+                f"prior_batch is {self.prior_batch}: use 0 (as many as images) or more."
             )
 
 

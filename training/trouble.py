@@ -39,7 +39,7 @@ class DivergenceCheck:
             verb = "is" if len(broken) == 1 else "are"
             sentence = (
                 f"Step {step}: {' and '.join(broken)} {verb} not a number any more: lower the "
-                f"learning rate of {_whose(norms)}, or look at the pictures of this step."
+                f"learning rate of {_whose(norms)}, or look at the images of this step."
             )
             return Complaint(sentence, exploded=False)
         if len(self._last) == WINDOW:

@@ -183,7 +183,7 @@ class FilterDataset(io.ComfyNode):
     @classmethod
     def execute(cls, dataset: Any, query: str) -> io.NodeOutput:
         kept, dropped = split_dataset(dataset, query)
-        report = f"{len(kept.records)} of {len(dataset.records)} pictures kept"
+        report = f"{len(kept.records)} of {len(dataset.records)} images kept"
         names = [record.name for record in dropped.records]
         lines = [report, *(f"dropped: {name}" for name in names)]
         return io.NodeOutput(kept, dropped, show_text("\n".join(lines)))

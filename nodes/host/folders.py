@@ -41,7 +41,7 @@ def input_folder(name: str) -> Path:
             f'The folder "{name}" is outside ComfyUI\'s input folder: move it inside {root}.'
         )
     if not path.is_dir():
-        raise FileNotFoundError(f'There is no folder "{name}" in {root}: put the pictures there.')
+        raise FileNotFoundError(f'There is no folder "{name}" in {root}: put the images there.')
     return path
 
 

@@ -145,9 +145,9 @@ def respond(result: Any) -> web.StreamResponse:
     """An answer with JSON, or with the picture at a path."""
     if isinstance(result, Path):
         if result.suffix not in PICTURES:
-            raise Refused(404, "This is not a picture.")
+            raise Refused(404, "This is not an image.")
         if not result.is_file():
-            raise Refused(404, "This picture is gone.")
+            raise Refused(404, "This image is gone.")
         kind = {"Content-Type": PICTURES[result.suffix]}
         return web.FileResponse(result, headers=HEADERS | kind)
     return web.json_response(result, headers=HEADERS)

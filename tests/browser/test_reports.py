@@ -36,11 +36,11 @@ def test_reports_are_read_on_the_nodes(editor: Editor, server: Server):
     editor.queue()
     page = editor.page
     for text in (
-        "3 pictures, 3 an epoch",
-        "bad.png cannot be read as a picture",
+        "3 images, 3 an epoch",
+        "bad.png cannot be read as an image",
         "+ a <red> TOK & 0, on grass",
         "ready with warnings",
-        "Only 3 pictures",
+        "Only 3 images",
     ):
         page.get_by_text(text).first.wait_for(state="attached", timeout=PATIENCE)
     page.wait_for_timeout(500)

@@ -178,21 +178,21 @@ def test_pictures_are_read_from_the_input_folder_alone(inputs, name):
 
 
 def test_a_folder_that_is_gone_is_named(inputs):
-    with pytest.raises(FileNotFoundError, match='no folder "gone" in .*: put the pictures there'):
+    with pytest.raises(FileNotFoundError, match='no folder "gone" in .*: put the images there'):
         input_folder("gone")
 
 
 def test_an_empty_folder_is_refused(refused, inputs):
     (inputs / "empty").mkdir(exist_ok=True)
     sentence = refused(graph_of("empty"))
-    assert f"There is no picture in {inputs / 'empty'}" in sentence and "put some there" in sentence
+    assert f"There is no image in {inputs / 'empty'}" in sentence and "put some there" in sentence
 
 
 def test_a_folder_without_a_readable_picture_is_refused(refused, inputs):
     (inputs / "broken").mkdir(exist_ok=True)
     (inputs / "broken" / "a.png").write_bytes(b"not a picture")
     sentence = refused(graph_of("broken"))
-    assert "a.png cannot be read as a picture" in sentence and "save it again" in sentence
+    assert "a.png cannot be read as an image" in sentence and "save it again" in sentence
 
 
 def test_an_unreadable_picture_is_left_out_and_named(sd15, run_graph, inputs):
@@ -200,8 +200,8 @@ def test_an_unreadable_picture_is_left_out_and_named(sd15, run_graph, inputs):
     (inputs / "mixed" / "1.png").write_bytes((inputs / "mixed" / "1.png").read_bytes()[:60])
     (inputs / "mixed" / "2.txt").write_bytes("TOK für".encode("latin-1"))
     report = report_of(run_graph, graph_of("mixed"))
-    assert "1 steps on 2 pictures" in report
-    assert "1.png cannot be read as a picture" in report and "save it again" in report
+    assert "1 steps on 2 images" in report
+    assert "1.png cannot be read as an image" in report and "save it again" in report
     assert "2.txt is not UTF-8 text and was read as Windows-1252: save it as UTF-8" in report
 
 
@@ -237,7 +237,7 @@ def test_a_class_picture_needs_no_placeholder(sd15, run_graph, inputs):
         objective=objective(prior="class pictures"),
         class_dataset=lambda graph: graph.add("Pivotal_LoadDataset", folder="dogs").out(),
     )
-    assert "1 steps on 2 pictures" in report_of(run_graph, graph)
+    assert "1 steps on 2 images" in report_of(run_graph, graph)
 
 
 def save(prefix: str) -> Graph:

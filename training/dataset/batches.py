@@ -24,7 +24,7 @@ class Batches:
         if not buckets or len(buckets) != len(repeats) or min(repeats) < 1:
             raise ValueError(
                 f"{len(buckets)} buckets and {len(repeats)} repeats: give one bucket and "
-                "one repeat count of at least 1 for each picture."
+                "one repeat count of at least 1 for each image."
             )
         self.repeats, self.batch_size, self.seed = tuple(repeats), batch_size, seed
         self.groups: dict[Hashable, list[int]] = {}

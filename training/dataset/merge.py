@@ -63,7 +63,7 @@ def describe(dataset: Dataset) -> str:
     sources = Counter(record.caption_source for record in records if record.caption)
     listed = ", ".join(f"{source or 'given'} {n}" for source, n in sources.most_common())
     lines = [
-        f"{dataset.name}: {len(records)} pictures, {sum(r.repeats for r in records)} an epoch",
+        f"{dataset.name}: {len(records)} images, {sum(r.repeats for r in records)} an epoch",
         f"captions: {sum(sources.values())}" + (f" ({listed})" if listed else ""),
     ]
     masks = sum(record.mask is not None for record in records)
@@ -78,6 +78,6 @@ def concepts_of(records: Sequence[Record]) -> list[str]:
     """One line for each concept that labels pictures."""
     counts = Counter((r.concept, r.class_word) for r in records if r.concept)
     return [
-        f'concept "{concept}"' + (f", a {word}" if word else "") + f": {n} pictures"
+        f'concept "{concept}"' + (f", a {word}" if word else "") + f": {n} images"
         for (concept, word), n in counts.items()
     ]

@@ -103,7 +103,7 @@ def labelled_grid(
     """Paste pictures[row][column], all of one size, unchanged between their labels."""
     sizes = {picture.size for line in pictures for picture in line}
     if len(sizes) != 1 or [len(line) for line in pictures] != [len(columns)] * len(rows):
-        raise ValueError("A grid needs a picture for each row and column, all of one size.")
+        raise ValueError("A grid needs an image for each row and column, all of one size.")
     layout = grid_layout(rows, columns, sizes.pop(), title)
     canvas = Image.new("RGB", layout.size, "white")
     _draw_labels(ImageDraw.Draw(canvas), layout)

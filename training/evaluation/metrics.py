@@ -60,8 +60,8 @@ def normalized_distance(distance: float, base_distance: float) -> float:
     """A distance as a share of the base model's: 1 means no closer. ValueError if that is 0."""
     if base_distance <= 0:
         raise ValueError(
-            "The base model's pictures do not differ from the reference pictures: connect "
-            "pictures that the base model made."
+            "The base model's images do not differ from the reference pictures: connect "
+            "images that the base model made."
         )
     return distance / base_distance
 
@@ -75,7 +75,7 @@ def _gaussian(features: Tensor) -> tuple[Tensor, Tensor]:
     """Mean (d,) and a factor F (at most d, d) of the unbiased covariance F^T F, in fp64."""
     count, width = features.shape
     if count < 2:
-        raise ValueError(f"A Frechet distance needs 2 or more pictures in each set: {count} given.")
+        raise ValueError(f"A Frechet distance needs 2 or more images in each set: {count} given.")
     exact = features.double()
     mean = exact.mean(dim=0)
     factor = (exact - mean) / (count - 1) ** 0.5
@@ -95,4 +95,4 @@ def _check_features(first: Tensor, second: Tensor) -> None:
             "from one model."
         )
     if not (first.isfinite().all() and second.isfinite().all()):
-        raise ValueError("The features hold NaN or infinity: look at the pictures for black ones.")
+        raise ValueError("The features hold NaN or infinity: look at the images for black ones.")

@@ -195,8 +195,8 @@ def hold_out(parsed: ParsedDataset, count: int, seed: int) -> tuple[ParsedDatase
             left.subtract(names[place])
     if not chosen:
         raise ValueError(
-            "No picture can be held out for validation, since every concept needs one to train "
-            "on: add pictures, or connect a dataset of their own to Validation."
+            "No image can be held out for validation, since every concept needs one to train "
+            "on: add images, or connect a dataset of their own to Validation."
         )
     return parsed.take(chosen), parsed.take(set(range(len(names))) - chosen)
 

@@ -70,10 +70,10 @@ def check_sees(clip: CLIP) -> None:
         m for m in model.modules() if hasattr(m, "generate") and hasattr(m, "preprocess_embed")
     ]
     if not writers:
-        raise ValueError(f"The text encoder {name} cannot describe pictures: {better}.")
+        raise ValueError(f"The text encoder {name} cannot describe images: {better}.")
     probe = Image.new("RGB", (64, 64))
     if not any(_is_picture(token) for token in _flat(tokenized(clip, "Describe.", probe))):
-        raise ValueError(f"The text encoder {name} silently ignores the picture: {better}.")
+        raise ValueError(f"The text encoder {name} silently ignores the image: {better}.")
     generic = [
         m
         for m in model.modules()
@@ -82,7 +82,7 @@ def check_sees(clip: CLIP) -> None:
         and hasattr(m.transformer, "build_image_inputs")
     ]
     if generic:
-        raise ValueError(f"The text encoder {name} ignores positions in the picture: {better}.")
+        raise ValueError(f"The text encoder {name} ignores positions in the image: {better}.")
 
 
 def _flat(tokens: Any) -> list[Any]:

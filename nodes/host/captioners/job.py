@@ -159,7 +159,7 @@ class _ConceptRun:
         new = p.done - p.reused - len(p.failed)
         lines = [
             (f"{concept}: " if concept else "")
-            + f"{p.done} of {p.total} pictures, {new} captioned now"
+            + f"{p.done} of {p.total} images, {new} captioned now"
             + (f" ({seconds / new:.2f} s each)" if new else "")
             + f", {p.reused} kept from before, {p.skipped} skipped, {len(p.failed)} failed"
         ]

@@ -99,7 +99,7 @@ class FolderCaptioner:
         management.soft_empty_cache()
         if len(pictures) == 1:
             raise ValueError(
-                f"{self.name} runs out of memory on one picture: lower max_side or max_tokens."
+                f"{self.name} runs out of memory on one image: lower max_side or max_tokens."
             )
         half = len(pictures) // 2
         return [

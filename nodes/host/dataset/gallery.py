@@ -86,7 +86,7 @@ def _find(call: Call) -> Reviewed:
 def _record(reviewed: Reviewed, item: str) -> Record:
     record = reviewed.items.get(item)
     if record is None:
-        raise FileNotFoundError("There is no such picture in this dataset.")
+        raise FileNotFoundError("There is no such image in this dataset.")
     return record
 
 
@@ -191,7 +191,7 @@ def edit(call: Call) -> dict[str, Any]:
     values = {name: call.body[name] for name in ("caption", "enabled") if name in call.body}
     kinds = {"caption": str, "enabled": bool}
     if not values or any(not isinstance(v, kinds[name]) for name, v in values.items()):
-        raise ValueError("Send a caption, or whether the picture is enabled.")
+        raise ValueError("Send a caption, or whether the image is enabled.")
     key = str(call.body.get("item", ""))
     with LOCK:
         reviewed = _find(call)

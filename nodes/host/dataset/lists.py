@@ -57,7 +57,7 @@ def from_lists(
     for kind, values in (("captions", captions), ("masks", flat)):
         if len(values) not in (0, 1, len(pictures)):
             raise ValueError(
-                f"There are {len(values)} {kind} for {len(pictures)} pictures: give one for each."
+                f"There are {len(values)} {kind} for {len(pictures)} images: give one for each."
             )
     records: list[Record] = []
     for number, picture in watched(enumerate(pictures), len(pictures)):

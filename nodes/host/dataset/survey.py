@@ -97,7 +97,7 @@ def with_boxes(dataset: Dataset, bboxes: Any) -> Dataset:
     rows = _rows(bboxes, len(dataset.records))
     if len(rows) != len(dataset.records):
         raise ValueError(
-            f"There are bboxes for {len(rows)} pictures, but {len(dataset.records)} pictures: "
+            f"There are bboxes for {len(rows)} images, but {len(dataset.records)} images: "
             "give the detector the images of Dataset to Lists."
         )
     records = tuple(
@@ -141,7 +141,7 @@ def with_masks(dataset: Dataset, masks: Sequence[Tensor] | None, framing: Framin
         flat = [mask for batch in masks for mask in (batch if batch.ndim == 3 else batch[None])]
         if len(flat) not in (1, len(paths)):
             raise ValueError(
-                f"There are {len(flat)} masks for {len(paths)} pictures: give one for each, made "
+                f"There are {len(flat)} masks for {len(paths)} images: give one for each, made "
                 "from the images of Dataset to Lists."
             )
         saved = [keep_picture(mask) for mask in flat]

@@ -37,9 +37,9 @@ UNTRAINABLE = {
     "CosmosPredict2": "its attention uses an operator of ComfyUI that has no gradient",
     "Anima": "its attention uses an operator of ComfyUI that has no gradient",
     "JoyImage": "its attention uses an operator of ComfyUI that has no gradient",
-    "SAM3": "it finds objects and draws no pictures",
-    "RT_DETR_v4": "it finds objects and draws no pictures",
-    "DepthAnything3": "it measures depth and draws no pictures",
+    "SAM3": "it finds objects and draws no images",
+    "RT_DETR_v4": "it finds objects and draws no images",
+    "DepthAnything3": "it measures depth and draws no images",
 }
 """The host's classes of models that cannot be trained, with the reason."""
 
@@ -62,7 +62,7 @@ def check_trainable(model: ModelPatcher) -> None:
     ]
     reason = next((UNTRAINABLE[kind] for kind in kinds if kind in UNTRAINABLE), "")
     if not reason and model.model.latent_format.latent_dimensions < 2:
-        reason = "it makes sound and no pictures"
+        reason = "it makes sound and no images"
     if reason:
         raise ValueError(
             f"The MODEL ({family_of(model)}) cannot be trained: {reason}. Connect another MODEL."

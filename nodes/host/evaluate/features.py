@@ -35,7 +35,7 @@ def encode_pictures(vision: ClipVisionModel, pictures: Tensor) -> Tensor:
     embeddings = vision.encode_image(pictures[..., :3])["image_embeds"]
     if embeddings.ndim != 2:
         raise ValueError(
-            "This vision model has features of patches and none of the whole picture: load "
+            "This vision model has features of patches and none of the whole image: load "
             "a CLIP vision model such as CLIP-ViT-L."
         )
     return embeddings.float().cpu()
@@ -53,7 +53,7 @@ def text_features(clip: CLIP, texts: Sequence[str], width: int) -> Tensor:
     if embeddings.shape[1] != width:
         raise ValueError(
             f"This CLIP makes text embeddings {embeddings.shape[1]} wide and the vision model "
-            f"picture embeddings {width} wide: load the text encoder and the vision model of one "
+            f"image embeddings {width} wide: load the text encoder and the vision model of one "
             "CLIP."
         )
     return embeddings

@@ -258,7 +258,7 @@ def _words(request: GridRequest, bundle: Bundle) -> dict[str, str]:
 
 
 def _headline(request: GridRequest, sheet: Sheet) -> str:
-    return f"{len(sheet.pictures)} pictures in {sheet.seconds:.1f} s: {request.sampling.text()}"
+    return f"{len(sheet.pictures)} images in {sheet.seconds:.1f} s: {request.sampling.text()}"
 
 
 def _column_report(columns: Sequence[Column], sheet: Sheet, with_base: bool) -> list[str]:

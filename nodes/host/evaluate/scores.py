@@ -43,7 +43,7 @@ def score_against_texts(
     features = picture_features(vision, pictures)
     cosines = paired_cosines(features, text_features(clip, texts, features.shape[1]))
     score = clip_score(cosines)
-    return score, _score_report("CLIP-T", score, f"{len(pictures)} pictures, each with its prompt")
+    return score, _score_report("CLIP-T", score, f"{len(pictures)} images, each with its prompt")
 
 
 def score_against_pictures(
@@ -57,7 +57,7 @@ def score_against_pictures(
         )
     features = [picture_features(vision, batch) for batch in (pictures, references)]
     score = clip_score(all_cosines(*features))
-    pairs = f"{len(pictures)} pictures, each with each of {len(references)} references"
+    pairs = f"{len(pictures)} images, each with each of {len(references)} references"
     return score, _score_report("CLIP-I", score, pairs)
 
 
@@ -69,7 +69,7 @@ def distance_of_sets(
     features = picture_features(vision, pictures)
     distance, normalized = frechet_distance(features, target), math.nan
     lines = [
-        f"Frechet distance {distance:.4g} of {len(pictures)} pictures from {len(references)} "
+        f"Frechet distance {distance:.4g} of {len(pictures)} images from {len(references)} "
         f"references, by vision features {features.shape[1]} wide"
     ]
     if base is not None:
@@ -78,7 +78,7 @@ def distance_of_sets(
         lines.append(f"{normalized:.3f} of the base model's {base_distance:.4g}")
         if len(base) != len(pictures):
             lines.append(
-                f"The base has {len(base)} pictures: fewer pictures make a distance larger, so "
+                f"The base has {len(base)} images: fewer images make a distance larger, so "
                 "use the same number in both sets."
             )
     return Distance(distance=distance, normalized=normalized, report="\n".join(lines))
@@ -90,8 +90,8 @@ def _texts(prompts: Sequence[str], count: int) -> list[str]:
         return texts * count
     if len(texts) != count:
         raise ValueError(
-            f"There are {len(texts)} prompts and {count} pictures: write one line for all "
-            "pictures, or a line for each."
+            f"There are {len(texts)} prompts and {count} images: write one line for all "
+            "images, or a line for each."
         )
     return texts
 

@@ -265,7 +265,7 @@ def raise_with_cure(error: RuntimeError, cure: str = "Set") -> NoReturn:
     if not is_oom(error):
         raise error
     raise torch.cuda.OutOfMemoryError(
-        f"Not enough memory for a step, even picture by picture and with checkpointing. {cure} a "
+        f"Not enough memory for a step, even image by image and with checkpointing. {cure} a "
         "lower resolution (half of it takes about a quarter), a smaller rank, or free the memory "
         "that others use, and queue again."
     ) from error

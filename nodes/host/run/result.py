@@ -77,7 +77,7 @@ def summary(
     done = max(len(losses) - begun, 1)
     tail = losses[-max(1, len(losses) // 10) :] or [0.0]
     lines = [
-        f"{len(losses)} steps on {len(request.dataset.records)} pictures"
+        f"{len(losses)} steps on {len(request.dataset.records)} images"
         + (f", {done} of the steps now," if begun else "")
         + f" in {seconds:.1f} s ({seconds / done:.3f} s a step)",
         f"loss {sum(tail) / len(tail):.5f} over the last {len(tail)} steps",

@@ -99,7 +99,7 @@ class Watch:
             raise ValueError(f"{complaint.sentence} {self._keeper.whereabouts()}")
         if report.run.split and not self._was_split:
             sentence = (
-                "Memory ran out: from here on pictures are computed one by one and blocks a "
+                "Memory ran out: from here on images are computed one by one and blocks a "
                 "second time, which takes longer and gives the same."
             )
             LOG.warning("%s", sentence)

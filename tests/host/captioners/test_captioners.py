@@ -264,7 +264,7 @@ def test_bad_choices_are_sentences(host, run_graph, captioner, sd15, tmp_path):
         run_graph(with_base(graph))
     graph, _ = caption_graph(folder.name, captioner, clip=graph_clip())
     graph["CaptionDataset3"]["inputs"].pop("captioner")
-    with pytest.raises(GraphFailed, match="cannot describe pictures: use Qwen3-VL"):
+    with pytest.raises(GraphFailed, match="cannot describe images: use Qwen3-VL"):
         run_graph(with_base(graph))
     graph, _ = caption_graph(folder.name, captioner, preset="own prompt")
     with pytest.raises(GraphFailed, match="the prompt is empty: write one"):

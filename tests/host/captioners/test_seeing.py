@@ -84,5 +84,5 @@ def test_a_clip_that_drops_the_picture_is_a_sentence(run_graph, vlm, folder, mon
         return tokenize(self, text, *args, **settings)
 
     monkeypatch.setattr(qwen.Qwen3VLTokenizer, "tokenize_with_weights", without_picture)
-    with pytest.raises(GraphFailed, match="silently ignores the picture: use Qwen3-VL"):
+    with pytest.raises(GraphFailed, match="silently ignores the image: use Qwen3-VL"):
         run_graph(graph_of(vlm, folder)[0])

@@ -402,7 +402,7 @@ def test_a_vision_model_says_how_alike_pictures_are_and_sees_each_once(
         return run_graph(graph)[checked, 1]
 
     first = report()
-    assert "likeness of two pictures by the vision model, 1 for the same: " in first
+    assert "likeness of two images by the vision model, 1 for the same: " in first
     assert sum(seen) == 5 and report() == first and sum(seen) == 5
 
 

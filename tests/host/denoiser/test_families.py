@@ -161,8 +161,8 @@ def test_kinds_of_a_family_have_its_name(host):
     ("kind", "sentence"),
     [
         ("Anima", "operator of ComfyUI that has no gradient"),
-        ("SAM31", "finds objects and draws no pictures"),
-        ("StableAudio", "makes sound and no pictures"),
+        ("SAM31", "finds objects and draws no images"),
+        ("StableAudio", "makes sound and no images"),
     ],
 )
 def test_a_model_that_cannot_be_trained_is_refused_with_the_reason(kind, sentence):

@@ -171,7 +171,7 @@ def test_strength_0_is_the_base_where_no_name_is_used(compared: dict[str, Any]):
 
 def test_the_report_says_what_was_sent_and_how_far_it_went(compared: dict[str, Any]):
     report = compared["report"].splitlines()
-    assert report[0].startswith("6 pictures in ")
+    assert report[0].startswith("6 images in ")
     assert report[1:4] == ["without bundle", "  a photo of a dog", "  a drawing of a dog on grass"]
     base, zero, one = zip(*compared["plain"], strict=True)
     away = 100 * mean_difference(torch.stack(base), torch.stack(one))

@@ -159,7 +159,7 @@ def test_a_text_file_without_a_projection_is_refused(text_file: Path, tmp_path: 
 
 
 def test_clips_of_two_kinds_are_refused(text_encoder):
-    with pytest.raises(ValueError, match="text embeddings 768 wide .* picture embeddings 1024"):
+    with pytest.raises(ValueError, match="text embeddings 768 wide .* image embeddings 1024"):
         text_features(text_encoder, ["a dog"], 1024)
 
 
@@ -184,7 +184,7 @@ def test_clip_t_is_the_mean_cosine_of_each_picture_and_its_prompt(
     expected = torch.cosine_similarity(images, transformers_texts(text_file, text_encoder))
     assert outputs[node, 1] == pytest.approx(100 * expected.mean().item(), abs=0.01)
     assert outputs[node, 0] == pytest.approx(2.5 * expected.clamp(min=0).mean().item(), abs=0.0005)
-    assert "CLIP-T of 3 pictures, each with its prompt" in outputs[node, 2]
+    assert "CLIP-T of 3 images, each with its prompt" in outputs[node, 2]
 
 
 def test_clip_i_is_the_mean_cosine_of_all_pairs_of_pictures(run_graph, vision, reference_vision):
@@ -215,7 +215,7 @@ def test_a_score_without_its_other_side_is_refused(run_graph, vision, inputs, se
 def test_two_prompts_for_three_pictures_are_refused(run_graph, vision, text_encoder):
     graph = Graph()
     score(graph, vision, noise_pictures(3, seed=1), prompts="a\nb", clip=text_encoder)
-    with pytest.raises(GraphFailed, match="There are 2 prompts and 3 pictures"):
+    with pytest.raises(GraphFailed, match="There are 2 prompts and 3 images"):
         run_graph(graph)
 
 

@@ -69,5 +69,5 @@ def test_a_concept_is_trained_saved_and_loaded_in_one_graph(
 ):
     outputs = run_graph(training_prompt(dataset))
     assert outputs["load", 2] == "embedding:tok"
-    assert "4 steps on 4 pictures" in outputs["train", 5]
+    assert "4 steps on 4 images" in outputs["train", 5]
     assert len(outputs["train", 4]["loss"]) == 4

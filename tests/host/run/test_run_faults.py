@@ -118,7 +118,7 @@ def test_a_picture_that_goes_before_it_is_read_is_named(run_graph, host, monkeyp
         run_graph(training("gone before")[0])
     monkeypatch.undo()
     graph, node = training("gone before")
-    assert "on 3 pictures" in run_graph(graph)[node, 5], "the next run takes what is there"
+    assert "on 3 images" in run_graph(graph)[node, 5], "the next run takes what is there"
 
 
 def test_two_recipes_in_turns_under_one_name_both_come_to_their_end(run_graph, host, monkeypatch):

@@ -179,7 +179,7 @@ def test_held_out_pictures_do_not_train(host, run_graph):
     graph = Graph()
     judged = graph.add("Pivotal_Validation", every=2, hold_out=1)
     graph, node = training("held", graph, validation=judged.out())
-    assert "steps on 3 pictures" in run_graph(graph)[node, 5]
+    assert "steps on 3 images" in run_graph(graph)[node, 5]
 
 
 def test_the_average_is_what_comes_out(host, run_graph):

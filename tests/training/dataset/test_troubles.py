@@ -103,7 +103,7 @@ TROUBLES: dict[str, tuple[Callable[[Path], object], str]] = {
                 "with 16 bits"),
     "cmyk": (lambda f: drawing(7).convert("CMYK").save(f / "print.jpg"), "in CMYK"),
     "copy": (twin, "twin a.png = twin b.png: the same file"),
-    "near copy": (near, "near a.png, near b.jpg: nearly the same picture"),
+    "near copy": (near, "near a.png, near b.jpg: nearly the same image"),
     "small": (lambda f: drawing(8, (60, 60)).save(f / "small.png"), "much smaller than their"),
     "wide": (lambda f: drawing(9, (900, 130)).save(f / "wide.png"), "cropped by more than a"),
     "blurred": (lambda f: drawing(10, (300, 300)).filter(ImageFilter.GaussianBlur(9)).save(
@@ -134,7 +134,7 @@ TROUBLES: dict[str, tuple[Callable[[Path], object], str]] = {
                       "Line 1 of metadata.jsonl"),
     "broken json": (lambda f: (f / "meta.json").write_text("{"), "meta.json cannot be read"),
     "stray mask": (lambda f: (saved(f / "masks" / "nobody.png", 53)),
-                   "The mask nobody.png belongs to no picture"),
+                   "The mask nobody.png belongs to no image"),
     "black mask": (lambda f: (captioned(f, "hidden", b"TOK hidden", 54),
                               Image.new("L", SIZE).save(f / "hidden_mask.png")),
                    "a mask that is black all over: hidden.png"),

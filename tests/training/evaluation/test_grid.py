@@ -115,7 +115,7 @@ def test_small_pictures_get_room_for_their_labels():
 
 
 def test_missing_and_uneven_pictures_are_refused():
-    with pytest.raises(ValueError, match="a picture for each row and column, all of one size"):
+    with pytest.raises(ValueError, match="an image for each row and column, all of one size"):
         labelled_grid([[Image.new("RGB", (8, 8))]], ["a"], ["b", "c"])
     with pytest.raises(ValueError, match="all of one size"):
         labelled_grid([[Image.new("RGB", (8, 8)), Image.new("RGB", (9, 8))]], ["a"], ["b", "c"])

@@ -120,7 +120,7 @@ def test_mean_difference_is_a_share_of_the_range():
 
 
 def test_one_picture_has_no_spread_to_compare():
-    with pytest.raises(ValueError, match="needs 2 or more pictures in each set: 1 given"):
+    with pytest.raises(ValueError, match="needs 2 or more images in each set: 1 given"):
         frechet_distance(features(1, 4, seed=0), features(5, 4, seed=0))
 
 

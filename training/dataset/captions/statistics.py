@@ -100,7 +100,7 @@ def _maximal(counts: Counter[str]) -> Iterator[tuple[str, int]]:
 
 def statistics_report(statistics: Statistics, rows: int = 40) -> str:
     """The statistics as text: coverage, absorbed phrases, a table of the most frequent ones."""
-    lines = [f"{statistics.captions} of {len(statistics.words)} pictures have a caption"]
+    lines = [f"{statistics.captions} of {len(statistics.words)} images have a caption"]
     lines += [f'"{word}" is in {count} captions' for word, count in statistics.coverage]
     if statistics.words:
         middle = sorted(statistics.words)[len(statistics.words) // 2]

@@ -75,7 +75,7 @@ def all_findings(material: Material) -> list[Finding]:
 def picture_findings(m: Material) -> Iterator[Finding]:
     """Size, crop, sharpness, light, borders, transparency, masks."""
     small = m.names(lambda r, s, c: enlargement(c) > 1 / 0.7)
-    yield from _warn("small", "much smaller than their bucket: use larger pictures", small)
+    yield from _warn("small", "much smaller than their bucket: use larger images", small)
     rather = m.names(lambda r, s, c: 1 < enlargement(c) <= 1 / 0.7)
     yield from _warn("smallish", "enlarged a little to fill their bucket", rather)
     cropped = m.names(lambda r, s, c: kept_share(c) < 0.75)
@@ -149,7 +149,7 @@ def twin_findings(m: Material) -> Iterator[Finding]:
         rows = sorted((m.records[i] for i in group), key=lambda r: -r.width * r.height)
         names = tuple(record.name for record in rows)
         if frozenset(names) not in exact:
-            text = f"{', '.join(names)}: nearly the same picture; {names[0]} is the largest"
+            text = f"{', '.join(names)}: nearly the same image; {names[0]} is the largest"
             yield Finding("near_copy", Level.WARNING, text, names[1:])
 
 
@@ -223,7 +223,7 @@ def caption_findings(m: Material) -> Iterator[Finding]:
     yield from _note("unfinished", "whose caption ends within a sentence: raise max_tokens", cut)
     counts = Counter(r.caption.strip() for r in m.records if r.caption.strip())
     double = tuple(r.name for r in m.records if counts[r.caption.strip()] > 1)
-    yield from _note("same_caption", "that share their caption with another picture", double)
+    yield from _note("same_caption", "that share their caption with another image", double)
 
 
 def _placeholders(m: Material) -> Iterator[Finding]:
@@ -246,11 +246,11 @@ def _placeholders(m: Material) -> Iterator[Finding]:
 def count_findings(m: Material) -> Iterator[Finding]:
     """Too few pictures of a concept, or no pictures at all."""
     if not m.records:
-        yield Finding("empty", Level.ERROR, "There is no picture left to train on.")
+        yield Finding("empty", Level.ERROR, "There is no image left to train on.")
     for concept, count in Counter(record.concept for record in m.records).items():
         of = f' of "{concept}"' if concept else ""
         if count < 5:
-            text = f"Only {count} pictures{of}: 10 to 30 different ones teach a subject well."
+            text = f"Only {count} images{of}: 10 to 30 different ones teach a subject well."
             yield Finding("few", Level.WARNING, text)
 
 

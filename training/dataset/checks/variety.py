@@ -97,4 +97,4 @@ def variety_line(variety: Variety, records: Sequence[Record], by: str) -> str:
         f"{records[pair.left].name} and {records[pair.right].name} ({pair.likeness:.2f})"
         for pair in variety.pairs
     )
-    return f"likeness of two pictures by {by}, 1 for the same: {variety.mean:.2f}; most: {pairs}"
+    return f"likeness of two images by {by}, 1 for the same: {variety.mean:.2f}; most: {pairs}"

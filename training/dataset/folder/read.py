@@ -88,7 +88,7 @@ def _read_place(
             traits=header.traits,
         )
     if options.masks:
-        notes += [f"The mask {path.name} belongs to no picture." for path in _unused(place, used)]
+        notes += [f"The mask {path.name} belongs to no image." for path in _unused(place, used)]
 
 
 def _unused(place: ScannedFolder, used: set[Path]) -> list[Path]:
@@ -119,7 +119,7 @@ def checked_extension(extension: str) -> str:
 def no_picture(folder: Path, skipped: Sequence[str]) -> str:
     """Why a folder has no usable picture, and what to do."""
     if skipped:
-        first = f"None of the {len(skipped)} pictures in {folder} can be used"
+        first = f"None of the {len(skipped)} images in {folder} can be used"
         return f"{first}: {skipped[0]}"
     kinds = ", ".join(sorted(kind.lstrip(".") for kind in EXTENSIONS))
     parent = (
@@ -127,4 +127,4 @@ def no_picture(folder: Path, skipped: Sequence[str]) -> str:
         if split_concept(folder.name)
         else ""
     )
-    return f"There is no picture in {folder} itself: put some there ({kinds}).{parent}"
+    return f"There is no image in {folder} itself: put some there ({kinds}).{parent}"

@@ -136,7 +136,7 @@ def _json_lines(path: Path, text: str, notes: list[str]) -> Iterator[tuple[str, 
         if isinstance(row, dict) and (key := field_of(cast("dict[str, Any]", row), NAME_COLUMNS)):
             yield key_of(key), field_of(cast("dict[str, Any]", row), TEXT_COLUMNS)
         else:
-            notes.append(f"Line {number} of {path.name} is not a caption of a picture: correct it.")
+            notes.append(f"Line {number} of {path.name} is not a caption of an image: correct it.")
 
 
 def _csv_rows(text: str) -> Iterator[tuple[str, str]]:

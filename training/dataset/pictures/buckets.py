@@ -103,7 +103,7 @@ def latent_mask(
     weight = floor + (1 - floor) * share
     if not weight.max() > 0:
         raise ValueError(
-            f"The mask of {record.name} is black where the picture is cropped: "
+            f"The mask of {record.name} is black where the image is cropped: "
             "correct the mask, or use a mask_floor above 0."
         )
     return weight

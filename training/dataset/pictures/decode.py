@@ -176,7 +176,7 @@ def unreadable_picture(path: Path, error: Exception) -> ValueError:
     elif isinstance(error, OSError) and error.strerror:
         reason = error.strerror
     return ValueError(
-        f"{path.name} cannot be read as a picture ({reason.rstrip('.')}): "
+        f"{path.name} cannot be read as an image ({reason.rstrip('.')}): "
         "save it again as PNG or JPEG, or remove it."
     )
 

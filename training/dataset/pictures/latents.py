@@ -21,7 +21,7 @@ from ..records import Dataset, Record
 from .buckets import load_pixels
 
 LOG = logging.getLogger(__name__)
-CURE = "make room or access there, or the pictures are encoded again each time."
+CURE = "make room or access there, or the images are encoded again each time."
 
 Member = tuple[Record, Crop]
 """A picture of a batch, and the part of it to encode."""
@@ -91,7 +91,7 @@ def encode_latents(
     owners = range(len(records)) if owners is None else owners
     if len(crops) != len(owners):
         raise ValueError(
-            f"{len(crops)} crops for {len(owners)} pictures: give one crop for each picture."
+            f"{len(crops)} crops for {len(owners)} images: give one crop for each image."
         )
     batches = _batches(crops, codec)
     members = [[(records[owners[i]], crops[i]) for i in batch] for batch in batches]

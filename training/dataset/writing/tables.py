@@ -95,7 +95,7 @@ class Csv(Table):
         self._header, self._rows = (rows[0], rows[1:]) if rows else ([NAME, TEXT], [])
         if not any(name in self._header for name in NAME_COLUMNS):
             raise ValueError(
-                f"metadata.csv has no column {NAME}, so its rows belong to no pictures: add one, "
+                f"metadata.csv has no column {NAME}, so its rows belong to no images: add one, "
                 "or choose another format."
             )
         named = (self.fields(place) for place in range(len(self._rows)))

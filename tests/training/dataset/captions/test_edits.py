@@ -170,7 +170,7 @@ def test_phrases_in_four_of_five_captions_are_fused():
     assert [(p.text, p.captions) for p in stats.phrases] == [("red hat", 4), ("snow", 2)]
     assert [p.text for p in stats.fused] == ["red hat"] and stats.coverage == (("TOK", 5),)
     text = statistics_report(stats)
-    assert 'fused: "red hat" is in 80%' in text and "5 of 6 pictures have a caption" in text
+    assert 'fused: "red hat" is in 80%' in text and "5 of 6 images have a caption" in text
 
 
 def test_answers_of_models_are_tidied_and_bad_ones_named():

@@ -222,7 +222,7 @@ def test_a_placeholder_in_no_caption_and_few_pictures_are_told(tmp_path: Path):
     health = check(tmp_path, "TOK")
     assert health.gate is Gate.NOT_READY
     assert 'error: The placeholder "TOK" is in no caption' in health.report
-    assert "Only 3 pictures" in health.report
+    assert "Only 3 images" in health.report
 
 
 def test_boxes_tell_crowds_and_far_subjects(tmp_path: Path):
@@ -266,8 +266,8 @@ def test_what_cannot_be_decoded_is_left_out_with_a_sentence(tmp_path: Path):
     (tmp_path / "cut.png").write_bytes(data[: len(data) // 2])
     health = check(tmp_path, "TOK")
     assert len(health.dataset.records) == 6 and health.gate is Gate.WARNINGS
-    assert "warning: cut.bmp cannot be read as a picture" in health.report
-    assert "warning: cut.png cannot be read as a picture" in health.report
+    assert "warning: cut.bmp cannot be read as an image" in health.report
+    assert "warning: cut.png cannot be read as an image" in health.report
 
 
 def test_an_empty_set_is_not_ready():

@@ -165,7 +165,7 @@ def test_a_damaged_picture_is_left_out_with_a_sentence(tmp_path: Path, name: str
     dataset = read_folder(tmp_path)
     assert [record.path.name for record in dataset.records] == ["good.png"]
     (sentence,) = dataset.skipped
-    assert sentence.startswith(f"{name} cannot be read as a picture (")
+    assert sentence.startswith(f"{name} cannot be read as an image (")
     assert sentence.endswith("): save it again as PNG or JPEG, or remove it.")
     assert str(tmp_path) not in sentence
 
@@ -175,7 +175,7 @@ def test_missing_pixels_that_only_decoding_shows_are_a_sentence_too(tmp_path: Pa
     bad = picture(tmp_path / name, (100, 80))
     bad.write_bytes(cut(bad.read_bytes()))
     (record,) = read_folder(tmp_path).records
-    with pytest.raises(ValueError, match=rf"{name} cannot be read as a picture \(.*truncated"):
+    with pytest.raises(ValueError, match=rf"{name} cannot be read as an image \(.*truncated"):
         load_pixels(record, nearest_crop(100, 80, [(64, 64)]))
 
 
@@ -192,19 +192,19 @@ def test_a_broken_link_is_a_sentence(tmp_path: Path):
     (tmp_path / "b.png").symlink_to(tmp_path / "nowhere.png")
     dataset = read_folder(tmp_path)
     assert [record.path.name for record in dataset.records] == ["a.png"]
-    assert dataset.skipped[0].startswith("b.png cannot be read as a picture (No such file")
+    assert dataset.skipped[0].startswith("b.png cannot be read as an image (No such file")
     assert folder_fingerprint(tmp_path, ".txt") == folder_fingerprint(tmp_path, ".txt")
 
 
 def test_a_photo_in_a_format_without_decoder_is_not_passed_over_in_silence(tmp_path: Path):
     picture(tmp_path / "a.png")
     (tmp_path / "IMG_1.HEIC").write_bytes(b"\0\0\0\x18ftypheic" + bytes(40))
-    assert read_folder(tmp_path).skipped[0].startswith("IMG_1.HEIC cannot be read as a picture")
+    assert read_folder(tmp_path).skipped[0].startswith("IMG_1.HEIC cannot be read as an image")
 
 
 def test_a_folder_without_a_picture_is_one_sentence(tmp_path: Path):
     (tmp_path / "notes.txt").write_text("hello")
-    with pytest.raises(ValueError, match="There is no picture in .*put some there") as error:
+    with pytest.raises(ValueError, match="There is no image in .*put some there") as error:
         read_folder(tmp_path)
     assert str(tmp_path) in str(error.value) and "\n" not in str(error.value)
 
@@ -212,7 +212,7 @@ def test_a_folder_without_a_picture_is_one_sentence(tmp_path: Path):
 def test_a_folder_without_a_readable_picture_says_why(tmp_path: Path):
     for number in range(3):
         (tmp_path / f"{number}.png").write_bytes(b"no picture")
-    with pytest.raises(ValueError, match=r"None of the 3 pictures .* can be used: 0\.png cannot"):
+    with pytest.raises(ValueError, match=r"None of the 3 images .* can be used: 0\.png cannot"):
         read_folder(tmp_path)
 
 

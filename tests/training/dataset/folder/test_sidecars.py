@@ -186,7 +186,7 @@ def test_pairs_of_cog_are_read(tmp_path: Path):
 def test_a_mask_without_a_picture_is_noted(tmp_path: Path):
     picture(tmp_path / "a.png")
     picture(tmp_path / "masks" / "b.png")
-    assert read_folder(tmp_path).notes == ("The mask b.png belongs to no picture.",)
+    assert read_folder(tmp_path).notes == ("The mask b.png belongs to no image.",)
 
 
 def test_transparency_becomes_a_mask(tmp_path: Path):
@@ -223,10 +223,10 @@ def test_the_report_counts_sources_traits_and_what_is_left_out(tmp_path: Path):
     (tmp_path / "a.txt").write_text("x")
     text = describe(read_folder(tmp_path))
     for line in (
-        f"{tmp_path.name}: 2 pictures, 2 an epoch",
+        f"{tmp_path.name}: 2 images, 2 an epoch",
         "captions: 1 (.txt 1)",
         "1 rotated by their EXIF tag, which ComfyUI's own loader and kohya ignore",
         "1 with transparency",
-        "c.png cannot be read as a picture (unknown or damaged format)",
+        "c.png cannot be read as an image (unknown or damaged format)",
     ):
         assert line in text

@@ -77,12 +77,12 @@ def test_pictures_are_read_only_when_their_turn_comes(dataset):
     dataset.records[3].path.write_bytes(b"gone")
     stream = encode_latents(dataset, crops, Average())
     assert [next(stream)[0] for _ in range(4)] == [0, 2, 4, 1]
-    with pytest.raises(ValueError, match=r"3\.png cannot be read as a picture"):
+    with pytest.raises(ValueError, match=r"3\.png cannot be read as an image"):
         next(stream)
 
 
 def test_a_crop_is_needed_for_each_picture(dataset):
-    with pytest.raises(ValueError, match="0 crops for 5 pictures"):
+    with pytest.raises(ValueError, match="0 crops for 5 images"):
         next(encode_latents(dataset, [], Average()))
 
 
