@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from torch import Tensor
@@ -16,6 +16,21 @@ Embeddings = Mapping[str, Vectors]
 _PREFIX = "bundle_emb"
 # Control characters, lone surrogates, line and paragraph separators.
 _UNPRINTABLE = frozenset({"Cc", "Cs", "Zl", "Zp"})
+
+
+_LONGEST = 80
+"""Letters of a name in a sentence; a file's names can have thousands"""
+
+
+def short(name: str) -> str:
+    """A name as sentences show it: cut if it would fill them."""
+    return name if len(name) <= _LONGEST else f"{name[: _LONGEST - 3]}..."
+
+
+def few(names: Sequence[str]) -> str:
+    """The first three names, and how many more there are."""
+    shown = ", ".join(map(short, names[:3]))
+    return f"{shown} and {len(names) - 3} more" if len(names) > 3 else shown
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -2,13 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from enum import Enum
 
-from .bundle import Bundle, Entry, Vectors, check_name
+from torch import Tensor
+
+from .bundle import Bundle, Entry, Vectors, check_name, few
 from .layers.aliases import one_spelling
-from .lowrank import LoraFile, LowRank, compact, decompose, join_lora, merge, split_lora, trim
+from .lowrank import (
+    Layers,
+    LoraFile,
+    LowRank,
+    compact,
+    decompose,
+    layer_tensors,
+    merge,
+    split_lora,
+    trim,
+)
+from .metadata import merged_header
 
 
 class NameClash(str, Enum):
@@ -91,43 +104,67 @@ def merge_bundles(
             f"The bundles are made for {' and '.join(families)}: only bundles of one family merge."
         )
     family = families[0] if families else ""
-    files = _respelled([split_lora(bundle.lora) for bundle in bundles], family)
-    merged = _merge_layers(files, weights, rank)
+    files = [split_lora(bundle.lora) for bundle in bundles]
+    notes = [note for file in files for note in _left_out(file)]
+    merged = _merge_layers(_respelled(files, family), weights, rank)
     title = ", ".join(filter(None, (bundle.source for bundle in bundles)))
+    union = _union(bundles, clash)
     return replace(
-        _union(bundles, clash),
+        union,
         family=family,
-        lora=join_lora(merged) if merged.layers else {},
-        header={"modelspec.merged_from": title} if title else {},
+        lora=merged,
+        header=merged_header([bundle.header for bundle in bundles], title),
+        notes=(*union.notes, *notes),
     )
 
 
-def _respelled(files: Sequence[LoraFile], family: str) -> list[LoraFile]:
+def _left_out(file: LoraFile) -> Iterator[str]:
+    """Sentences about what changes nothing and is not merged."""
+    if file.empty:
+        yield f"{len(file.empty)} layers of rank 0 change nothing and are left out: " + (
+            f"{few(file.empty)}."
+        )
+    alphas = _lone_alphas(file)
+    if alphas:
+        yield f"{len(alphas)} alphas without a layer are left out: {few(alphas)}."
+
+
+def _lone_alphas(file: LoraFile) -> list[str]:
+    """Alphas of layers that have no other tensor."""
+    stems = {key.rpartition(".")[0] for key in file.others if not key.endswith(".alpha")}
+    layers = {key: key.removesuffix("alpha") for key in file.others if key.endswith(".alpha")}
+    return [
+        key
+        for key, layer in layers.items()
+        if not any(f"{stem}.".startswith(layer) for stem in stems)
+    ]
+
+
+def _respelled(files: Sequence[LoraFile], family: str) -> list[Layers]:
     """One spelling for all, so that equal layers meet; ValueError for layers without factors."""
     for file in files:
-        if file.others:
+        lone = _lone_alphas(file)
+        strange = [key for key in file.others if key not in lone]
+        if strange:
             raise ValueError(
-                f"{next(iter(file.others))} does not belong to a pair of low-rank factors, as with "
+                f"{strange[0]} does not belong to a pair of low-rank factors, as with "
                 "LoHa, LoKr, DoRA and full deltas, so it cannot be merged: turn it into a plain "
                 "LoRA first."
             )
     spellings = one_spelling([list(file.layers) for file in files], family)
-    return [
-        replace(file, layers={spelling[stem]: layer for stem, layer in file.layers.items()})
-        for file, spelling in zip(files, spellings, strict=True)
-    ]
+    return [file.layers.renamed(spelling) for file, spelling in zip(files, spellings, strict=True)]
 
 
-def _merge_layers(files: Sequence[LoraFile], weights: Sequence[float], rank: int) -> LoraFile:
-    names = dict.fromkeys(name for file in files for name in file.layers)
-    layers: dict[str, LowRank] = {}
-    for name in names:
-        weighted = [
-            (f.layers[name], w) for f, w in zip(files, weights, strict=True) if name in f.layers
-        ]
+def _merge_layers(
+    files: Sequence[Layers], weights: Sequence[float], rank: int
+) -> dict[str, Tensor]:
+    """The tensors of the sum, formed one layer at a time."""
+    tensors: dict[str, Tensor] = {}
+    for name in dict.fromkeys(name for file in files for name in file):
+        weighted = [(f[name], w) for f, w in zip(files, weights, strict=True) if name in f]
         whole = merge([layer for layer, _ in weighted], [weight for _, weight in weighted])
-        layers[name] = _cut(whole, rank)
-    return LoraFile(layers=layers, others={})
+        tensors |= layer_tensors(name, _cut(whole, rank))
+    return tensors
 
 
 def _cut(layer: LowRank, rank: int) -> LowRank:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import cast
 
 import torch
 from torch import Tensor
+
+from .layers.whole_files import host_names
 
 PAIRS = (
     ("lora_up.weight", "lora_down.weight"),
@@ -58,29 +61,91 @@ class Svd:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Factors:
+    """A layer's tensors as a file holds them, which share its memory."""
+
+    up: Tensor
+    down: Tensor
+    alpha: Tensor | None
+    mid: Tensor | None
+
+    def low_rank(self) -> LowRank:
+        """The change in fp64."""
+        scale = 1.0 if self.alpha is None else self.alpha.item() / self.down.shape[0]
+        inner = self.down.double()
+        if self.mid is not None:
+            # A Tucker core: delta[o, i, ...] = up[o, a] mid[a, b, ...] down[b, i].
+            inner = torch.einsum("ab...,bi->ai...", self.mid.double(), inner.flatten(1))
+        return LowRank(
+            up=self.up.double().flatten(1) * scale,
+            down=inner.flatten(1),
+            shape=(self.up.shape[0], *inner.shape[1:]),
+        )
+
+
+class Layers(Mapping[str, LowRank]):
+    """Layers that are formed whenever they are asked for, so that fp64 holds one at a time."""
+
+    def __init__(self, factors: Mapping[str, Factors]) -> None:
+        self._factors = factors
+
+    def __getitem__(self, stem: str) -> LowRank:
+        return self._factors[stem].low_rank()
+
+    def __contains__(self, stem: object) -> bool:
+        return stem in self._factors
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._factors)
+
+    def __len__(self) -> int:
+        return len(self._factors)
+
+    def renamed(self, names: Mapping[str, str]) -> Layers:
+        """The same layers under other names, which are given by the old ones."""
+        return Layers({names[stem]: factors for stem, factors in self._factors.items()})
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class LoraFile:
     """The tensors of a LoRA: layers in two factors, and all others."""
 
-    layers: Mapping[str, LowRank]
+    layers: Layers
     """By the layer's name as the file spells it, in the order of the file"""
     others: Mapping[str, Tensor]
     """LoHa, LoKr, OFT, full deltas, norms and `dora_scale`, under their own keys"""
+    empty: Sequence[str] = ()
+    """Layers of rank 0, which change nothing"""
 
 
 def split_lora(lora: Mapping[str, Tensor]) -> LoraFile:
-    """Find the layers of a LoRA in any usual spelling; ValueError for factors that do not match."""
+    """Find the layers of a LoRA in any usual spelling.
+
+    ValueError for factors that do not match and for NaN.
+    """
     check_alphas(lora)
-    layers: dict[str, LowRank] = {}
+    lora = host_names(lora)
+    layers: dict[str, Factors] = {}
+    empty: list[str] = []
     used: set[str] = set()
     for key in lora:
         names = _pair(key)
         if names is None or names[1] not in lora:
             continue
         stem, down = names
-        alpha, mid = f"{stem}.alpha", f"{stem}.lora_mid.weight"
-        layers[stem] = _read(stem, lora[key], lora[down], lora.get(alpha), lora.get(mid))
-        used |= {key, down, alpha, mid}
-    return LoraFile(layers=layers, others={k: t for k, t in lora.items() if k not in used})
+        parts = (key, down, f"{stem}.alpha", f"{stem}.lora_mid.weight")
+        check_numbers({part: lora[part] for part in parts if part in lora})
+        factors = Factors(
+            up=lora[key], down=lora[down], alpha=lora.get(parts[2]), mid=lora.get(parts[3])
+        )
+        _check_factors(stem, factors)
+        if factors.down.shape[0]:
+            layers[stem] = factors
+        else:
+            empty.append(stem)
+        used |= {*parts}
+    others = {key: tensor for key, tensor in lora.items() if key not in used}
+    return LoraFile(layers=Layers(layers), others=others, empty=empty)
 
 
 def check_alphas(lora: Mapping[str, Tensor]) -> None:
@@ -93,16 +158,34 @@ def check_alphas(lora: Mapping[str, Tensor]) -> None:
             )
 
 
-def join_lora(file: LoraFile) -> dict[str, Tensor]:
-    """The tensors of a LoRA in fp32, as `lora_up`, `lora_down` and `alpha` = rank."""
-    tensors: dict[str, Tensor] = {}
-    for stem, layer in file.layers.items():
-        kernel = [1] * (len(layer.shape) - 2)
-        up, down = layer.up.float(), layer.down.float()
-        tensors[f"{stem}.lora_up.weight"] = up.reshape(*up.shape, *kernel)
-        tensors[f"{stem}.lora_down.weight"] = down.reshape(-1, *layer.shape[1:])
-        tensors[f"{stem}.alpha"] = torch.tensor(float(layer.rank))
-    return tensors | dict(file.others)
+def check_numbers(lora: Mapping[str, Tensor]) -> None:
+    """Refuse NaN, which would turn every image black."""
+    for key, tensor in lora.items():
+        if not_finite(tensor):
+            raise ValueError(
+                f"{key} holds NaN or infinite values, which would turn every image black: use an "
+                "earlier save of the training, or train again with a lower learning rate."
+            )
+
+
+def not_finite(tensor: Tensor) -> int:
+    """How many numbers are NaN or infinite."""
+    # Types of one byte have no such operation; a tensor without content (`meta`) has no numbers.
+    if not tensor.is_floating_point() or tensor.is_meta:
+        return 0
+    wide = tensor.float() if tensor.element_size() == 1 else tensor
+    return int((~wide.isfinite()).sum().item())
+
+
+def layer_tensors(stem: str, layer: LowRank) -> dict[str, Tensor]:
+    """A layer in fp32, as `lora_up`, `lora_down` and `alpha` = rank."""
+    kernel = [1] * (len(layer.shape) - 2)
+    up, down = layer.up.float(), layer.down.float()
+    return {
+        f"{stem}.lora_up.weight": up.reshape(*up.shape, *kernel),
+        f"{stem}.lora_down.weight": down.reshape(-1, *layer.shape[1:]),
+        f"{stem}.alpha": torch.tensor(float(layer.rank)),
+    }
 
 
 def _pair(key: str) -> tuple[str, str] | None:
@@ -115,22 +198,15 @@ def _pair(key: str) -> tuple[str, str] | None:
     return (key[: -len(up)], key[: -len(up)] + down) if key.endswith(up) else None
 
 
-def _read(stem: str, up: Tensor, down: Tensor, alpha: Tensor | None, mid: Tensor | None) -> LowRank:
-    rank = down.shape[0]
-    if up.shape[1] != (rank if mid is None else mid.shape[0]):
-        raise ValueError(
-            f"The factors of {stem} do not match: {tuple(up.shape)} and {tuple(down.shape)}. "
-            "The file is damaged, copy it again."
-        )
-    scale = 1.0 if alpha is None else alpha.item() / rank
-    inner = down.double()
-    if mid is not None:
-        # A Tucker core: delta[o, i, ...] = up[o, a] mid[a, b, ...] down[b, i].
-        inner = torch.einsum("ab...,bi->ai...", mid.double(), inner.flatten(1))
-    return LowRank(
-        up=up.double().flatten(1) * scale,
-        down=inner.flatten(1),
-        shape=(up.shape[0], *inner.shape[1:]),
+def _check_factors(stem: str, factors: Factors) -> None:
+    up, down, mid = factors.up, factors.down, factors.mid
+    if up.ndim > 1 and down.ndim > 1 and (mid is None or mid.ndim > 1):
+        inner = down.shape[:1] if mid is None else mid.shape[:2]
+        if (math.prod(up.shape[1:]), down.shape[0]) == (inner[0], inner[-1]):
+            return
+    raise ValueError(
+        f"The factors of {stem} do not match: {tuple(up.shape)} and {tuple(down.shape)}. "
+        "The file is damaged, copy it again."
     )
 
 
@@ -195,11 +271,12 @@ def _size(values: Tensor) -> float:
 
 def merge(layers: Sequence[LowRank], weights: Sequence[float]) -> LowRank:
     """The exact weighted sum of several changes to a layer, from factors joined side by side."""
-    shapes = {layer.shape for layer in layers}
+    # A kernel of 1 x 1 is the same change as none.
+    shapes = {(layer.shape[:2], _kernel(layer)): layer.shape for layer in layers}
     if len(shapes) > 1:
         raise ValueError(
-            f"Layers of different shapes cannot be merged ({', '.join(map(str, shapes))}): "
-            "they are made for different models."
+            f"Layers of different shapes cannot be merged ({', '.join(map(str, shapes.values()))}):"
+            " they are made for different models."
         )
     ups = [weight * layer.up for layer, weight in zip(layers, weights, strict=True)]
     return replace(
@@ -207,6 +284,11 @@ def merge(layers: Sequence[LowRank], weights: Sequence[float]) -> LowRank:
         up=torch.cat(ups, dim=1),
         down=torch.cat([layer.down for layer in layers], dim=0),
     )
+
+
+def _kernel(layer: LowRank) -> tuple[int, ...]:
+    kernel = layer.shape[2:]
+    return kernel if math.prod(kernel) > 1 else ()
 
 
 def compact(layer: LowRank) -> LowRank:

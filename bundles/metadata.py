@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import datetime, timezone
 from typing import cast
@@ -24,7 +24,14 @@ _ARCHITECTURES = {
     "sd2": "stable-diffusion-v2-512",
     "sdxl": "stable-diffusion-xl-v1-base",
 }
+_ARCHITECTURE_SD2_V = "stable-diffusion-v2-768-v"
 _SS_BASE = {"sd15": "sd_v1", "sd2": "sd_v2", "sdxl": "sdxl_base_v1-0"}
+_SS_FAMILY = {"sd15": "sd_v1", "sd2": "sd_v2", "sdxl": "sdxl"}
+_SD2_V = "sd_v2_v"
+_PHRASE = "modelspec.trigger_phrase"
+_SIZES = frozenset({"ss_network_dim", "ss_network_alpha"})
+# The ranks and alphas of convolutions and of single blocks are among these.
+_SIZES_BY_HAND = frozenset({"ss_network_args"})
 # No index of ours comes near these; anything longer is junk, or an attempt to fill the memory.
 _MAX_INDEX, _MAX_TEXT, _MAX_THUMBNAIL = 16 * 1024**2, 10_000, 1024**2
 _THUMBNAIL = re.compile(r"data:image/(?:jpeg|png|webp);base64,[A-Za-z0-9+/=]*")
@@ -52,10 +59,17 @@ def build_metadata(
     bundle: Bundle, *, title: str, lora: Mapping[str, Tensor], names: tuple[str, ...], kind: str
 ) -> dict[str, str]:
     """All fields of a file that announces `names`."""
-    metadata = dict(bundle.header) if lora or kind == BUNDLE else {}
-    metadata |= _model_spec(bundle.family, title, names, kind)
+    header: Mapping[str, str] = bundle.header if lora or kind == BUNDLE else {}
+    metadata = dict(header) | _model_spec(bundle.family, title, names, kind)
+    if header.get("ss_base_model_version", "").startswith(_SD2_V):
+        metadata["modelspec.architecture"] = metadata["modelspec.architecture"].replace(
+            _ARCHITECTURES["sd2"], _ARCHITECTURE_SD2_V
+        )
+    if phrase := header.get(_PHRASE, ""):
+        ours = metadata.get(_PHRASE, "")
+        metadata[_PHRASE] = ", ".join(dict.fromkeys(filter(None, (phrase, ours))))
     if lora:
-        metadata |= _kohya_fields(bundle.family, title, lora)
+        metadata |= _kohya_fields(bundle.family, title, lora, header)
     if thumbnail := bundle.thumbnail or _first_thumbnail(bundle, names):
         metadata["modelspec.thumbnail"] = thumbnail
     index = {
@@ -144,14 +158,22 @@ def _implementation(family: str) -> str:
     return "https://github.com/comfyanonymous/ComfyUI"
 
 
-def _kohya_fields(family: str, title: str, lora: Mapping[str, Tensor]) -> dict[str, str]:
-    """What other programs sort LoRA files by; rank and alpha only if all layers agree."""
+def _kohya_fields(
+    family: str, title: str, lora: Mapping[str, Tensor], header: Mapping[str, str]
+) -> dict[str, str]:
+    """What other programs sort LoRA files by; rank and alpha only if all layers agree.
+
+    What the header of before says of the same family and network stays.
+    """
     fields = {"ss_output_name": title}
     if family in _SS_BASE:
+        base, module = header.get("ss_base_model_version", ""), header.get("ss_network_module", "")
         fields |= {
-            "ss_base_model_version": _SS_BASE[family],
+            "ss_base_model_version": base
+            if base.startswith(_SS_FAMILY[family])
+            else _SS_BASE[family],
             "ss_v2": str(family == "sd2"),
-            "ss_network_module": "networks.lora",
+            "ss_network_module": module or "networks.lora",
         }
     ranks = {tensor.shape[0] for key, tensor in lora.items() if key.endswith("lora_down.weight")}
     alphas = {float(tensor) for key, tensor in lora.items() if key.endswith(".alpha")}
@@ -160,6 +182,25 @@ def _kohya_fields(family: str, title: str, lora: Mapping[str, Tensor]) -> dict[s
     if len(alphas) == 1:
         fields["ss_network_alpha"] = str(alphas.pop())
     return fields
+
+
+def resized_header(header: Mapping[str, str]) -> dict[str, str]:
+    """A header whose LoRA has got other ranks: what it said about them no longer holds.
+
+    `Dynamic` is sd-scripts' word; saving replaces it where all layers agree.
+    """
+    return {
+        key: "Dynamic" if key in _SIZES else text
+        for key, text in header.items()
+        if key not in _SIZES_BY_HAND
+    }
+
+
+def merged_header(headers: Sequence[Mapping[str, str]], title: str) -> dict[str, str]:
+    """What holds of a merged LoRA: which files it is from, and every phrase that triggers it."""
+    phrases = dict.fromkeys(header[_PHRASE] for header in headers if header.get(_PHRASE))
+    merged = {"modelspec.merged_from": title, _PHRASE: ", ".join(phrases)}
+    return {key: text for key, text in merged.items() if text}
 
 
 def _parse(text: str) -> dict[str, object] | None:
@@ -238,8 +279,31 @@ def _read_thumbnail(value: object) -> str:
 
 def kept_header(metadata: Mapping[str, str]) -> dict[str, str]:
     """Header fields about training and author, which survive when the bundle is saved again."""
-    return {
+    kept = {
         key: value
         for key, value in metadata.items()
         if (key.startswith(_KEPT) or key in _KEPT_SPEC) and len(value) <= _MAX_INDEX
     }
+    if phrase := _own_phrase(metadata):
+        kept[_PHRASE] = phrase
+    return kept
+
+
+def _own_phrase(metadata: Mapping[str, str]) -> str:
+    """The trigger phrase without the names that saving put at its end, which may change."""
+    phrase = metadata.get(_PHRASE, "")
+    if len(phrase) > _MAX_TEXT:
+        return ""
+    names = [entry.name for entry in read_index(metadata).entries]
+    for ours in (", ".join(names), ", ".join(map(_stem, names))):
+        if ours and f", {phrase}".endswith(f", {ours}"):
+            return phrase.removesuffix(ours).removesuffix(", ")
+    return phrase
+
+
+def _stem(name: str) -> str:
+    """A name as a file has it, "" where none can."""
+    try:
+        return safe_stem(name)
+    except ValueError:
+        return ""

@@ -5,20 +5,21 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from enum import Enum
 from typing import cast
 
 from PIL import Image, ImageDraw
 from torch import Tensor
 
+from .bundle import few
 from .layers.peft_keys import MAGNITUDE, magnitude_layer
 from .lowrank import (
     Svd,
     count_for_share,
     decompose,
     difference,
-    join_lora,
+    layer_tensors,
     scale_values,
     split_lora,
     trim,
@@ -58,19 +59,26 @@ class Trimming:
             raise ValueError(f"share is {self.share}: use more than 0, up to 1.")
         parse_factors(self.values)
 
+    @property
+    def is_none(self) -> bool:
+        """Whether every layer stays as it is."""
+        return self.keep is Keep.ALL and not parse_factors(self.values)
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Trimmed:
     """A LoRA after its values were trimmed and scaled."""
 
     lora: Mapping[str, Tensor]
-    before: Mapping[str, Svd]
-    """By layer"""
-    after: Mapping[str, Svd]
+    before: Mapping[str, Tensor]
+    """Singular values by layer"""
+    after: Mapping[str, Tensor]
     errors: Mapping[str, float]
     """Relative Frobenius distance of each layer's change from what it was"""
     others: int
     """How many tensors are not low-rank factors and stay as they are"""
+    empty: Sequence[str] = ()
+    """Layers of rank 0, which change nothing"""
 
 
 def trim_lora(lora: Mapping[str, Tensor], trimming: Trimming) -> Trimmed:
@@ -82,16 +90,26 @@ def trim_lora(lora: Mapping[str, Tensor], trimming: Trimming) -> Trimmed:
             "embeddings have none. Choose a LoRA."
         )
     factors = parse_factors(trimming.values)
-    before = {stem: decompose(layer) for stem, layer in file.layers.items()}
-    after = {stem: scale_values(_kept(svd, trimming), factors) for stem, svd in before.items()}
-    layers = {stem: svd.low_rank() for stem, svd in after.items()}
-    unchanged = trimming.keep is Keep.ALL and not factors
+    before: dict[str, Tensor] = {}
+    after: dict[str, Tensor] = {}
+    errors: dict[str, float] = {}
+    tensors: dict[str, Tensor] = {}
+    # One layer at a time, since its factors in fp64 are many times as large as in the file.
+    for stem, layer in file.layers.items():
+        svd = decompose(layer)
+        changed = scale_values(_kept(svd, trimming), factors)
+        made = changed.low_rank()
+        before[stem], after[stem] = svd.values, changed.values
+        errors[stem] = difference(layer, made)
+        if not trimming.is_none:
+            tensors |= layer_tensors(stem, made)
     return Trimmed(
-        lora=dict(lora) if unchanged else join_lora(replace(file, layers=layers)),
+        lora=dict(lora) if trimming.is_none else tensors | dict(file.others),
         before=before,
         after=after,
-        errors={stem: difference(file.layers[stem], layer) for stem, layer in layers.items()},
+        errors=errors,
         others=len(file.others),
+        empty=file.empty,
     )
 
 
@@ -128,7 +146,7 @@ def _number(text: str) -> float:
         return math.nan
 
 
-def by_block(layers: Mapping[str, Svd]) -> dict[str, list[str]]:
+def by_block(layers: Mapping[str, Tensor]) -> dict[str, list[str]]:
     """Layer names by the block of the model that they belong to, in the order of the file."""
     blocks: dict[str, list[str]] = {}
     for stem in layers:
@@ -141,27 +159,29 @@ def by_block(layers: Mapping[str, Svd]) -> dict[str, list[str]]:
 def spectrum_report(trimmed: Trimmed) -> str:
     """One line per block: size, number of values before and after, and relative error."""
     total = _error(trimmed, list(trimmed.before))
-    ranks = [len(svd.values) for svd in trimmed.after.values()]
+    ranks = [*map(len, trimmed.after.values())]
     lines = [
         f"{len(trimmed.before)} low-rank layers, {min(ranks)} to {max(ranks)} values each",
         f"error of the whole: {100 * total:.3f} %",
     ]
     if trimmed.others:
         lines.append(f"{trimmed.others} tensors are not low-rank factors and stay as they are")
+    if trimmed.empty:
+        lines.append(f"{len(trimmed.empty)} layers of rank 0 change nothing: {few(trimmed.empty)}")
     if any(map(magnitude_layer, trimmed.lora)):
         lines.append(f"a DoRA of PEFT: only Load Bundle reads the lengths under {MAGNITUDE}")
     for block, stems in by_block(trimmed.before).items():
         size = _size([trimmed.before[stem] for stem in stems])
-        had = sum(len(trimmed.before[stem].values) for stem in stems)
-        has = sum(len(trimmed.after[stem].values) for stem in stems)
+        had = sum(len(trimmed.before[stem]) for stem in stems)
+        has = sum(len(trimmed.after[stem]) for stem in stems)
         error = 100 * _error(trimmed, stems)
         lines.append(f"{block}: size {size:.4g}, {had} values -> {has}, error {error:.3f} %")
     return "\n".join(lines)
 
 
-def _size(spectra: Sequence[Svd]) -> float:
-    """Frobenius norm of several changes together."""
-    return math.sqrt(sum(svd.values.square().sum().item() for svd in spectra))
+def _size(spectra: Sequence[Tensor]) -> float:
+    """Frobenius norm of several changes together, from their singular values."""
+    return math.sqrt(sum(values.square().sum().item() for values in spectra))
 
 
 def _error(trimmed: Trimmed, stems: Sequence[str]) -> float:
@@ -180,12 +200,12 @@ def spectrum_plot(trimmed: Trimmed) -> Image.Image:
     blocks = by_block(trimmed.before)
     rows = math.ceil(len(blocks) / _COLUMNS)
     image = Image.new("RGB", (_COLUMNS * _CELL[0], rows * _CELL[1]), "white")
-    largest = [svd.values[0].item() for svd in trimmed.before.values() if len(svd.values)]
+    largest = [values[0].item() for values in trimmed.before.values() if len(values)]
     top = max(largest, default=0.0) or 1.0
     for number, (block, stems) in enumerate(blocks.items()):
         corner = (number % _COLUMNS * _CELL[0], number // _COLUMNS * _CELL[1])
         lines: list[tuple[list[float], str]] = [
-            (cast("list[float]", spectra[stem].values.tolist()), color)  # pyright: ignore
+            (cast("list[float]", spectra[stem].tolist()), color)  # pyright: ignore
             for spectra, color in ((trimmed.before, "#c0c0c0"), (trimmed.after, "#1f5fd0"))
             for stem in stems
         ]

@@ -9,6 +9,7 @@ from comfy_api.latest import io, ui
 
 from ...bundles.bundle import Bundle
 from ...bundles.load import load_bundle
+from ...bundles.metadata import resized_header
 from ...bundles.trim import Keep, Trimming, spectrum_plot, spectrum_report, trim_lora
 from .. import sockets
 from ..host.folders import bundle_files, bundle_path, bundle_state
@@ -92,9 +93,10 @@ class TrimLora(io.ComfyNode):
         trimming = filled(Trimming, inputs)
         chosen = cls._chosen(file, bundle, lora)
         trimmed = trim_lora(chosen.lora, trimming)
+        header = chosen.header if trimming.is_none else resized_header(chosen.header)
         picture = as_image(spectrum_plot(trimmed))
         return io.NodeOutput(
-            replace(chosen, lora=trimmed.lora),
+            replace(chosen, lora=trimmed.lora, header=header),
             dict(trimmed.lora),
             picture,
             spectrum_report(trimmed),

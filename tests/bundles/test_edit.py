@@ -188,3 +188,29 @@ def test_what_cannot_be_merged_is_said(
 ) -> None:
     with pytest.raises(ValueError, match=sentence):
         merge_bundles(bundles, weights, NameClash.ERROR)
+
+
+def test_an_alpha_without_its_layer_is_left_out_by_name() -> None:
+    lone = layer(LAYER, 2, 1.0) | {f"{OTHER}.alpha": torch.tensor(1.0)}
+    made = merge_bundles([bundle(lora=lone)] * 2, [0.5, 0.5], NameClash.ERROR)
+    torch.testing.assert_close(delta(dict(made.lora), LAYER), delta(lone, LAYER))
+    assert f"1 alphas without a layer are left out: {OTHER}.alpha." in made.notes
+    with pytest.raises(ValueError, match="does not belong to a pair"):
+        merge_bundles([bundle(lora=lone | {f"{OTHER}.diff": draw(2)})], [1], NameClash.ERROR)
+
+
+def test_a_layer_of_rank_0_adds_nothing_to_a_merge() -> None:
+    full, none = layer(LAYER, 2, 1.0), layer(OTHER, 0, 1.0) | layer(LAYER, 0, 1.0)
+    made = merge_bundles([bundle(lora=full), bundle(lora=none)], [1, 1], NameClash.ERROR)
+    torch.testing.assert_close(delta(dict(made.lora), LAYER), delta(full, LAYER))
+    assert not any(key.startswith(OTHER) for key in made.lora)
+    assert made.notes[-1].startswith("2 layers of rank 0 change nothing and are left out: ")
+
+
+def test_the_phrases_of_merged_files_are_kept() -> None:
+    phrase = "modelspec.trigger_phrase"
+    bundles = [
+        replace(bundle(lora=layer(LAYER, 2, None)), header={phrase: text, "ss_network_dim": "2"})
+        for text in ("ohwx", "sks", "ohwx")
+    ]
+    assert merge_bundles(bundles, [1, 1, 1], NameClash.ERROR).header == {phrase: "ohwx, sks"}

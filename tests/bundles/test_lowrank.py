@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -14,7 +16,7 @@ from pack.bundles.lowrank import (
     count_for_share,
     decompose,
     difference,
-    join_lora,
+    layer_tensors,
     merge,
     scale_values,
     split_lora,
@@ -144,7 +146,7 @@ def test_a_convolution_keeps_its_shape():
     }
     file = split_lora(lora)
     assert file.layers["c"].shape == (6, 4, 3, 3)
-    again = join_lora(file)
+    again = layer_tensors("c", file.layers["c"])
     assert again["c.lora_up.weight"].shape == (6, 2, 1, 1)
     assert again["c.lora_down.weight"].shape == (2, 4, 3, 3)
     assert close(full(split_lora(again).layers["c"]), full(file.layers["c"]), 1e-6)
@@ -170,9 +172,45 @@ def test_what_is_no_pair_of_factors_is_kept_as_it_is():
     }
     file = split_lora(lora)
     assert set(file.others) == {"a.dora_scale", "b.hada_w1_a", "b.alpha"}
-    assert join_lora(file).keys() >= file.others.keys()
 
 
 def test_damaged_factors_are_one_sentence():
     with pytest.raises(ValueError, match="factors of x do not match"):
         split_lora({"x.lora_up.weight": torch.ones(3, 2), "x.lora_down.weight": torch.ones(3, 3)})
+
+
+@pytest.mark.parametrize("alpha", [True, False])
+def test_a_layer_of_rank_0_is_no_layer(alpha: bool):
+    lora = {"x.lora_up.weight": torch.ones(3, 0), "x.lora_down.weight": torch.ones(0, 3)}
+    file = split_lora(lora | ({"x.alpha": torch.tensor(1.0)} if alpha else {}))
+    assert not file.layers and not file.others and file.empty == ["x"]
+
+
+@pytest.mark.parametrize("shapes", [((3,), (3,)), ((3, 1), (1,)), ((), (1, 3)), ((3, 0), (1, 3))])
+def test_factors_without_two_axes_are_one_sentence(shapes: tuple[tuple[int, ...], ...]):
+    up, down = map(torch.ones, shapes)
+    with pytest.raises(ValueError, match="factors of x do not match"):
+        split_lora({"x.lora_up.weight": up, "x.lora_down.weight": down})
+
+
+def test_numbers_of_eight_bits_are_looked_at():
+    key = "x.lora_up.weight"
+    up = torch.tensor([[1.0], [float("nan")]]).to(torch.float8_e4m3fn)
+    with pytest.raises(ValueError, match=f"{key} holds NaN"):
+        split_lora({key: up, "x.lora_down.weight": torch.ones(1, 3)})
+
+
+def test_a_kernel_of_one_by_one_is_merged_with_none():
+    """Files of old kohya scripts have `proj_in` as a convolution, newer ones as a matrix."""
+    linear = {"x.lora_up.weight": torch.randn(4, 2), "x.lora_down.weight": torch.randn(2, 3)}
+    convolution = {
+        "x.lora_up.weight": torch.randn(4, 2, 1, 1),
+        "x.lora_down.weight": torch.randn(2, 3, 1, 1),
+    }
+    one, other = (split_lora(lora).layers["x"] for lora in (linear, convolution))
+    for layers in ((one, other), (other, one)):
+        merged = merge(layers, [1.0, 1.0])
+        assert close(full(merged), full(one) + full(other)) and merged.shape == layers[0].shape
+    larger = replace(other, shape=(4, 3, 3, 1))
+    with pytest.raises(ValueError, match="made for different models"):
+        merge([one, larger], [1.0, 1.0])

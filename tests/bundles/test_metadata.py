@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from safetensors.torch import save_file
 from pack.bundles.bundle import Bundle, Entry
 from pack.bundles.files.safetensors import read_safetensors
 from pack.bundles.load import load_bundle
-from pack.bundles.metadata import INDEX, build_metadata, read_index
+from pack.bundles.metadata import INDEX, build_metadata, read_index, resized_header
 from pack.bundles.save import Container, save_bundle
 
 LORA = {
@@ -158,3 +159,74 @@ def test_a_lora_that_calls_itself_an_embedding_stays_a_lora(tmp_path: Path) -> N
     save_file(LORA, tmp_path / "b.safetensors", {INDEX: text})
     found = load_bundle(tmp_path / "b.safetensors")
     assert found.lora.keys() == LORA.keys() and not found.embeddings
+
+
+KOHYA = {
+    "ss_network_module": "lycoris.kohya",
+    "ss_network_dim": "16",
+    "ss_network_alpha": "8",
+    "ss_network_args": '{"conv_dim": "8"}',
+    "ss_base_model_version": "sd_v2_v",
+    "ss_learning_rate": "0.1",
+    "modelspec.trigger_phrase": "ohwx man, style",
+}
+
+
+def foreign(tmp_path: Path, header: dict[str, str] = KOHYA) -> Bundle:
+    """A LoRA of another program whose layers have two ranks."""
+    stem = "lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_attn2_to_"
+    tensors = {
+        f"{stem}{name}.lora_{end}.weight": torch.ones(size)
+        for name, rank in (("k", 16), ("v", 4))
+        for end, size in (("up", (320, rank)), ("down", (rank, 1024)))
+    }
+    save_file(tensors, tmp_path / "x.safetensors", header)
+    return load_bundle(tmp_path / "x.safetensors")
+
+
+def saved_header(made: Bundle, path: Path) -> dict[str, str]:
+    save_bundle(made, path, Container.A1111, None)
+    return read_safetensors(path)[1]
+
+
+def test_what_still_holds_of_another_program_s_header_is_kept(tmp_path: Path) -> None:
+    made = foreign(tmp_path)
+    header = saved_header(made, tmp_path / "y.safetensors")
+    assert {key: header[key] for key in KOHYA} == KOHYA
+    assert header["modelspec.architecture"] == "stable-diffusion-v2-768-v/lora"
+    # A version of another family than the tensors show does not hold.
+    other = foreign(tmp_path, KOHYA | {"ss_base_model_version": "sdxl_base_v1-0"})
+    assert saved_header(other, tmp_path / "z.safetensors")["ss_base_model_version"] == "sd_v2"
+
+
+def test_ranks_that_have_changed_are_dynamic(tmp_path: Path) -> None:
+    made = foreign(tmp_path)
+    resized = replace(made, header=resized_header(made.header))
+    header = saved_header(resized, tmp_path / "y.safetensors")
+    assert header["ss_network_dim"] == header["ss_network_alpha"] == "Dynamic"
+    assert "ss_network_args" not in header and header["ss_learning_rate"] == "0.1"
+    equal = {key: t[:4] if "down" in key else t[:, :4] for key, t in made.lora.items()}
+    header = saved_header(replace(resized, lora=equal), tmp_path / "z.safetensors")
+    assert header["ss_network_dim"] == "4" and header["ss_network_alpha"] == "Dynamic"
+
+
+def test_a_phrase_stays_while_names_come_and_go(tmp_path: Path) -> None:
+    phrase = "modelspec.trigger_phrase"
+    vectors = {name: {"clip_h": torch.ones(1, 1024)} for name in ("cat", "big dog")}
+    for container in (Container.A1111, Container.LOOSE):
+        folder = tmp_path / container.value
+        made = replace(foreign(tmp_path), embeddings=vectors)
+        save_bundle(made, folder / "a.safetensors", container, None)
+        shown = "cat, big dog" if container is Container.A1111 else "cat, big_dog"
+        header = read_safetensors(folder / "a.safetensors")[1]
+        assert header[phrase] == f"ohwx man, style, {shown}"
+        again = load_bundle(folder / "a.safetensors")
+        assert again.header[phrase] == "ohwx man, style"
+        gone = again.without(["cat", "big dog"])
+        save_bundle(gone, folder / "b.safetensors", Container.A1111, None)
+        assert read_safetensors(folder / "b.safetensors")[1][phrase] == "ohwx man, style"
+
+
+def test_our_own_names_are_no_phrase_of_anybody_else(tmp_path: Path) -> None:
+    save_bundle(bundle(), tmp_path / "a.safetensors", Container.A1111, None)
+    assert "modelspec.trigger_phrase" not in load_bundle(tmp_path / "a.safetensors").header

@@ -60,8 +60,8 @@ def test_a_share_of_energy_keeps_at_least_that_share():
     trimmed = trim_lora(lora(), Trimming(keep=Keep.SHARE, share=0.8))
     for stem, error in trimmed.errors.items():
         assert error**2 <= 0.2 + 1e-9
-        values = trimmed.before[stem].values
-        fewer = values[: len(trimmed.after[stem].values) - 1]
+        values = trimmed.before[stem]
+        fewer = values[: len(trimmed.after[stem]) - 1]
         assert fewer.square().sum() < 0.8 * values.square().sum()
 
 
@@ -104,3 +104,74 @@ def test_the_plot_has_a_panel_a_block_and_both_colors():
     picture = spectrum_plot(trim_lora(lora(), Trimming(keep=Keep.COUNT, count=2)))
     colors = {color for _, color in picture.getcolors(maxcolors=100000)}
     assert {(192, 192, 192), (31, 95, 208)} <= colors
+
+
+def test_layers_of_rank_0_are_named_and_dropped():
+    empty = {
+        f"{FIRST}.lora_up.weight": torch.ones(4, 0),
+        f"{FIRST}.lora_down.weight": torch.ones(0, 4),
+    }
+    rest = {key: tensor for key, tensor in lora().items() if not key.startswith(FIRST)}
+    trimmed = trim_lora(empty | rest, Trimming(keep=Keep.COUNT, count=1))
+    assert f"1 layers of rank 0 change nothing: {FIRST}" in spectrum_report(trimmed)
+    assert not any(key.startswith(FIRST) for key in trimmed.lora)
+
+
+def control() -> dict[str, Tensor]:
+    """Flux' control LoRA as its makers publish it."""
+    return {
+        "img_in.lora_A.weight": torch.randn(2, 8),
+        "img_in.lora_B.weight": torch.randn(6, 2),
+        "img_in.lora_B.bias": torch.randn(6),
+        "single_blocks.0.norm.key_norm.scale": torch.randn(4),
+    }
+
+
+def uso() -> dict[str, Tensor]:
+    names = [
+        "single_blocks.37.processor.qkv_lora",
+        "single_blocks.37.processor.proj_lora",
+        "double_blocks.18.processor.qkv_lora2",
+        "double_blocks.18.processor.proj_lora1",
+    ]
+    ends = {"up": (6, 2), "down": (2, 8)}
+    return {f"{x}.{end}.weight": torch.randn(*size) for x in names for end, size in ends.items()}
+
+
+KNOWN = {
+    "control": (
+        control,
+        {
+            "diffusion_model.img_in.diff_b",
+            "diffusion_model.img_in.reshape_weight",
+            "diffusion_model.single_blocks.0.norm.key_norm.set_weight",
+        },
+        {"diffusion_model.img_in"},
+    ),
+    "uso": (
+        uso,
+        set(),
+        {
+            "diffusion_model.single_blocks.37.linear1_qkv",
+            "diffusion_model.single_blocks.37.linear2",
+            "diffusion_model.double_blocks.18.txt_attn.qkv",
+            "diffusion_model.double_blocks.18.img_attn.proj",
+        },
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", KNOWN)
+def test_files_that_the_host_knows_as_a_whole_get_its_generic_names(kind: str):
+    make, others, layers = KNOWN[kind]
+    made = make()
+    assert factories.same(trim_lora(made, Trimming()).lora, made)
+    trimmed = trim_lora(made, Trimming(keep=Keep.COUNT, count=2)).lora
+    assert {key for key in trimmed if ".lora_" not in key and ".alpha" not in key} == others
+    assert {key.partition(".lora_")[0] for key in trimmed if ".lora_" in key} == layers
+
+
+def test_the_factors_of_a_file_are_formed_one_layer_at_a_time():
+    file = split_lora(lora())
+    layer = file.layers[FIRST]
+    assert layer.up.dtype == torch.float64 and file.layers[FIRST] is not layer
