@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -16,15 +15,19 @@ from comfy.sd import CLIP
 from comfy.weight_adapter.lora import LoRAAdapter
 from torch import Tensor
 
-from ....bundles.bundle import Bundle
+from ....bundles.bundle import Bundle, few, short
 from ....bundles.layers.diffusers_keys import layer_of
 from ....bundles.layers.peft_keys import PEFT_PREFIX, magnitude_layer
 from ....bundles.load import load_bundle
-from ....bundles.lowrank import check_alphas
+from ....bundles.lowrank import PAIRS, UNDERSCORED, check_alphas, check_numbers
 from ....bundles.table_picture import data_uri
 from ....training.dataset.pictures.pixels import to_picture
 from ..denoiser.families import check_bundle
 from ..text.resolve import NameRules, bind_names
+from .fit import PEFT_DORA, UNEQUAL, is_empty, misfit, shapes_of
+
+_DENOISER = "diffusion_model."
+_FOREIGN = "None of the bundle's LoRA fits this model: the bundle belongs to another model family."
 
 
 def read_back(files: Sequence[Path]) -> Bundle:
@@ -46,31 +49,95 @@ def add_lora(
     strength_model: float,
     strength_clip: float,
 ) -> list[str]:
-    """Patch clones with a LoRA as the host's loader does; returns notes about tensors left over.
+    """Patch clones with a LoRA as the host's loader does; returns notes about what it left out.
 
-    Raises ValueError if the LoRA does not fit, which the host's loader would only log.
+    Raises ValueError if most of the LoRA does not fit, which the host's loader would only log.
     """
     if not lora or not (strength_model or strength_clip):
         return []
     check_alphas(lora)
+    check_numbers(lora)
     keys = comfy.lora.model_lora_keys_unet(model.model, {})
     keys = comfy.lora.model_lora_keys_clip(clip.cond_stage_model, keys)
     converted = comfy.lora_convert.convert_lora(dict(lora))
     patches, left = _patches(converted, keys)
-    unknown = _unknown_kinds(left, keys, patches)
+    halves = _halves(left, keys)
+    unknown = _unknown_kinds([key for key in left if key not in halves], keys, patches)
     if not patches and not unknown:
-        raise ValueError(
-            "None of the bundle's LoRA fits this model: the bundle belongs to another model family."
-        )
-    _check_shapes(model, patches)
-    patched = {
-        *model.add_patches(patches, strength_model),
-        *clip.add_patches(patches, strength_clip),
+        raise ValueError(next(map(_lacking, halves.values()), _FOREIGN))
+    fitting, notes = _fitting(model, clip, patches)
+    model.add_patches(fitting, strength_model)
+    clip.add_patches(fitting, strength_clip)
+    known = {*halves, *(key for members in unknown.values() for key in members)}
+    strangers = [key for key in left if key not in known]
+    halved = [f"{_lacking(up)} The layer is left out." for up in halves.values()]
+    return [*_unapplied(unknown), *halved, *notes, *_strangers(strangers)]
+
+
+def _fitting(
+    model: ModelPatcher, clip: CLIP, patches: Mapping[Any, Any]
+) -> tuple[dict[Any, Any], list[str]]:
+    """The patches that can be applied, and sentences about the others."""
+    empty = [_weight(target) for target, patch in patches.items() if is_empty(patch)]
+    filled = {target: patch for target, patch in patches.items() if not is_empty(patch)}
+    misfits = _misfits(model, clip, filled)
+    notes = _left_out({_weight(target): reason for target, reason in misfits.items()})
+    if empty:
+        notes.append(f"{len(empty)} layers of rank 0 change nothing: {few(empty)}.")
+    return {target: patch for target, patch in filled.items() if target not in misfits}, notes
+
+
+def _weight(target: Any) -> str:
+    """The name of the weight that a patch changes, which may be a part of it."""
+    return target if isinstance(target, str) else target[0]
+
+
+def _misfits(model: ModelPatcher, clip: CLIP, patches: Mapping[Any, Any]) -> dict[Any, str]:
+    """Why some patches cannot be applied; ValueError if that is true of most."""
+    shapes = shapes_of(clip.cond_stage_model) | shapes_of(model.model)
+    reasons = {target: misfit(target, patch, shapes) for target, patch in patches.items()}
+    misfits = {target: reason for target, reason in reasons.items() if reason}
+    # The diffusion model decides, since a text encoder can be another size within a family.
+    denoiser = [target for target in patches if _weight(target).startswith(_DENOISER)]
+    deciding = denoiser or [*patches]
+    wrong = [target for target in deciding if target in misfits]
+    if 2 * len(wrong) > len(deciding):
+        reason = misfits[wrong[0]]
+        cure = "the file is damaged, copy it again"
+        if reason != UNEQUAL:
+            cure = "the bundle belongs to another model family"
+        raise ValueError(f"The bundle's LoRA for {_weight(wrong[0])} {reason}: {cure}.")
+    return misfits
+
+
+def _left_out(misfits: Mapping[str, str]) -> list[str]:
+    """Sentences about layers that do not fit, one for each reason."""
+    by_reason: dict[str, list[str]] = {}
+    for weight, reason in misfits.items():
+        by_reason.setdefault(reason, []).append(weight)
+    return [
+        f"The bundle's LoRA for {few(weights)} {reason}: it is left out."
+        for reason, weights in by_reason.items()
+    ]
+
+
+def _lacking(key: str) -> str:
+    return (
+        f"The bundle's LoRA lacks {key}, a part of a layer that it changes: the file is damaged, "
+        "copy it again."
+    )
+
+
+def _halves(left: Sequence[str], keys: Mapping[str, Any]) -> dict[str, str]:
+    """By the key of a `down` that has no `up`, and so makes no patch, that of the `up`."""
+    ends = [(f".{up}", f".{down}") for up, down in PAIRS] + [UNDERSCORED]
+    others = {
+        key: key.removesuffix(down) + up
+        for key in left
+        for up, down in ends
+        if key.endswith(down) and key.removesuffix(down) in keys
     }
-    misfit = [key for key in patches if key not in patched]
-    if misfit:
-        raise ValueError(f"The bundle's weights for {misfit[0]} do not fit this model.")
-    return [*_unapplied(unknown), *_misfits(left, unknown)]
+    return {key: up for key, up in others.items() if up not in left}
 
 
 class _TrackedLora(dict[str, Tensor]):
@@ -82,10 +149,7 @@ class _TrackedLora(dict[str, Tensor]):
 
     def __getitem__(self, key: str) -> Tensor:
         if key not in self:
-            raise ValueError(
-                f"The bundle's LoRA lacks {key}, a part of a layer that it changes: the file is "
-                "damaged, copy it again."
-            )
+            raise ValueError(_lacking(key))
         self.taken.add(key)
         return super().__getitem__(key)
 
@@ -146,13 +210,11 @@ def _unapplied(unknown: Mapping[str, Sequence[str]]) -> list[str]:
     ]
 
 
-def _misfits(left: Sequence[str], unknown: Mapping[str, Sequence[str]]) -> list[str]:
+def _strangers(left: Sequence[str]) -> list[str]:
     """A sentence about all other tensors that the host did not use."""
-    strange = {key for members in unknown.values() for key in members}
-    misfits = [key for key in left if key not in strange]
-    if not misfits:
+    if not left:
         return []
-    return [f"{len(misfits)} LoRA tensors fit no layer of these models, such as {misfits[0]}."]
+    return [f"{len(left)} LoRA tensors fit no layer of these models, such as {short(left[0])}."]
 
 
 def _with_family_prefix(
@@ -169,25 +231,6 @@ def _with_family_prefix(
 
     best = behind(max((PEFT_PREFIX, "transformer.", "diffusion_model.", ""), key=matches))
     return {best.get(key, key): tensor for key, tensor in lora.items()}
-
-
-def _check_shapes(model: ModelPatcher, patches: Mapping[Any, Any]) -> None:
-    """Raise ValueError for low-rank factors whose size is not that of their layer."""
-    # The host would only log these when it samples, and leave the layer unchanged. Parameters and
-    # not the state dict, which gives quantized weights in the shape in which they are stored.
-    weights = dict(model.model.named_parameters())
-    for key, patch in patches.items():
-        if key not in weights or not isinstance(patch, LoRAAdapter):
-            continue
-        up, down, _, mid, _, reshape = patch.weights
-        out, into = up.shape[0], down[0].numel()
-        outputs, *inputs = weights[key].shape
-        layer = (outputs, math.prod(inputs))
-        if mid is None and reshape is None and (out, into) != layer:
-            raise ValueError(
-                f"The bundle's LoRA for {key} is made for a layer of {out} x {into}, which "
-                f"is {layer[0]} x {layer[1]} here: the bundle belongs to another model family."
-            )
 
 
 def apply_bundle(
@@ -219,6 +262,8 @@ class PeftDora(LoRAAdapter):
 
     At a strength below 1 the weight is on the line from W to W', as with the host's own DoRA.
     """
+
+    name = PEFT_DORA
 
     def calculate_weight(
         self,
