@@ -11,8 +11,9 @@ from typing import cast
 import torch
 from torch import Tensor
 
-from .bundle import Bundle
-from .lowrank import PAIRS, UNDERSCORED
+from .bundle import Bundle, few
+from .layers.aliases import is_text_layer
+from .lowrank import PAIRS, UNDERSCORED, not_finite
 
 # No word of a vocabulary is this short; output embeddings come with rows of zeros.
 _NEAR_ZERO = 1e-3
@@ -159,11 +160,11 @@ def _lora_text(lora: Mapping[str, Tensor]) -> str:
     downs = [key for key in lora if key.endswith(_DOWNS)]
     if not lora:
         return "none"
-    ranks = sorted({lora[key].shape[0] for key in downs})
+    ranks = sorted({lora[key].shape[0] for key in downs if lora[key].ndim})
     alphas = sorted(
         {float(t) for key, t in lora.items() if key.endswith(".alpha") and t.numel() == 1}
     )
-    text = sum(key.startswith("lora_te") or "text" in key for key in downs)
+    text = sum(map(is_text_layer, downs))
     others = sum(not key.endswith(_FACTORS) for key in lora)
     types = sorted({str(tensor.dtype).removeprefix("torch.") for tensor in lora.values()})
     parts = [f"{len(downs)} layers in two factors" if downs else f"{len(lora)} tensors"]
@@ -171,7 +172,9 @@ def _lora_text(lora: Mapping[str, Tensor]) -> str:
     parts += [f"{others} other tensors"] if downs and others else []
     parts += [f"rank {_few(ranks)}"] if ranks else []
     parts += [f"alpha {_few(alphas)}"] if alphas else []
-    return ", ".join([*parts, "/".join(types)])
+    bad = [key for key, tensor in lora.items() if not_finite(tensor)]
+    damage = [f"NaN or infinite values in {few(bad)}"] if bad else []
+    return ", ".join([*parts, "/".join(types), *damage])
 
 
 _DOWNS = (*(f".{down}" for _, down in PAIRS), UNDERSCORED[1])

@@ -11,7 +11,7 @@ from typing import Protocol, cast
 import torch
 from safetensors import SafetensorError, safe_open
 
-from .bundle import Bundle, Embeddings, Entry, Vectors
+from .bundle import Bundle, Embeddings, Entry, Vectors, short
 from .encoders import sort_vectors
 from .file_names import SUFFIX
 from .files.safetensors import read_safetensors, unreadable
@@ -19,7 +19,7 @@ from .files.torch import SUFFIXES as TORCH_SUFFIXES
 from .files.torch import read_torch
 from .formats import Content, FileSet, Source, find_files, find_format
 from .layers.family import guess_family
-from .lowrank import check_alphas
+from .lowrank import check_alphas, check_numbers
 from .metadata import Index, kept_header, read_index
 from .token_map import TOKEN_MAP, TokenMap, json_token_map, parse_token_map, split_rows, unused_rows
 
@@ -150,20 +150,33 @@ def _read_files(title: str, files: FileSet, token_map: TokenMap, opener: Opener)
     loras = {path: opener(path) for path in files.loras}
     content = files.read_loras(loras)
     others = ", ".join(path.name for path in files.files[1:])
-    notes = (f"Read as {title}, together with {others}.", *content.notes)
+    notes = [f"Read as {title}, together with {others}."]
     token_map = token_map or files.token_map
+    beside = Content(lora={}, embeddings={})
     entries: list[Entry] = []
     for path in files.embeddings:
         source = opener(path)
         embedding = find_format(source).read(source)
-        _add_names(content, embedding, files.names.get(path), path)
+        _add_names(beside, embedding, files.names.get(path), path)
         entries += embedding.entries
         token_map = token_map or _own_map(source)
     if not token_map and files.may_hold_several:
-        notes = (notes[0], *_many_rows(content.embeddings), *notes[1:])
-    content = replace(content, entries=(*entries,), notes=notes)
+        notes += _many_rows(beside.embeddings)
     if token_map:
-        content = _split(content, token_map)
+        beside = _split(beside, token_map)
+        entries = [*beside.entries]
+    # The chosen file's own names come first.
+    new = [name for name in beside.embeddings if name not in content.embeddings]
+    later = [name for name in beside.embeddings if name in content.embeddings]
+    notes += [
+        f"The '{short(name)}' of {others} is left out: the file has its own." for name in later
+    ]
+    content = replace(
+        content,
+        embeddings={**content.embeddings, **{k: beside.embeddings[k] for k in new}},
+        entries=(*content.entries, *entries),
+        notes=(*notes, *content.notes, *beside.notes),
+    )
     return _unchecked(content, loras[files.loras[0]])
 
 
@@ -217,6 +230,7 @@ def _bundle(unchecked: _Unchecked, finite: bool) -> Bundle:
     content, index = unchecked.content, unchecked.index
     if finite:
         check_alphas(content.lora)
+        check_numbers(content.lora)
     vectors = sort_vectors(content.embeddings, finite=finite)
     missing = _missing(index, content.embeddings)
     return Bundle(

@@ -16,7 +16,7 @@ from .files.atomic import create_files, replace_file
 from .formats import Files, SaveJob, Writer, writers
 from .layers.generic import to_kohya
 from .layers.peft_keys import MAGNITUDE, magnitude_layer
-from .lowrank import check_alphas
+from .lowrank import check_alphas, check_numbers
 
 DTYPES = (torch.float16, torch.bfloat16, torch.float32)
 
@@ -114,6 +114,7 @@ def _check(bundle: Bundle, path: Path, dtype: torch.dtype | None) -> None:
     if not bundle.lora and not bundle.names:
         raise ValueError("The bundle holds no LoRA and no embedding: there is nothing to save.")
     check_alphas(bundle.lora)
+    check_numbers(bundle.lora)
     for kind in (bundle.embeddings, bundle.outputs):
         for name, vectors in kind.items():
             check_name(name)
@@ -127,7 +128,7 @@ def _cast(lora: Mapping[str, Tensor], dtype: torch.dtype) -> dict[str, Tensor]:
         for key, tensor in lora.items()
     }
     for key, tensor in cast.items():
-        if torch.isinf(tensor).any() and not torch.isinf(lora[key]).any():
+        if torch.isinf(tensor).any():
             raise ValueError(
                 f"{key} holds values too large for {dtype}: save the LoRA in bfloat16 or float32."
             )

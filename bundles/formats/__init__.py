@@ -66,14 +66,18 @@ class Format:
 
 
 def read_each(sources: Mapping[Path, Source]) -> Content:
-    """Several files of one LoRA, each in its own format."""
+    """Several files of one LoRA, each in its own format, with the names that they hold."""
     lora: dict[str, Tensor] = {}
+    embeddings: dict[str, dict[str, Tensor]] = {}
+    entries: tuple[Entry, ...] = ()
     notes: tuple[str, ...] = ()
     for source in sources.values():
         content = find_format(source).read(source)
         lora |= content.lora
+        embeddings |= content.embeddings
+        entries += content.entries
         notes += content.notes
-    return Content(lora=lora, embeddings={}, notes=notes)
+    return Content(lora=lora, embeddings=embeddings, entries=entries, notes=notes)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

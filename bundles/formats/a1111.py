@@ -11,7 +11,7 @@ from dataclasses import replace
 
 from torch import Tensor
 
-from ..bundle import Bundle
+from ..bundle import Bundle, short
 from ..encoders import NAMED, TOKEN, is_count
 from ..files.safetensors import tensor_file
 from ..metadata import BUNDLE
@@ -23,10 +23,14 @@ _FORGE_LIMIT = 12
 _TEXTUAL_INVERSION = ".string_to_param.*"
 # An embedding of diffusers, packed by its key, in which there may be dots.
 _TOKEN_LAST = re.compile(rf"(.+)\.({TOKEN.pattern})")
+# OneTrainer joins all but the last two parts of a key by "_", as it does in names of layers.
+_JOINED = re.compile(r"bundle_emb_(.+\.[^.]+)\.([^.]+)")
 
 
 def split_key(key: str) -> tuple[str, str]:
     """Name and encoder of a `bundle_emb` key, split from the right since a name may hold dots."""
+    if match := _JOINED.fullmatch(key):
+        return match[1], match[2]
     tail = key.removeprefix(PREFIX)
     if tail.endswith(_TEXTUAL_INVERSION):
         name, encoder = tail.removesuffix(_TEXTUAL_INVERSION), _TEXTUAL_INVERSION[1:]
@@ -51,7 +55,22 @@ def _read(source: Source) -> Content:
             embeddings.setdefault(name, {})[_own_key(name, encoder)] = tensor
     others = {key: t for key, t in source.tensors.items() if not _is_embedding(key)}
     remainder = read_remainder(replace(source, tensors=others))
-    return replace(remainder, embeddings={**remainder.embeddings, **embeddings})
+    return replace(
+        remainder,
+        embeddings={**remainder.embeddings, **embeddings},
+        notes=(*remainder.notes, *_unsure(source)),
+    )
+
+
+def _unsure(source: Source) -> list[str]:
+    """A sentence for each name in which an "_" may have been a dot."""
+    joined = [match[1] for key in source.tensors if (match := _JOINED.fullmatch(key))]
+    names = [name for name in dict.fromkeys(joined) if "_" in name.rpartition(".")[0]]
+    return [
+        f"The name '{short(name)}' may have been trained with a dot in place of a \"_\", which "
+        "OneTrainer does not keep."
+        for name in names
+    ]
 
 
 def _own_key(name: str, encoder: str) -> str:
@@ -60,7 +79,7 @@ def _own_key(name: str, encoder: str) -> str:
 
 
 def _is_embedding(key: str) -> bool:
-    return key.startswith(PREFIX)
+    return key.startswith(PREFIX) or _JOINED.fullmatch(key) is not None
 
 
 def files_with(job: SaveJob, encoder_key: Callable[[str], str]) -> Files:

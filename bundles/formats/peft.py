@@ -10,7 +10,7 @@ from typing import cast
 from torch import Tensor
 
 from ..layers.diffusers_keys import to_known_keys
-from ..layers.peft_keys import PEFT_PREFIX, from_peft, lacks_alpha
+from ..layers.peft_keys import PEFT_PREFIX, from_peft, lacks_alpha, other_kind
 from . import Content, FileSet, FolderFormat, Format, Source, read_each
 from .plain import is_adapter
 
@@ -23,7 +23,8 @@ _MAX_CONFIG = 1024**2
 
 
 def _recognizes(source: Source) -> bool:
-    return _is_peft(source) and is_adapter(source.tensors)
+    tensors = source.tensors
+    return _is_peft(source) and (is_adapter(tensors) or bool(other_kind(tensors)))
 
 
 def _is_peft(source: Source) -> bool:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 
 from ..files.safetensors import tensor_file
+from ..layers.diffusers_keys import is_diffusers_lora, to_known_keys
+from ..layers.omi_keys import from_omi, is_omi
 from ..layers.peft_keys import with_alphas
 from ..metadata import BUNDLE, LORA, read_index
 from . import Content, Files, Format, SaveJob, Source, Tensors
@@ -12,7 +14,7 @@ from . import Content, Files, Format, SaveJob, Source, Tensors
 # By these keys the host's loaders know a layer: LoRA in its spellings, LoHa, LoKr, OFT, GLoRA,
 # norms, full deltas.
 _ADAPTER_KEY = re.compile(
-    r"lora_(?:up|down)\.weight$|lora_[AB](?:\.\w+)?(?:\.weight)?$|[._]lora\.(?:up|down)\.weight$"
+    r"lora_(?:up|down)\.weight$|lora_[AB](?:\.[^.]+)?(?:\.weight)?$|[._]lora\.(?:up|down)\.weight$"
     r"|lora_linear_layer\.(?:up|down)\.weight$|\.hada_w[12]_[ab]$|\.lokr_w[12](?:_[ab])?$"
     r"|\.oft_(?:blocks|diag)$|\.[ab][12]\.weight$|\.[wb]_norm$|\.diff(?:_b)?$"
 )
@@ -33,6 +35,10 @@ def _is_ours(source: Source) -> bool:
 
 
 def _read(source: Source) -> Content:
+    if is_omi(source.tensors):
+        lora = from_omi(source.tensors)
+        known = to_known_keys(lora) if is_diffusers_lora(lora) else lora
+        return Content(lora=known, embeddings={})
     return Content(lora=with_alphas(source.tensors, source.metadata), embeddings={})
 
 

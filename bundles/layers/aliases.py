@@ -24,6 +24,10 @@ _TEXT = re.compile(
     r"text_encoders\.(?:(?P<name>\w+)\.)?transformer\.|lora_te(?P<kohya>\d?)_|(?P<prior>lora_prior_te_)"
     r"|text_encoder(?:_(?P<part>\d))?\."
 )
+_OF_TEXT = re.compile(
+    r"(?:base_model\.model\.)?(?:text_encoders\.|text_encoder(?:_\d)?\.|lora_te\d?_|lora_prior_te_"
+    r"|(?:lycoris_)?text_model[._]|clip_[lgh]\.|t5(?:xxl)?\.)"
+)
 _CLIP = re.compile(r"text_model_|text_projection$")
 _UNET_WORDS = re.compile(r"(?:down|up|input|output)_blocks_\d+_|(?:mid|middle)_block_")
 _DIFFUSERS_UNET = re.compile(r"(?:down|up)_blocks_\d+_|mid_block_")
@@ -71,6 +75,11 @@ _KNOWN = re.compile(
     # Not a UNet's upsampler, whose position depends on the family.
     rf"|{_IN_UNET}(?!output_blocks_\d+_\d_conv$)"
 )
+
+
+def is_text_layer(key: str) -> bool:
+    """Whether a LoRA's tensor belongs to a text encoder."""
+    return _OF_TEXT.match(key) is not None
 
 
 @dataclass(frozen=True, slots=True)

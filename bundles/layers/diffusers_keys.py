@@ -12,6 +12,11 @@ from .generic import KOHYA_FAMILIES, UNET, UNET_KOHYA, generic_key, unet_module
 from .peft_keys import FACTOR, MAGNITUDE, PEFT_PREFIX, UNET_BLOCK
 
 _PART = re.compile(r"(unet|text_encoder(?:_[12])?)\.")
+# The host's own words for a UNet's layers, as OneTrainer's OMI files have them.
+_OWN_UNET = re.compile(
+    r"^(?:unet\.)?(?:(?:input|output)_blocks\.\d+|middle_block)\.\d\."
+    r"|^unet\.(?:time_embed|label_emb\.0|out)\.[02]\."
+)
 _PROCESSOR = re.compile(r"\.processor\.")
 _OTHER = re.compile(r"\.(alpha|dora_scale|lora_magnitude_vector(?:\.\w+)?(?:\.weight)?)$")
 # transformers 5 has CLIP's layers without the word `text_model`, which all loaders expect.
@@ -23,7 +28,7 @@ def is_diffusers_lora(tensors: Mapping[str, Tensor]) -> bool:
     if not tensors or any(key.startswith(PEFT_PREFIX) for key in tensors):
         return False
     return all(FACTOR.search(key) or _OTHER.search(key) for key in tensors) and all(
-        _PART.match(key) or _PROCESSOR.search(key) for key in tensors
+        _PART.match(key) or _PROCESSOR.search(key) or _OWN_UNET.match(key) for key in tensors
     )
 
 
@@ -35,7 +40,7 @@ def to_known_keys(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """
     family = guess_family(tensors, {})
     tensors = {_SHORT.sub(r"\1text_model.", key): tensor for key, tensor in tensors.items()}
-    if family not in KOHYA_FAMILIES and not any(UNET_BLOCK.search(key) for key in tensors):
+    if family not in KOHYA_FAMILIES and not any(map(_is_unet, tensors)):
         return dict(tensors)
     renamed = {_renamed(key, family): tensor for key, tensor in tensors.items()}
     if len(renamed) < len(tensors):
@@ -47,6 +52,10 @@ def layer_of(key: str) -> str:
     """The layer that a LoRA's tensor belongs to, "" for a tensor of anything else."""
     suffix = FACTOR.search(key) or _OTHER.search(key)
     return key[: suffix.start()] if suffix else ""
+
+
+def _is_unet(key: str) -> bool:
+    return bool(UNET_BLOCK.search(key) or _OWN_UNET.search(key))
 
 
 def _renamed(key: str, family: str) -> str:
@@ -63,7 +72,7 @@ def _renamed(key: str, family: str) -> str:
         return key if generic == kohya else generic
     # The text encoders keep diffusers' own names, which the host knows.
     stem = kohya.partition(".")[0].removeprefix(UNET_KOHYA)
-    module = unet_module(stem) if UNET_BLOCK.search(key) else ""
+    module = unet_module(stem) if _is_unet(key) else ""
     return f"{UNET}{module}.{end}" if module else key
 
 

@@ -21,9 +21,9 @@ UNET = "unet."
 MAGNITUDE = "lora_magnitude_vector"
 """Lengths of a DoRA relative to W + s B A; those under `dora_scale` are relative to W alone"""
 FACTOR = re.compile(
-    r"(?:\.lora_A(?:\.\w+)?\.weight|[._]lora\.down\.weight|\.lora_linear_layer\.down\.weight"
+    r"(?:\.lora_A(?:\.[^.]+)?\.weight|[._]lora\.down\.weight|\.lora_linear_layer\.down\.weight"
     r"|\.lora_down\.weight)$|"
-    r"(\.lora_B(?:\.\w+)?\.weight|[._]lora\.up\.weight|\.lora_linear_layer\.up\.weight"
+    r"(\.lora_B(?:\.[^.]+)?\.weight|[._]lora\.up\.weight|\.lora_linear_layer\.up\.weight"
     r"|\.lora_up\.weight)$"
 )
 """How the key of a factor ends, in diffusers' spellings too; the group is that of an `up`"""
@@ -34,6 +34,21 @@ _CONFIGS = "lora_adapter_metadata"
 """The header field in which diffusers keeps the configuration of each part of a pipeline"""
 _MAX_CONFIG = 2**20
 _WORDS = re.compile(r"\^?[\w.]+")
+_ADAPTER_NAME = re.compile(
+    r"(\.lora_[AB])\.(?!weight$|bias$|default\.)([^.]+)(?=\.(?:weight|bias)$)"
+)
+# By these names PEFT's other adapters are known where no configuration says what they are.
+_KINDS = (
+    ("LOHA", re.compile(r"\.hada_[wt]\d(?:_[ab])?$")),
+    ("LOKR", re.compile(r"\.lokr_[wt]\d(?:_[ab])?$")),
+    ("ADALORA", re.compile(r"\.lora_E$|\.ranknum$")),
+    ("OFT", re.compile(r"\.oft_[rR]\b")),
+    ("BOFT", re.compile(r"\.boft_[RS]$")),
+    ("IA3", re.compile(r"\.ia3_l$")),
+    ("VERA", re.compile(r"\.vera_lambda_[bd]$")),
+)
+_SHIFTED_BASE = re.compile(r"pissa|olora|corda|loftq|lora_ga", re.IGNORECASE)
+"""Initializations of PEFT that take the start of the factors out of the base model's weights"""
 _MAGNITUDE = re.compile(rf"\.{MAGNITUDE}(?:\.\w+){{0,2}}$")
 
 
@@ -66,11 +81,13 @@ def from_peft(tensors: Mapping[str, Tensor], config: Config, part: str = "") -> 
     Without a part, the layers decide. Transformers keep PEFT's prefix, since each family's loader
     expects a different one. ValueError for adapters other than LoRA and DoRA.
     """
-    kind = config.get("peft_type", "LORA")
+    kind = config.get("peft_type") or other_kind(tensors) or "LORA"
     if kind != "LORA":
         raise ValueError(
             f"it is PEFT's {str(kind)[:20]}, and of PEFT only LoRA and DoRA are read: train either."
         )
+    _check_start(config)
+    tensors = without_adapter_name(tensors)
     # The host's name for the first encoder has no number.
     part = {"text_encoder_1": "text_encoder"}.get(part, part) or _part_of(tensors)
     lora: dict[str, Tensor] = {}
@@ -80,6 +97,43 @@ def from_peft(tensors: Mapping[str, Tensor], config: Config, part: str = "") -> 
         lora[name] = tensor
         _add_alpha(lora, name, tensor, config, module)
     return lora
+
+
+def other_kind(tensors: Mapping[str, Tensor]) -> str:
+    """What PEFT calls an adapter other than LoRA, by its tensors; "" for LoRA and DoRA."""
+    found = (kind for kind, names in _KINDS if any(map(names.search, tensors)))
+    return next(found, "")
+
+
+def _check_start(config: Config) -> None:
+    """Refuse factors that are relative to other weights than those of the base model."""
+    start = config.get("init_lora_weights")
+    if isinstance(start, str) and _SHIFTED_BASE.match(start):
+        raise ValueError(
+            f"its training began with {start[:40]}, which changed the base model's weights too, so "
+            "the file does not hold the whole change: save it again by PEFT's save_pretrained with "
+            "path_initial_model_for_weight_conversion, which makes it a plain LoRA."
+        )
+
+
+def without_adapter_name(tensors: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+    """Keys such as `lora_A.default_0.weight` without PEFT's name of the adapter.
+
+    ValueError where two adapters change one layer. The host itself knows `default`.
+    """
+    renamed: dict[str, Tensor] = {}
+    names: dict[str, str] = {}
+    for key, tensor in tensors.items():
+        match = _ADAPTER_NAME.search(key)
+        plain = _ADAPTER_NAME.sub(r"\1", key)
+        name = match[2] if match else ""
+        if plain in renamed:
+            raise ValueError(
+                f"it holds two adapters, '{names[plain][:60]}' and '{name[:60]}', for the same "
+                "layers: save one of them alone."
+            )
+        names[plain], renamed[plain] = name, tensor
+    return renamed
 
 
 def _part_of(tensors: Mapping[str, Tensor]) -> str:
@@ -94,8 +148,11 @@ def _part_of(tensors: Mapping[str, Tensor]) -> str:
 
 
 def with_alphas(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> dict[str, Tensor]:
-    """Add the alphas in diffusers' header for layers that have none of their own."""
+    """The tensors with the alphas in diffusers' header for layers that have none of their own."""
+    tensors = without_adapter_name(tensors)
     part_configs, lora = _configs(metadata), dict(tensors)
+    for config in part_configs.values():
+        _check_start(config)
     part_configs["text_encoder_1"] = part_configs.get("text_encoder", {})
     for key, tensor in tensors.items():
         part, _, module = key.partition(".")

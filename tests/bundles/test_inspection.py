@@ -96,3 +96,22 @@ def test_a_thumbnail_is_small_and_comes_back() -> None:
     assert back is not None and back.size == (256, 128) and len(uri) < 10_000
     for junk in ("", "data:image/jpeg;base64,", "data:image/jpeg;base64,AAAA", "x,é"):
         assert from_uri(junk) is None
+
+
+def test_layers_of_text_encoders_are_counted_by_what_they_are() -> None:
+    text = (
+        "lora_te1_text_model_encoder_layers_0_mlp_fc1",
+        "lora_te3_encoder_block_0_layer_0_SelfAttention_q",
+        "text_encoders.t5xxl.transformer.encoder.block.0.layer.0.SelfAttention.q",
+        "text_encoder_2.text_model.encoder.layers.0.mlp.fc1",
+        "lora_prior_te_text_model_encoder_layers_0_mlp_fc1",
+    )
+    others = (
+        "transformer.transformer_blocks.0.ff_context.net.2",
+        "transformer.context_embedder",
+        "transformer.time_text_embed.text_embedder.linear_1",
+        "diffusion_model.double_blocks.0.txt_attn.qkv",
+    )
+    lora = {f"{stem}.lora_down.weight": torch.ones(2, 4) for stem in (*text, *others)}
+    found = as_text(inspect_bundle(Bundle(family="", lora=lora, embeddings={})))
+    assert "9 layers in two factors, 5 of them in the text encoders" in found

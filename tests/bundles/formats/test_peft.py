@@ -201,3 +201,114 @@ def test_the_configuration_is_no_text_of_any_length(tmp_path: Path) -> None:
     (tmp_path / CONFIG).write_text(json.dumps({"lora_alpha": 2, "x": "x" * 2**20}))
     with pytest.raises(ValueError, match=f"{CONFIG} is too long for a configuration"):
         load_bundle(tmp_path / FILE)
+
+
+def tree() -> torch.nn.Module:
+    """A transformer's layer, by diffusers' names."""
+    made: torch.nn.Module = torch.nn.ModuleDict({"to_q": torch.nn.Linear(8, 8)})
+    for name in ("attn", "0", "transformer_blocks"):
+        made = torch.nn.ModuleDict({name: made})
+    return made
+
+
+def started(start: Any) -> tuple[Any, Tensor, Any]:
+    """An adapter of PEFT after a step, the layer's weight of before, and the layer."""
+    model = tree()
+    layer = model["transformer_blocks"]["0"]["attn"]["to_q"]
+    before = layer.weight.detach().clone()
+    config = peft.LoraConfig(
+        r=RANK, lora_alpha=ALPHA, target_modules=["to_q"], init_lora_weights=start
+    )
+    return peft.get_peft_model(model, config), before, layer
+
+
+STEM = "base_model.model.transformer_blocks.0.attn.to_q"
+HEADER = "lora_adapter_metadata"
+
+
+@pytest.mark.parametrize("start", ["pissa", "pissa_niter_4", "olora"])
+def test_an_adapter_that_changed_its_base_model_is_refused_until_it_is_converted(
+    tmp_path: Path, start: str
+) -> None:
+    made, before, _ = started(start)
+    made.save_pretrained(tmp_path / "start")
+    for name, parameter in made.named_parameters():
+        if "lora_" in name:
+            parameter.data += 0.1
+    made.save_pretrained(tmp_path / "as it is")
+    with pytest.raises(ValueError, match=f"began with {start}, which changed the base model's"):
+        load_bundle(tmp_path / "as it is")
+    initial = str(tmp_path / "start")
+    made.save_pretrained(tmp_path / "converted", path_initial_model_for_weight_conversion=initial)
+    found = load_bundle(tmp_path / "converted").lora
+    up, down = found[f"{STEM}.lora_B.weight"], found[f"{STEM}.lora_A.weight"]
+    change = found[f"{STEM}.alpha"] / len(down) * up @ down
+    merged = made.merge_and_unload()["transformer_blocks"]["0"]["attn"]["to_q"].weight
+    torch.testing.assert_close(before + change, merged, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("start", "refused"),
+    [("pissa", True), ("olora", True), ("corda", True), ("eva", False), (True, False)],
+)
+def test_diffusers_header_tells_how_a_training_began(
+    tmp_path: Path, start: Any, refused: bool
+) -> None:
+    stem = "transformer.transformer_blocks.0.attn.to_q"
+    config = {"transformer.lora_alpha": 2, "transformer.init_lora_weights": start}
+    save_file(
+        {f"{stem}.lora_{end}.weight": torch.ones(2, 2) for end in "AB"},
+        tmp_path / "x.safetensors",
+        {HEADER: json.dumps(config)},
+    )
+    if refused:
+        with pytest.raises(ValueError, match=f"began with {start}, which changed the base"):
+            load_bundle(tmp_path / "x.safetensors")
+    else:
+        assert load_bundle(tmp_path / "x.safetensors").lora[f"{stem}.alpha"] == 2
+
+
+@pytest.mark.parametrize("prefix", ["transformer.", "base_model.model.", "unet.", ""])
+@pytest.mark.parametrize("adapter", ["default_0", "my-style"])
+def test_the_name_of_an_adapter_in_the_keys_changes_nothing(
+    tmp_path: Path, prefix: str, adapter: str
+) -> None:
+    stem = prefix + ("mid_block.attentions.0" if prefix == "unet." else "blocks.0")
+    stem += ".transformer_blocks.0.attn1.to_q"
+    read = []
+    for name in ("", f".{adapter}"):
+        factors = {f"{stem}.lora_{end}{name}.weight": torch.full((2, 2), 2.0) for end in "AB"}
+        save_file(factors, tmp_path / "x.safetensors")
+        read.append(load_bundle(tmp_path / "x.safetensors").lora)
+    assert read[0].keys() == read[1].keys()
+    assert all(torch.equal(read[0][key], read[1][key]) for key in read[0])
+    one, other = f"{stem}.lora_A.{adapter}.weight", f"{stem}.lora_A.second.weight"
+    save_file({one: torch.ones(2, 2), other: torch.ones(2, 2)}, tmp_path / "x.safetensors")
+    with pytest.raises(ValueError, match="holds two adapters, .* for the same layers"):
+        load_bundle(tmp_path / "x.safetensors")
+
+
+def test_the_name_that_the_host_knows_itself_stays(tmp_path: Path) -> None:
+    factors = {f"transformer.x.lora_{end}.default.weight": torch.ones(2, 2) for end in "AB"}
+    save_file(factors, tmp_path / "x.safetensors")
+    assert load_bundle(tmp_path / "x.safetensors").lora.keys() == factors.keys()
+
+
+@pytest.mark.parametrize("kind", ["LOHA", "LOKR", "ADALORA", "OFT"])
+@pytest.mark.parametrize("alone", [True, False])
+def test_other_adapters_of_peft_are_told_with_or_without_their_configuration(
+    tmp_path: Path, kind: str, alone: bool
+) -> None:
+    more = {
+        "LOHA": {"r": 2},
+        "LOKR": {"r": 2},
+        "ADALORA": {"init_r": 2, "target_r": 1, "total_step": 10},
+        "OFT": {"oft_block_size": 4, "r": 0},
+    }
+    config = {"LOHA": "LoHaConfig", "LOKR": "LoKrConfig", "ADALORA": "AdaLoraConfig"}
+    made = getattr(peft, config.get(kind, "OFTConfig"))(target_modules=["to_q"], **more[kind])
+    peft.get_peft_model(tree(), made).save_pretrained(tmp_path)
+    if alone:
+        (tmp_path / CONFIG).unlink()
+    with pytest.raises(ValueError, match=f"it is PEFT's {kind}, and of PEFT only LoRA and DoRA"):
+        load_bundle(tmp_path / FILE)

@@ -12,10 +12,13 @@ from torch import Tensor
 
 from factories import lora, same
 from pack.bundles.bundle import Bundle
+from pack.bundles.edit import NameClash, merge_bundles
 from pack.bundles.files.safetensors import read_safetensors
+from pack.bundles.inspection import as_text, inspect_bundle
 from pack.bundles.layers.generic import to_generic
 from pack.bundles.load import files_of, load_bundle
 from pack.bundles.save import Container, save_bundle
+from pack.bundles.trim import Trimming, trim_lora
 
 WIDTHS = {"clip_l": 768, "clip_g": 1280, "t5": 4096, "llama": 4096, "gemma": 2304}
 NOISE = torch.Generator().manual_seed(3)
@@ -444,3 +447,133 @@ def test_files_that_only_lie_side_by_side_stay_apart(tmp_path: Path) -> None:
     assert list(load_bundle(tmp_path / "run.safetensors").embeddings) == ["run_emb"]
     assert list(load_bundle(tmp_path / "lora.safetensors").embeddings) == ["TOK"]
     assert len(to_generic(load_bundle(tmp_path / "other.safetensors").lora, "sdxl")) == 3
+
+
+CLIP = "text_model.encoder.layers.0.self_attn.q_proj"
+DOUBLE, SINGLE = "transformer.double_blocks.0.", "transformer.single_blocks.1."
+# OneTrainer's conversion tables: a layer's OMI name, and a name that ComfyUI's loader has for it
+OMI = {
+    "sd15": {
+        "unet.input_blocks.1.1.transformer_blocks.0.attn1.to_out.0": (
+            "diffusion_model.input_blocks.1.1.transformer_blocks.0.attn1.to_out.0"
+        ),
+        "unet.middle_block.0.in_layers.2": "diffusion_model.middle_block.0.in_layers.2",
+        "unet.time_embed.0": "diffusion_model.time_embed.0",
+        f"clip_l.{CLIP}": f"text_encoder.{CLIP}",
+    },
+    "flux": {
+        f"{DOUBLE}img_attn.qkv.1": "transformer.transformer_blocks.0.attn.to_k",
+        f"{DOUBLE}txt_attn.qkv.2": "transformer.transformer_blocks.0.attn.add_v_proj",
+        f"{SINGLE}linear1.3": "transformer.single_transformer_blocks.1.proj_mlp",
+        f"{SINGLE}linear2": "diffusion_model.single_blocks.1.linear2",
+        "transformer.img_in.proj": "diffusion_model.img_in",
+        "transformer.final_layer.adaLN_modulation.1": (
+            "diffusion_model.final_layer.adaLN_modulation.1"
+        ),
+        f"clip_l.{CLIP}": f"text_encoder.{CLIP}",
+        "t5.encoder.block.3.layer.1.DenseReluDense.wi_0": (
+            "text_encoders.t5xxl.transformer.encoder.block.3.layer.1.DenseReluDense.wi_0"
+        ),
+    },
+}
+
+
+@pytest.mark.parametrize("family", OMI)
+@pytest.mark.parametrize("bundled", [True, False])
+def test_onetrainer_backups_in_the_omi_layout(tmp_path: Path, family: str, bundled: bool) -> None:
+    names = OMI[family]
+    tensors = {
+        f"{stem}.{end}": torch.full((2, 2), float(number))
+        for number, stem in enumerate(names)
+        for end in ("lora_up.weight", "lora_down.weight")
+    } | {f"{stem}.alpha": torch.tensor(1.0) for stem in names}
+    rows = {"bundle_emb.cat.clip_l": draw(2, 768)} if bundled else {}
+    save_file(tensors | rows, tmp_path / "x.safetensors")
+    found = load_bundle(tmp_path / "x.safetensors")
+    assert found.names == ["cat"] * bundled and not found.notes
+    wanted = {
+        key.replace(stem, name, 1): tensor
+        for stem, name in names.items()
+        for key, tensor in tensors.items()
+        if key.startswith(f"{stem}.")
+    }
+    assert same(found.lora, wanted)
+
+
+def test_a_unet_with_self_attention_alone_is_read_in_the_host_s_words(tmp_path: Path) -> None:
+    """Nothing in it tells the family, whose cross-attention would."""
+    stem = "output_blocks.5.1.transformer_blocks.0.attn1.to_k"
+    for prefix in ("unet.", ""):
+        tensors = {f"{prefix}{stem}.lora_{end}.weight": torch.ones(2, 2) for end in ("up", "down")}
+        save_file(tensors, tmp_path / "x.safetensors")
+        assert {
+            key.partition(".lora")[0] for key in load_bundle(tmp_path / "x.safetensors").lora
+        } == {f"diffusion_model.{stem}"}
+
+
+@pytest.mark.parametrize(
+    ("key", "name", "unsure"),
+    [
+        ("bundle_emb_my.tok.clip_l", "my.tok", False),
+        ("bundle_emb_v1.0.clip_l", "v1.0", False),
+        ("bundle_emb_a_b.c.clip_l_out", "a_b.c", True),
+        ("bundle_emb.v1.0.clip_l", "v1.0", False),
+    ],
+)
+def test_a_placeholder_with_a_dot_keeps_its_name(
+    tmp_path: Path, key: str, name: str, unsure: bool
+) -> None:
+    """OneTrainer's legacy layout joins all but the last two parts of a key by an underscore."""
+    rows = draw(2, 768)
+    save_file(kohya_lora(768) | {key: rows}, tmp_path / "x.safetensors")
+    found = load_bundle(tmp_path / "x.safetensors")
+    assert found.names == [name] and len(found.lora) == 3
+    assert same(
+        (found.outputs if key.endswith("_out") else found.embeddings)[name], {"clip_l": rows}
+    )
+    assert any("may have been trained with a dot" in note for note in found.notes) == unsure
+
+
+@pytest.mark.parametrize("beside", ["x_emb.safetensors", "x_embeddings/cat.safetensors"])
+def test_names_in_the_chosen_file_come_before_those_beside_it(tmp_path: Path, beside: str) -> None:
+    own = {f"bundle_emb.{name}.clip_l": torch.full((1, 768), 1.0) for name in ("cat", "own")}
+    save_file(kohya_lora(768) | own, tmp_path / "x.safetensors")
+    (tmp_path / beside).parent.mkdir(exist_ok=True)
+    save_file({"clip_l": torch.full((2, 768), 5.0)}, tmp_path / beside)
+    found = load_bundle(tmp_path / "x.safetensors")
+    assert found.names[:2] == ["cat", "own"]
+    for name in ("cat", "own"):
+        assert holds(found, name, {"clip_l": torch.full((1, 768), 1.0)})
+    if beside.startswith("x_embeddings"):
+        assert found.names == ["cat", "own"]
+        assert "The 'cat' of cat.safetensors is left out: the file has its own." in found.notes
+    else:
+        assert found.names == ["cat", "own", "x_emb"]
+        split = load_bundle(tmp_path / "x.safetensors", token_map="a = 1; b = 1")
+        assert split.names == ["cat", "own", "a", "b"]
+
+
+def test_an_embedding_beside_the_pair_of_its_name_stays_itself(tmp_path: Path) -> None:
+    rows = draw(2, 768)
+    save_file({"clip_l": rows}, tmp_path / "cat.safetensors")
+    save_file({"clip_l": draw(2, 768)}, tmp_path / "cat_emb.safetensors")
+    assert holds(load_bundle(tmp_path / "cat.safetensors"), "cat", {"clip_l": rows})
+
+
+@pytest.mark.parametrize("key", [f"{KOHYA}.lora_up.weight", f"{KOHYA}.alpha"])
+@pytest.mark.parametrize("number", [float("nan"), float("inf")])
+def test_a_number_that_is_none_is_named(tmp_path: Path, key: str, number: float) -> None:
+    made = kohya_lora(768)
+    made[key].view(-1)[-1] = number
+    save_file(made, tmp_path / "x.safetensors")
+    sentence = f"{key} holds NaN or infinite values"
+    with pytest.raises(ValueError, match=sentence):
+        load_bundle(tmp_path / "x.safetensors")
+    looked = load_bundle(tmp_path / "x.safetensors", finite=False)
+    assert f"NaN or infinite values in {key}" in as_text(inspect_bundle(looked))
+    with pytest.raises(ValueError, match=sentence):
+        save_bundle(looked, tmp_path / "y.safetensors", Container.A1111, None)
+    with pytest.raises(ValueError, match=sentence):
+        trim_lora(looked.lora, Trimming())
+    with pytest.raises(ValueError, match=sentence):
+        merge_bundles([looked, looked], [1, 1], NameClash.ERROR)
