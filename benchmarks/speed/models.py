@@ -103,10 +103,15 @@ def load_clip(size: str, dtype: torch.dtype | None, layers: int | None = None) -
     options: dict[str, Any] = {} if dtype is None else {"dtype": dtype}
     cut = {} if layers is None else {"num_hidden_layers": layers}
     if cut:
-        options |= {f"{name}_model_config": cut for name in names}
+        # The host puts this in the place of an encoder's own "<name>_model_config".
+        options["model_config"] = dict(cut)
     with torch.inference_mode():
         weights = [RandomWeights().of(clip_module(name, **cut)) for name in names]
         # The tokenizer only reads "embedding:" if it has an embedding folder, even a missing one.
-        return comfy.sd.load_text_encoder_state_dicts(
+        clip = comfy.sd.load_text_encoder_state_dicts(
             weights, embedding_directory=["none"], model_options=options
         )
+    built = [getattr(clip.cond_stage_model, name).num_layers for name in names]
+    if layers is not None and set(built) != {layers}:
+        raise ValueError(f"The text encoders have {built} layers, not {layers}.")
+    return clip
