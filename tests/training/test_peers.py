@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -30,35 +32,44 @@ WITH_PRIOR = TrainConfig(steps=6, batch_size=2, objective=ObjectiveConfig(prior=
 
 WORKER = """
 import importlib
+import json
 import sys
 from pathlib import Path
 sys.path.insert(0, {tests!r})
 import conftest  # gives the pack its name
 import torch.distributed as dist
-rank, count, store, out, module, act = int(sys.argv[1]), int(sys.argv[2]), *sys.argv[3:7]
-dist.init_process_group("gloo", init_method=f"file://{{store}}", rank=rank, world_size=count)
-getattr(importlib.import_module(module), act)(Path(out), *sys.argv[7:])
+rank, count, folder, module, acts = int(sys.argv[1]), int(sys.argv[2]), *sys.argv[3:]
+dist.init_process_group("gloo", init_method=f"file://{{folder}}/store", rank=rank, world_size=count)
+act = importlib.import_module(module)
+for place, (name, *words) in enumerate(json.loads(acts)):
+    getattr(act, name)(Path(folder, f"{{rank}}-{{place}}.safetensors"), *words)
 dist.destroy_process_group()  # or its threads meet an interpreter that is being torn down
 """
+Rows = dict[str, torch.Tensor]
 
 
 def together(
-    folder: Path, act: str, *words: str, count: int = 2, module: str = "training.test_peers"
-) -> list[dict[str, torch.Tensor]]:
-    """Run a function of a test file in several processes; what each of them saved."""
+    folder: Path, *acts: Sequence[str], count: int = 2, module: str = "training.test_peers"
+) -> list[list[Rows]]:
+    """Run functions of a test file, one after another, in several processes that start once.
+
+    For each act, a function and its words, what each of the processes saved.
+    """
     code = WORKER.format(tests=str(TESTS))
-    outs = [folder / f"{rank}.safetensors" for rank in range(count)]
-    commands = [
-        [sys.executable, "-c", code, str(rank), str(count), str(folder / "store"), str(out)]
-        for rank, out in enumerate(outs)
-    ]
+    words = [str(folder), module, json.dumps(acts)]
     running = [
-        subprocess.Popen([*command, module, act, *words], stderr=subprocess.PIPE, text=True)
-        for command in commands
-    ]
-    ends = [process.communicate(timeout=120) for process in running]
+        subprocess.Popen(
+            [sys.executable, "-c", code, str(rank), str(count), *words],
+            stderr=subprocess.PIPE, text=True,
+        )
+        for rank in range(count)
+    ]  # fmt: skip
+    ends = [process.communicate(timeout=240) for process in running]
     assert [process.returncode for process in running] == [0] * count, ends
-    return [load_file(out) for out in outs]
+    return [
+        [load_file(folder / f"{rank}-{place}.safetensors") for rank in range(count)]
+        for place in range(len(acts))
+    ]
 
 
 def parts_of(config: TrainConfig, **more: object):
@@ -80,9 +91,18 @@ def train_case(out: Path, case: str) -> None:
     save_file({**trained(parts), "losses": numbers}, out)
 
 
+@pytest.fixture(scope="module")
+def pairs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[Rows]]:
+    """What two processes saved for every case and every mishap."""
+    acts = {name: ("train_case", name) for name in (*CASES, "prior")}
+    acts |= {name: (name,) for name in ("short_of_memory", "commanded")}
+    saved = together(tmp_path_factory.mktemp("pairs"), *acts.values())
+    return dict(zip(acts, saved, strict=True))
+
+
 @pytest.mark.parametrize("case", CASES)
-def test_two_processes_get_bit_for_bit_what_one_gets(case: str, tmp_path: Path):
-    first, second = together(tmp_path, "train_case", case)
+def test_two_processes_get_bit_for_bit_what_one_gets(case: str, pairs: dict[str, list[Rows]]):
+    first, second = pairs[case]
     parts = toy_parts(TOK, batch_size=CASES[case].batch_size)
     expected = losses(parts, CASES[case])
     assert first["losses"].tolist() == second["losses"].tolist() == expected
@@ -90,9 +110,9 @@ def test_two_processes_get_bit_for_bit_what_one_gets(case: str, tmp_path: Path):
         assert torch.equal(first[name], value) and torch.equal(second[name], value), name
 
 
-def test_a_prior_is_divided_with_its_samples(tmp_path: Path):
+def test_a_prior_is_divided_with_its_samples(pairs: dict[str, list[Rows]]):
     """Four terms are added in another order, so the last bits may differ from one process."""
-    first, second = together(tmp_path, "train_case", "prior")
+    first, second = pairs["prior"]
     parts = toy_parts(TOK)
     torch.testing.assert_close(first["losses"].tolist(), losses(parts, WITH_PRIOR))
     for name, value in trained(parts).items():
@@ -102,7 +122,7 @@ def test_a_prior_is_divided_with_its_samples(tmp_path: Path):
 
 def test_samples_that_do_not_divide_are_shared_as_evenly_as_they_can_be(tmp_path: Path):
     """Three processes for two samples: one of them has nothing to do, and waits for nobody."""
-    rows = together(tmp_path, "train_case", "samples of a batch", count=3)
+    (rows,) = together(tmp_path, ("train_case", "samples of a batch"), count=3)
     parts = toy_parts(TOK)
     losses(parts, CASES["samples of a batch"])
     for name, value in trained(parts).items():
@@ -130,8 +150,8 @@ def short_of_memory(out: Path) -> None:
     save_file({**trained(parts), "splits": torch.tensor(splits)}, out)
 
 
-def test_memory_that_runs_out_in_one_process_is_saved_in_all(tmp_path: Path):
-    first, second = together(tmp_path, "short_of_memory")
+def test_memory_that_runs_out_in_one_process_is_saved_in_all(pairs: dict[str, list[Rows]]):
+    first, second = pairs["short_of_memory"]
     assert first["splits"].tolist() == second["splits"].tolist() == [False] + [True] * 5
     parts = toy_parts(TOK)
     losses(parts, CASES["samples of a batch"])
@@ -160,8 +180,8 @@ def commanded(out: Path) -> None:
     save_file({**trained(parts), "live": torch.tensor(live)}, out)
 
 
-def test_a_command_to_the_first_process_is_obeyed_by_all(tmp_path: Path):
-    first, second = together(tmp_path, "commanded")
+def test_a_command_to_the_first_process_is_obeyed_by_all(pairs: dict[str, list[Rows]]):
+    first, second = pairs["commanded"]
     assert first["live"].tolist() == second["live"].tolist() == [1, 1, 0, 0, 0, 0]
     assert all(torch.equal(first[name], second[name]) for name in first)
 

@@ -34,9 +34,13 @@ def sample(
 
 
 def encode(clip: Any, prompts: Sequence[str]) -> Tensor:
-    """Conditioning (n, 77, 768), by the host's own node, prompt by prompt."""
+    """Conditioning (n, 77, 768), by the nodes that a graph would use, prompt by prompt."""
     import nodes
+    from pack.nodes.host.text.output_embeddings import encode_with_outputs
+    from pack.nodes.host.text.tokenizer import overlaid_names
 
+    if any(name.outputs for name in overlaid_names(clip).values()):
+        return torch.cat([encode_with_outputs(clip, prompt)[0][0][0] for prompt in prompts])
     return torch.cat([nodes.CLIPTextEncode().encode(clip, prompt)[0][0][0] for prompt in prompts])
 
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 import torch
-from training.test_peers import TESTS, parts_of, together
+from training.test_peers import TESTS, Rows, parts_of, together
 
 from pack.training.config import TrainConfig
 
@@ -66,12 +66,22 @@ def driven(out: Path, rank: str, how: str) -> None:
     save_file({name: torch.tensor(int(value)) for name, value in numbers.items()}, out)
 
 
-@pytest.mark.parametrize("rank", [0, 1])
-@pytest.mark.parametrize(("how", "end"), [("cancelled", 0), ("complains", 1)])
+WAYS = [(rank, how, end) for rank in (0, 1) for end, how in enumerate(("cancelled", "complains"))]
+
+
+@pytest.fixture(scope="module")
+def ended(tmp_path_factory: pytest.TempPathFactory) -> list[list[Rows]]:
+    """How the toys ended in two processes, for each way."""
+    acts = [("driven", str(rank), how) for rank, how, _ in WAYS]
+    folder = tmp_path_factory.mktemp("driven")
+    return together(folder, *acts, module="host.run.test_together")
+
+
+@pytest.mark.parametrize(("place", "rank", "how", "end"), [(i, *w) for i, w in enumerate(WAYS)])
 def test_what_ends_a_run_in_one_process_ends_it_in_the_other_after_the_same_step(
-    tmp_path: Path, rank: int, how: str, end: int
+    ended: list[list[Rows]], place: int, rank: int, how: str, end: int
 ):
-    rows = together(tmp_path, "driven", str(rank), how, module="host.run.test_together")
+    rows = ended[place]
     assert [row["seen"].item() for row in rows] == [CANCELLED_IN] * 2
     assert all(row["left"] and not row["attached"] for row in rows)
     assert rows[rank]["end"] == end and rows[1 - rank]["end"] == 2
