@@ -47,6 +47,8 @@ class Method:
     """Except the prior and its weight, which are fields above"""
     ema_decay: float = 0.0
     negative_vectors: int = 0
+    output: bool = False
+    """Whether vectors replace what the text encoder returns, rather than what it reads"""
     flow: bool = False
     """Whether it trains the flow model instead of the base"""
 
@@ -78,6 +80,7 @@ class Method:
                 vectors=2,
                 pivot=self.pivot,
                 negative_vectors=self.negative_vectors,
+                output=self.output,
             )
             for concept, word in self.words(subject).items()
         )
@@ -159,6 +162,20 @@ NEGATIVES: Mapping[str, Method] = {
 CHOICES: Mapping[str, Method] = {**OPTIMIZERS, **OBJECTIVES, **FLOWS, **NEGATIVES}
 """Each of them changes one choice of `pivotal`."""
 
+OUTPUT_RATES = (1e-3, 1e-2, 1e-1)
+
+
+def output_name(rate: float) -> str:
+    """The name of the method that trains output embeddings alone at a rate."""
+    return f"output_inversion_rate{rate:g}"
+
+
+OUTPUTS: Mapping[str, Method] = {
+    output_name(rate): Method(adapter=None, pivot=1.0, output=True, embedding_rate=rate)
+    for rate in OUTPUT_RATES
+}
+"""Textual inversion behind the text encoder, as OneTrainer's output embeddings."""
+
 RATES = (3e-4, 1e-3, 3e-3, 1e-2)
 RANK, OTHER_RANKS = 16, (4, 64)
 STARTS: Mapping[str, Sigma] = {
@@ -192,5 +209,5 @@ ADAPTERS: Mapping[str, Method] = {
     for rate in RATES
 }
 """Pivotal tuning with every kind of adapter, at every rank and rate."""
-METHODS: Mapping[str, Method] = {**WAYS, **ADAPTERS, **CHOICES}
+METHODS: Mapping[str, Method] = {**WAYS, **OUTPUTS, **ADAPTERS, **CHOICES}
 """All methods, in the order of the page."""

@@ -9,9 +9,22 @@ from pathlib import Path
 
 from common import read_json, write_json
 
+from pack.training.words.outputs import OUTPUT_RATE
+
 from .bases import load_base, load_flow, load_second
 from .cells import EARLY, LONG, SHORT, Bench, Cell, cell_of, run_cell, write_strip
-from .methods import CHOICES, KINDS, METHODS, NEGATIVES, OTHER_RANKS, RANK, RATES, adapter_name
+from .methods import (
+    CHOICES,
+    KINDS,
+    METHODS,
+    NEGATIVES,
+    OTHER_RANKS,
+    OUTPUTS,
+    RANK,
+    RATES,
+    adapter_name,
+    output_name,
+)
 from .report import strip, write_picture, write_report
 from .scores import Row, Rows, best_rate, transferred
 from .subjects import SCATTERED
@@ -45,6 +58,8 @@ def plan(rows: Rows) -> list[Cell]:
         *_cells("style", COMPARED[:4]),
         *(cell for seed in SEEDS[1:] for cell in _cells("character", COMPARED, (seed,))),
         *(cell for seed in SEEDS for cell in _cells("color", COMPARED[1:4], (seed,))),
+        *_cells("color", OUTPUTS),
+        *_cells("color", [output_name(OUTPUT_RATE)], SEEDS[1:]),
         *_cells("character", COMPARED_EARLY, SEEDS, dict.fromkeys(COMPARED_EARLY, EARLY)),
         *adapter_cells(rows),
         *_cells(SCATTERED, CHOICES),
