@@ -162,7 +162,7 @@ NEGATIVES: Mapping[str, Method] = {
 CHOICES: Mapping[str, Method] = {**OPTIMIZERS, **OBJECTIVES, **FLOWS, **NEGATIVES}
 """Each of them changes one choice of `pivotal`."""
 
-OUTPUT_RATES = (1e-3, 1e-2, 1e-1)
+OUTPUT_RATES = (1e-3, 1e-2, 3e-2, 1e-1, 3e-1)
 
 
 def output_name(rate: float) -> str:

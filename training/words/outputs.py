@@ -17,8 +17,11 @@ from ..trained import Learned, Places, on_cpu
 from .concepts import Concept
 from .vectors import NamedRows, Rows, noise_rows, row_norms, spread_rows
 
-OUTPUT_RATE = 1e-2
-"""Rows behind an encoder are some fifty times as long as a table's, so they need longer steps."""
+OUTPUT_RATE = 1e-1
+"""Rows behind an encoder are some fifty times as long as a table's, so they need longer steps.
+
+Chosen by benchmarks/results/learning.md: a tenth of it learns nothing, three times it as much.
+"""
 
 
 class Outputs(NamedRows):
