@@ -251,6 +251,23 @@ def test_what_is_written_while_the_server_is_away_is_not_lost(editor: Editor, fo
     expect(shown(editor, "0")).to_be_focused()
 
 
+def test_no_text_of_a_workflow_leads_to_another_route(editor: Editor, folder: Path):
+    asked: list[str] = []
+    editor.page.on("request", lambda request: asked.append(request.url))
+    for review in ("../../../../internal/logs?x=@0", "..@1", "0123456789abcdef/../../x@2"):
+        prompt = graph(folder)
+        prompt["3"]["inputs"]["review"] = review
+        editor.load_prompt(prompt)
+        press(editor.page.locator(".pivotal-gallery-bar button", has_text="Undo"))
+    made = editor.page.evaluate(
+        "import('/extensions/pivotal-training/editor/api.js').then(({ route }) => "
+        "['a/b', '..', '.', 'é?x#y'].map((name) => "
+        "{ try { return route`runs/${name}?after=${1}`; } catch { return null; } }))"
+    )
+    assert made == ["runs/a%2Fb?after=1", None, None, "runs/%C3%A9%3Fx%23y?after=1"]
+    assert [url for url in asked if "internal" in url or "/pivotal/datasets" in url] == []
+
+
 def test_paths_and_other_pages_are_refused(server: Server):
     for path in ("..%2f..%2fetc", "%2fetc%2fpasswd", "a" * 300, "0123456789abcdef"):
         with pytest.raises(urllib.error.HTTPError) as error:

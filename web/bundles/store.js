@@ -1,5 +1,5 @@
 /** What is known of the bundle files that nodes of the graph have chosen. */
-import { get } from "../editor/api.js";
+import { get, route } from "../editor/api.js";
 import { app } from "../../../scripts/app.js";
 
 export const NODES = ["Pivotal_LoadBundle", "Pivotal_OpenBundle", "Pivotal_ConvertBundle"];
@@ -17,7 +17,7 @@ export function fileWidget(node) {
 export function glance(file, fresh = false) {
   if (!file || file === CONNECTED) return Promise.resolve(null);
   if (fresh || !asked.has(file)) {
-    const answer = get(`bundle?file=${encodeURIComponent(file)}`);
+    const answer = get(route`bundle?file=${file}`);
     answer.catch(() => asked.delete(file));
     asked.set(file, answer);
   }

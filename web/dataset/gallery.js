@@ -1,6 +1,6 @@
 /** The gallery of Review Dataset: captions edited in place, replaced in bulk, undone. */
 import { app } from "../../../scripts/app.js";
-import { get, on, onReconnected, pictureAddress, post } from "../editor/api.js";
+import { get, on, onReconnected, pictureAddress, post, route } from "../editor/api.js";
 import { card, giveFocus, heldFocus } from "./card.js";
 import { make, setText } from "../editor/dom.js";
 import { swallow } from "../editor/keys.js";
@@ -11,6 +11,7 @@ const NODE = "Pivotal_ReviewDataset";
 const ROW = 236;
 const CARD = 176;
 const PAGE = 200;
+const ID = /^[0-9a-f]{16}$/;
 const COUNTED = "{count} captions would change";
 const REPLACED = "{count} captions changed";
 /** @type {Map<object, Gallery>} */
@@ -113,7 +114,8 @@ class Gallery {
   /** After a reload, and on a copy of the node, the widget says which dataset was shown. */
   restore() {
     const [dataset] = this.widget?.value?.split("@") ?? [];
-    if (dataset && dataset !== this.dataset) this.show(dataset);
+    // A workflow can hold any text here.
+    if (ID.test(dataset) && dataset !== this.dataset) this.show(dataset);
   }
 
   async show(dataset) {
@@ -149,7 +151,7 @@ class Gallery {
     const query = new URLSearchParams({ offset: String(page * PAGE), text: this.text.value });
     if (this.flag.value) query.set("flag", this.flag.value);
     try {
-      const answer = await get(`datasets/${this.dataset}/items?${query}`);
+      const answer = await get(`${route`datasets/${this.dataset}/items`}?${query}`);
       pages.set(page, answer.items);
       return answer;
     } catch (error) {
@@ -241,13 +243,13 @@ class Gallery {
 
   thumb(item) {
     // What is shown of a picture changes with its crop and mask.
-    return pictureAddress(`datasets/${this.dataset}/thumbs/${item.item}?shown=${item.shown}`);
+    return pictureAddress(route`datasets/${this.dataset}/thumbs/${item.item}?shown=${item.shown}`);
   }
 
   /** Send one change; a conflict shows what the file says now and lets the user decide. */
   async edit(item, values) {
     try {
-      await post(`datasets/${this.dataset}/edit`, { item: item.item, tag: item.tag, ...values });
+      await post(route`datasets/${this.dataset}/edit`, { item: item.item, tag: item.tag, ...values });
       this.drafts.delete(item.item);
     } catch (error) {
       if (values.caption !== undefined) this.drafts.set(item.item, values.caption);
@@ -265,7 +267,7 @@ class Gallery {
   async undo() {
     if (!this.dataset) return;
     try {
-      const { undone } = await post(`datasets/${this.dataset}/undo`);
+      const { undone } = await post(route`datasets/${this.dataset}/undo`);
       this.preview.hidden = true;
       await this.refresh();
       if (!undone) setText(this.status, say("There is nothing to undo."));
@@ -278,7 +280,7 @@ class Gallery {
     if (!this.dataset) return;
     const body = { find: this.find.value, replace: this.new.value, preview };
     try {
-      const answer = await post(`datasets/${this.dataset}/replace`, body);
+      const answer = await post(route`datasets/${this.dataset}/replace`, body);
       this.preview.hidden = !preview;
       this.apply.disabled = !preview || !answer.count;
       this.preview.replaceChildren(

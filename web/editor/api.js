@@ -2,6 +2,19 @@
 import { api } from "../../../scripts/api.js";
 import { say } from "./words.js";
 
+/**
+ * An address below /pivotal/ with each value as one part of its path, or as one value of its query.
+ * Values come from workflows and files of strangers: none of them leads to another route.
+ */
+export function route(texts, ...values) {
+  return texts.reduce((path, text, place) => {
+    const value = String(values[place - 1]);
+    // A browser takes these for steps up, however they are written.
+    if (/^\.{1,2}$/.test(value)) throw new Error(say('"{value}" is not the name of anything.', { value }));
+    return path + encodeURIComponent(value) + text;
+  });
+}
+
 /** Call a /pivotal route. Rejections throw with the server's message. */
 async function ask(path, options) {
   const response = await api.fetchApi(`/pivotal/${path}`, options).catch(() => {
@@ -13,7 +26,7 @@ async function ask(path, options) {
   return answer;
 }
 
-/** @param {string} path such as "runs" */
+/** @param {string} path such as "runs", or what `route` makes */
 export function get(path) {
   return ask(path);
 }

@@ -1,6 +1,6 @@
 /** The buttons that request something of a run while it trains. */
 import { app } from "../../../scripts/app.js";
-import { post } from "../editor/api.js";
+import { post, route } from "../editor/api.js";
 import { make } from "../editor/dom.js";
 import { say, word } from "../editor/words.js";
 
@@ -12,7 +12,7 @@ const REQUESTS = [
 
 async function request(run, what, concept) {
   try {
-    await post(`runs/${encodeURIComponent(run)}/ask`, { ask: what, concept });
+    await post(route`runs/${run}/ask`, { ask: what, concept });
     toast("info", say("{run}: {what} after this step.", { run, what: word(what) }));
   } catch (error) {
     toast("error", error.message);

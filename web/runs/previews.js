@@ -1,5 +1,5 @@
 /** A run's previews: one row for each prompt and seed, one column for each step. */
-import { pictureAddress } from "../editor/api.js";
+import { pictureAddress, route } from "../editor/api.js";
 import { make } from "../editor/dom.js";
 import { say } from "../editor/words.js";
 
@@ -28,7 +28,7 @@ function line(run, { prompt, seed, without, pictures }, steps) {
   const label = parts.join(", ");
   const cells = steps.filter((step) => pictures.has(step)).map((step) => {
     const file = pictures.get(step);
-    const path = `runs/${encodeURIComponent(run)}/previews/${encodeURIComponent(file)}`;
+    const path = route`runs/${run}/previews/${file}`;
     const title = `${label}, ${say("step {step}", { step })}`;
     const image = make("img", { src: pictureAddress(path), alt: title, title, loading: "lazy" });
     return make("figure", {}, image, make("figcaption", {}, String(step)));

@@ -1,5 +1,5 @@
 /** What the page knows of the runs: read from the routes and kept up to date by events. */
-import { get, on, onReconnected } from "../editor/api.js";
+import { get, on, onReconnected, route } from "../editor/api.js";
 
 /**
  * @typedef {object} Run
@@ -78,7 +78,7 @@ export function refreshRun(name) {
 async function read(name, run) {
   let answer;
   do {
-    answer = await get(`runs/${encodeURIComponent(name)}?after=${run.next}`);
+    answer = await get(route`runs/${name}?after=${run.next}`);
     // A run that is trained again from an earlier checkpoint has a shorter journal than before.
     if (answer.total < run.next) Object.assign(run, { reports: [], next: 0 });
     else {
