@@ -17,7 +17,7 @@ from ..host.folders import bundle_path, bundle_state, new_bundle_path
 from ..host.images import as_image
 from ..host.text.port import vocabularies
 from ..inputs import KEEP, FilePrecision, file_input, token_map_input
-from .save_load_bundle import saved_files, told
+from .save_load_bundle import saved_files, sharing, told, without_workflow, workflow_input
 
 
 def container_input(default: Container) -> io.Input:
@@ -54,10 +54,11 @@ def write(
     bundle: Bundle, prefix: str, form: Container, precision: str, trainer_keys: bool = False
 ) -> io.NodeOutput:
     """Save files and report them to the editor."""
+    bundle, shared = sharing(bundle)
     path = new_bundle_path(prefix, own_folder=form.is_folder)
     dtype = None if precision == KEEP else FilePrecision(precision).dtype
     files = save_bundle(bundle, path, form, dtype, trainer_keys=trainer_keys)
-    return saved_files(files, [*bundle.notes, *warnings_for(bundle, form)])
+    return saved_files(files, [*bundle.notes, *warnings_for(bundle, form), *shared])
 
 
 class OpenBundle(io.ComfyNode):
@@ -150,6 +151,7 @@ class ConvertBundle(io.ComfyNode):
                 prefix_input("loras/converted"),
                 precision_input(),
                 token_map_input(),
+                workflow_input(),
             ],
             outputs=[io.String.Output(display_name="report")],
         )
@@ -160,9 +162,17 @@ class ConvertBundle(io.ComfyNode):
 
     @classmethod
     def execute(
-        cls, file: str, container: str, filename_prefix: str, precision: str, token_map: str
+        cls,
+        file: str,
+        container: str,
+        filename_prefix: str,
+        precision: str,
+        token_map: str,
+        include_workflow: bool = True,
     ) -> io.NodeOutput:
-        bundle = load_bundle(bundle_path(file), token_map=token_map)
+        bundle = without_workflow(
+            load_bundle(bundle_path(file), token_map=token_map), include_workflow
+        )
         return write(bundle, filename_prefix, Container(container), precision)
 
 
@@ -189,14 +199,21 @@ class UnpackBundle(io.ComfyNode):
                     tooltip="Name the T5 vectors t5, as trainers do, instead of t5xxl, which "
                     "ComfyUI expects.",
                 ),
+                workflow_input(),
             ],
             outputs=[io.String.Output(display_name="report")],
         )
 
     @classmethod
     def execute(
-        cls, bundle: Bundle, filename_prefix: str, precision: str, trainer_keys: bool
+        cls,
+        bundle: Bundle,
+        filename_prefix: str,
+        precision: str,
+        trainer_keys: bool,
+        include_workflow: bool = True,
     ) -> io.NodeOutput:
+        bundle = without_workflow(bundle, include_workflow)
         return write(bundle, filename_prefix, Container.LOOSE, precision, trainer_keys)
 
 

@@ -15,7 +15,14 @@ from ...bundles.load import load_bundle
 from ...bundles.save import Container, save_bundle, warnings_for
 from .. import sockets
 from ..host.bundle.apply import apply_bundle, read_back, with_thumbnails
-from ..host.folders import bundle_files, bundle_path, bundle_state, in_output, new_bundle_path
+from ..host.folders import (
+    bundle_files,
+    bundle_path,
+    bundle_state,
+    in_output,
+    keeps_metadata,
+    new_bundle_path,
+)
 from ..host.text.resolve import Clash, NameRules, StrengthMode, parse_names
 from ..inputs import FilePrecision, token_map_input
 
@@ -35,6 +42,33 @@ def saved_files(files: Sequence[Path], notes: Sequence[str], *outputs: object) -
     report = "\n".join([*(f"saved {file}" for file in files), *notes])
     shown = {"files": [in_output(file) for file in files], "text": (report,)}
     return io.NodeOutput(*outputs, report, ui=shown)
+
+
+def sharing(bundle: Bundle) -> tuple[Bundle, list[str]]:
+    """The bundle as ComfyUI allows it to be written, and what its file says about its maker."""
+    if not bundle.workflow:
+        return bundle, []
+    if not keeps_metadata():
+        note = "The workflow is left out, because ComfyUI runs with --disable-metadata."
+        return replace(bundle, workflow=""), [note]
+    return bundle, ["The file holds the workflow, with the text of all its nodes."]
+
+
+def without_workflow(bundle: Bundle, included: bool) -> Bundle:
+    """The bundle, without the graph unless it is to be in the file."""
+    return bundle if included else replace(bundle, workflow="")
+
+
+def workflow_input() -> io.Input:
+    """Whether the file holds the graph."""
+    return io.Boolean.Input(
+        "include_workflow",
+        default=True,
+        optional=True,
+        tooltip="Keep the workflow in the file, so that dropping the file onto the editor opens "
+        "it. It holds the text of every node: prompts, notes and paths. Switch it off before you "
+        "share the file.",
+    )
 
 
 def name_rule_inputs() -> list[io.Input]:
@@ -124,6 +158,7 @@ class SaveBundle(io.ComfyNode):
                     tooltip="Thumbnails for the file's header: the first is for the file, any "
                     "others are for the names, in order.",
                 ),
+                workflow_input(),
             ],
             outputs=[
                 sockets.Bundle.Output(
@@ -141,15 +176,18 @@ class SaveBundle(io.ComfyNode):
         container: str,
         precision: str,
         thumbnails: Any | None = None,
+        include_workflow: bool = True,
     ) -> io.NodeOutput:
         form = Container(container)
         extra: dict[str, Any] = cls.hidden.extra_pnginfo or {}
         workflow = json.dumps(extra["workflow"]) if "workflow" in extra else bundle.workflow
         path = new_bundle_path(filename_prefix, own_folder=form.is_folder)
         dtype = FilePrecision(precision).dtype
-        made = with_thumbnails(replace(bundle, workflow=workflow), thumbnails)
-        files = save_bundle(made, path, form, dtype)
-        return saved_files(files, warnings_for(bundle, form), read_back(files))
+        allowed, notes = sharing(
+            without_workflow(replace(bundle, workflow=workflow), include_workflow)
+        )
+        files = save_bundle(with_thumbnails(allowed, thumbnails), path, form, dtype)
+        return saved_files(files, [*warnings_for(bundle, form), *notes], read_back(files))
 
 
 class LoadBundle(io.ComfyNode):

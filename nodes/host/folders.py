@@ -9,6 +9,7 @@ from contextlib import suppress
 from pathlib import Path
 
 import folder_paths
+from comfy.cli_args import args
 
 from ...bundles.load import SUFFIXES, files_of
 from ...training.dataset.facts import Store
@@ -30,6 +31,11 @@ def add_bundle_folder() -> None:
 
 
 add_bundle_folder()
+
+
+def keeps_metadata() -> bool:
+    """Whether files may hold the graph that made them: not with --disable-metadata."""
+    return not args.disable_metadata
 
 
 def input_folder(name: str) -> Path:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import comfy.lora
 import folder_paths
 import pytest
 import torch
+from comfy.cli_args import args
 from safetensors import safe_open
 from torch import Tensor
 
@@ -55,6 +57,40 @@ def save(run_graph: Any, made: Bundle, prefix: str, **settings: Any) -> tuple[Bu
 
 def output(*parts: str) -> Path:
     return Path(folder_paths.get_output_directory(), *parts)
+
+
+WITH_WORKFLOW = {"extra_pnginfo": {"workflow": {"nodes": [{"id": 1, "text": "mine"}]}}}
+
+
+@pytest.mark.parametrize("node", ["Save", "Convert", "Unpack"])
+@pytest.mark.parametrize(("switch", "flag"), [(False, False), (True, True)])
+def test_a_workflow_that_is_not_to_be_shared_is_in_no_file(
+    run_graph, monkeypatch, node: str, switch: bool, flag: bool
+):
+    made = Bundle(
+        family="sd15",
+        lora={},
+        embeddings={"tok": random_vectors("sd15", 1)},
+        workflow='{"nodes": ["mine"]}',
+    )
+    save(run_graph, made, "secret/kept", extra=WITH_WORKFLOW)
+    kept = max(output("secret").glob("kept*.safetensors"))
+    assert b"mine" in kept.read_bytes()
+    loras = Path(folder_paths.get_folder_paths("loras")[0])
+    loras.mkdir(parents=True, exist_ok=True)
+    shutil.copy(kept, loras / "kept.safetensors")
+    monkeypatch.setattr(args, "disable_metadata", flag)
+    settings = {"filename_prefix": f"secret/{node}{flag}", "include_workflow": switch}
+    if node == "Convert":
+        settings["file"] = "loras/kept.safetensors"
+    graph = Graph()
+    more = {} if node == "Convert" else {"bundle": graph.give(made)}
+    kept = graph.keep(graph.add(f"Pivotal_{node}Bundle", **more, **settings).out(node == "Save"))
+    report = run_graph(graph, **WITH_WORKFLOW)[kept, 0]
+    files = [path for path in output("secret").rglob(f"*{node}{flag}*") if path.is_file()]
+    files += [p for d in output("secret").glob(f"{node}{flag}*") if d.is_dir() for p in d.iterdir()]
+    assert files and all(b"mine" not in path.read_bytes() for path in files)
+    assert ("--disable-metadata" in report) == flag
 
 
 @pytest.mark.parametrize(
