@@ -54,7 +54,8 @@ class StepReport:
         run, average = self.run, self.run.average
         state = capture(self.step + 1, run.parts.parameters(), run.optimizers)
         shares = {concept.final_name: concept.pivot for concept in run.concepts}
-        state = replace(state, pivots=dict(run.pivots), shares=shares, split=run.split)
+        state = replace(state, pivots=dict(run.pivots), shares=shares)
+        state = replace(state, split=run.split, rule=run.rule)
         if average is None:
             return state
         tensors = {**state.tensors, **as_averages(average.tensors())}
@@ -97,7 +98,7 @@ def end(parts: Parts, config: TrainConfig, start: RunState) -> None:
 def accumulate(run: Run, step: int) -> tuple[BatchLoss, ...]:
     """Add the gradients of all batches of a step; out of memory is answered with less at once."""
     count, peers = run.config.accumulation, run.parts.peers
-    micro_steps = [draw(run, step * count + i) for i in range(count)]
+    micro_steps = weighed([draw(run, step * count + i) for i in range(count)], run.rule)
     while True:
         losses, short = None, None
         # All that models compute in a step happens here, and Cancel can end it in any layer. The
@@ -119,6 +120,26 @@ def accumulate(run: Run, step: int) -> tuple[BatchLoss, ...]:
             parameter.grad = None
         if not run.save_memory():
             raise short or RuntimeError("Another process of this run has too little memory.")
+
+
+def weighed(micro_steps: Sequence[MicroStep], rule: int) -> list[MicroStep]:
+    """The batches of a step with weights that make every sample of the step weigh the same.
+
+    A bucket's last batch may be smaller than the others. Where all are of one size their weights
+    are exactly 1.
+    """
+    if rule < 2:
+        return list(micro_steps)
+    count, samples = len(micro_steps), sum(len(one.batch) for one in micro_steps)
+    priors = sum(len(one.prior) for one in micro_steps if one.prior)
+    return [
+        replace(
+            one,
+            share=count * len(one.batch) / samples,
+            prior_share=count * len(one.prior) / priors if one.prior else 1.0,
+        )
+        for one in micro_steps
+    ]
 
 
 def share(micro_steps: Sequence[MicroStep], peers: Peers) -> list[MicroStep | None]:

@@ -16,7 +16,7 @@ from .optimizers.choices import averaged, drop_group, updates
 from .optimizers.schedule import rate_factor, set_learning_rates
 from .parts import Parts, all_captions
 from .randomness import device_generator
-from .state import RunState, averages, restore_optimizers
+from .state import RULE, RunState, averages, restore_optimizers
 from .trained import Trained
 from .words.concepts import Concept, pivot_steps, with_negatives
 from .words.conditions import Conditions
@@ -28,6 +28,7 @@ class Run:
     def __init__(self, parts: Parts, config: TrainConfig, start: RunState | None = None):
         self.parts, self.config = parts, config
         self.first_step = start.step if start else 0
+        self.rule = start.rule if start else RULE
         self.concepts = with_negatives(parts.concepts)
         self.pivots = pivots_from(self.concepts, config.steps, start)
         self.live = self._live_at(start)

@@ -16,12 +16,16 @@ from .optimizers.choices import to_training
 
 Optimizers = Mapping[str, torch.optim.Optimizer]
 FORMAT = "2"
+RULE = 2
+"""Of new runs. Under rule 1 every batch of a step weighed the same, however few samples it had."""
 LOSSES, AVERAGE = "losses", "average."
 RUNNING = (
     "k", "d", "d_max", "d_numerator", "d_hat", "weight_sum", "lr_max", "scheduled_lr", "train_mode",
 )  # fmt: skip
 """Counters that Prodigy and Schedule-Free keep in their groups; the rest are settings."""
-JSON_FIELDS = ("step", "numbers", "pivots", "shares", "split", "averaged", "validations", "events")
+JSON_FIELDS = (
+    "step", "rule", "numbers", "pivots", "shares", "split", "averaged", "validations", "events",
+)  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -39,6 +43,8 @@ class RunState:
     """The share of the steps after which each concept was set to freeze"""
     split: bool = False
     """Whether the run computes sample by sample, since it ran out of memory"""
+    rule: int = 1
+    """The rule by which the samples of a step are weighed, to the end of the run"""
     averaged: int = 0
     """Number of steps in the averages, which are the tensors `average.<name>`"""
     losses: tuple[float, ...] = ()

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import Tensor
 
 from pack.training import loop
 from pack.training.config import TrainConfig
-from pack.training.data import draw_batch
-from pack.training.loop import train
+from pack.training.data import MicroStep, draw_batch
+from pack.training.loop import train, weighed
 from pack.training.objective import ObjectiveConfig, Prior
 from pack.training.optimizers.choices import Algorithm, OptimizerConfig
 from pack.training.parts import Parts
+from pack.training.state import restore_parameters
 from pack.training.words.concepts import Concept
 from training.reference import loss_by_hand
 from training.toys import (
@@ -21,6 +24,7 @@ from training.toys import (
     adapters_of,
     losses,
     same,
+    toy_data,
     toy_parts,
     trained,
     vectors_of,
@@ -91,6 +95,45 @@ def test_accumulation_takes_the_mean_of_the_gradients(accumulation, batch_size, 
     losses(parts, TrainConfig(steps=1, accumulation=accumulation, max_grad_norm=1e9))
     for update, expected in zip(updates, wanted, strict=True):
         torch.testing.assert_close(update.gradients, tuple(expected), rtol=1e-4, atol=1e-6)
+
+
+FIVE = ("a TOK", "TOK", "in TOK snow", "red TOK", "a hill of TOK")
+
+
+@pytest.mark.parametrize("rule", [1, 2])
+def test_every_sample_of_a_step_weighs_the_same_unless_its_run_began_under_rule_one(rule, updates):
+    """Five images in batches of four and one; a lone image used to weigh half of the step."""
+    config = TrainConfig(steps=2, accumulation=2, batch_size=4, max_grad_norm=1e9)
+    first = next(train(toy_parts(TOK, captions=FIVE, batch_size=4), config)).state()
+    assert first.rule == 2
+    parts = toy_parts(TOK, captions=FIVE, batch_size=4)
+    restore_parameters(first, parts.parameters())
+    batches = [draw_batch(parts.data, 0, number, 0.0) for number in (2, 3)]
+    assert sorted(len(batch) for batch in batches) == [1, 4]
+    updates.clear()
+    (report,) = train(parts, config, replace(first, rule=rule))
+    assert report.state().rule == rule
+    parts = toy_parts(TOK, captions=FIVE, batch_size=4)
+    restore_parameters(first, parts.parameters())
+    values, *made = leaves(parts)
+    each = [loss_by_hand(parts, values, batch) for batch in batches]
+    weights = [len(batch) / 5 if rule == 2 else 1 / 2 for batch in batches]
+    total = sum(weight * loss for weight, loss in zip(weights, each, strict=True))
+    assert report.loss.item() == pytest.approx(total.item(), rel=1e-5)
+    for update, part in zip(updates, made, strict=True):
+        expected = torch.autograd.grad(total, part, retain_graph=True)
+        torch.testing.assert_close(update.gradients, expected, rtol=1e-4, atol=1e-6)
+
+
+def test_class_images_of_a_step_weigh_the_same_whatever_their_batch():
+    """The weight of the whole prior stays what the objective says."""
+    data = toy_data(FIVE, batch_size=4)
+    steps = [MicroStep(draw_batch(data, 0, i, 0.0), draw_batch(data, 1, i, 0.0)) for i in range(2)]
+    made = weighed(steps, 2)
+    for weight in ("share", "prior_share"):
+        assert sorted(getattr(one, weight) for one in made) == [2 / 5, 8 / 5]
+    alike = weighed([steps[0], steps[0]], 2)
+    assert [one.share for one in alike] == [1.0, 1.0], "nothing changes where all have one size"
 
 
 @pytest.mark.parametrize("optimizer", [OptimizerConfig(), PRODIGY], ids=["AdamW", "Prodigy"])

@@ -28,7 +28,9 @@ CASES = {
     "an average": TrainConfig(steps=6, batch_size=2, ema_decay=0.9),
 }
 
+TWO_SIZES = TrainConfig(steps=6, accumulation=2, batch_size=3)
 WITH_PRIOR = TrainConfig(steps=6, batch_size=2, objective=ObjectiveConfig(prior=Prior.BASE))
+ADDED = {"prior": WITH_PRIOR, "batches of two sizes": TWO_SIZES}
 
 WORKER = """
 import importlib
@@ -85,7 +87,7 @@ def train_case(out: Path, case: str) -> None:
     """In a process: the whole run; saves what it learned and its losses."""
     from safetensors.torch import save_file
 
-    config = CASES.get(case, WITH_PRIOR)
+    config = (CASES | ADDED)[case]
     parts = parts_of(config)
     numbers = torch.tensor(losses(parts, config), dtype=torch.float64)
     save_file({**trained(parts), "losses": numbers}, out)
@@ -94,7 +96,7 @@ def train_case(out: Path, case: str) -> None:
 @pytest.fixture(scope="module")
 def pairs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[Rows]]:
     """What two processes saved for every case and every mishap."""
-    acts = {name: ("train_case", name) for name in (*CASES, "prior")}
+    acts = {name: ("train_case", name) for name in (*CASES, *ADDED)}
     acts |= {name: (name,) for name in ("short_of_memory", "commanded")}
     saved = together(tmp_path_factory.mktemp("pairs"), *acts.values())
     return dict(zip(acts, saved, strict=True))
@@ -110,11 +112,14 @@ def test_two_processes_get_bit_for_bit_what_one_gets(case: str, pairs: dict[str,
         assert torch.equal(first[name], value) and torch.equal(second[name], value), name
 
 
-def test_a_prior_is_divided_with_its_samples(pairs: dict[str, list[Rows]]):
-    """Four terms are added in another order, so the last bits may differ from one process."""
-    first, second = pairs["prior"]
-    parts = toy_parts(TOK)
-    torch.testing.assert_close(first["losses"].tolist(), losses(parts, WITH_PRIOR))
+@pytest.mark.parametrize("case", ADDED)
+def test_priors_and_batches_of_two_sizes_are_divided_by_their_samples(
+    case: str, pairs: dict[str, list[Rows]]
+):
+    """More than two terms are added in another order, so the last bits may differ."""
+    first, second = pairs[case]
+    parts = toy_parts(TOK, batch_size=ADDED[case].batch_size)
+    torch.testing.assert_close(first["losses"].tolist(), losses(parts, ADDED[case]))
     for name, value in trained(parts).items():
         assert torch.equal(first[name], second[name])
         torch.testing.assert_close(first[name], value, rtol=1e-5, atol=1e-7)
