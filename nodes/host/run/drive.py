@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import closing, contextmanager, nullcontext
@@ -30,6 +29,7 @@ from ..denoiser.port import HostDenoiser
 from ..digests import model_digest
 from ..text.port import HostTextEncoder
 from ..versions import device_context, is_oom
+from .identity import identity_of, identity_recipe
 from .keeper import Keeper, without_verdicts
 from .live import LiveRun, going_live
 from .prepare import make_parts
@@ -63,8 +63,8 @@ def run_training(model: ModelPatcher, clip: CLIP, vae: VAE, request: Request) ->
     check_vae(model, vae)
     peers = peers_here()
     with gradients(), device_context(model.load_device):
-        same_run, usual = identity(request, model, clip, vae), {"recipe": request.usual()}
-        folder = find_run_folder(request.run_name, same_run, usual)
+        same_run = identity_of(request, model, clip, vae)
+        folder = find_run_folder(request.run_name, same_run)
         # What the first process sees counts: it writes here before the others have looked.
         folder, finished = peers.same((folder, is_finished(folder, request.config.steps)))
         if finished:
@@ -73,18 +73,6 @@ def run_training(model: ModelPatcher, clip: CLIP, vae: VAE, request: Request) ->
         live = LiveRun(folder.path.name, request.node, request.config.steps, names)
         with going_live(live) if peers.rank == 0 else nullcontext():
             return _train(model, clip, vae, checked, folder, live)
-
-
-def identity(request: Request, model: ModelPatcher, clip: CLIP, vae: VAE) -> dict[str, Any]:
-    """What makes two runs the same run: the recipe and the weights that it is trained on.
-
-    The number of steps is left out, so that a run can be given more of them.
-    """
-    patchers = {"model": model, "clip": clip.patcher, "vae": vae.patcher}
-    digests = {name: model_digest(patcher) for name, patcher in patchers.items()}
-    if clip.layer_idx is not None:
-        digests["clip"] += f" up to layer {clip.layer_idx}"
-    return {"recipe": identity_recipe(request), "models": digests}
 
 
 def is_finished(folder: RunFolder, steps: int) -> bool:
@@ -190,13 +178,6 @@ def _same_start(peers: Peers, start: RunState | None, folder: RunFolder) -> RunS
             "them read that folder."
         )
     return start
-
-
-def identity_recipe(request: Request) -> dict[str, Any]:
-    """The recipe as it is saved in a run's folder: after JSON, and without the steps."""
-    recipe = json.loads(json.dumps(request.recipe()))
-    del recipe["train"]["steps"]
-    return recipe
 
 
 def was_ended(state: RunState, steps: int) -> bool:

@@ -33,7 +33,10 @@ def read_result(folder: RunFolder) -> RunResult:
     """The result of a finished run, from its folder."""
     state = folder.load()
     losses = list(state.losses) if state else []
-    report = f"This run was finished before.\n{folder.report.read_text(encoding='utf-8').strip()}"
+    text = folder.report.read_text(encoding="utf-8").strip()
+    # What was noted when it was found is a part of the report already, if it was resumed.
+    notes = [note for note in folder.notes if note not in text]
+    report = "\n".join(["This run was finished before.", text, *notes])
     return RunResult(
         bundle=load_bundle(folder.bundle), losses=losses, report=report, folder=folder.path
     )
@@ -100,7 +103,7 @@ def summary(
             )
     if plan is not None:
         lines.append(f"memory: {plan.reason}")
-    lines += [*request.dataset.notes, *request.dataset.skipped]
+    lines += [*request.dataset.notes, *request.dataset.skipped, *folder.notes]
     lines.append(f"run folder: {folder.path}")
     if folder.disk.trouble:
         lines.append(folder.disk.trouble)

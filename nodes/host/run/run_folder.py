@@ -24,7 +24,7 @@ from ....training.state import RunState, load_state, save_state
 from ..disk import Disk, discard
 from ..folders import RUNS, checked_run_name
 from ..images import save_picture
-from .identity import changes
+from .identity import Identity
 
 LOG = logging.getLogger(__name__)
 IDENTITY, PROGRESS, JOURNAL = "run.json", "progress.json", "report.jsonl"
@@ -42,6 +42,8 @@ class RunFolder:
     identity: str
     """The recipe and the models' digests, as JSON text"""
     disk: Disk = field(default_factory=Disk)
+    notes: tuple[str, ...] = ()
+    """What could not be compared when the folder was found, for the report"""
 
     def create(self) -> None:
         """Create the folder and mark it as this run's, unless that has been done."""
@@ -198,18 +200,19 @@ def runs_root() -> Path:
     return Path(folder_paths.get_output_directory(), RUNS)
 
 
-def find_run_folder(name: str, identity: Mapping[str, Any], usual: Mapping[str, Any]) -> RunFolder:
+def find_run_folder(name: str, identity: Identity) -> RunFolder:
     """The folder of the run with this name and identity, which need not exist yet.
 
-    Where another run has the name, it is <name>_2, <name>_3 and so on. `usual` has the defaults
-    of settings that the version which made a folder may not have known.
+    Where another run has the name, it is <name>_2, <name>_3 and so on.
     """
-    base, text = checked_run_name(name), json.dumps(identity, indent=1, sort_keys=True)
+    base, text = checked_run_name(name), identity.saved()
     for number in itertools.count(1):
         path = runs_root() / (base if number == 1 else f"{base}_{number}")
-        is_other = changes(read_json(path / IDENTITY), identity, usual)
-        if not path.exists() or not is_other or _unborn(path):
+        if not path.exists() or _unborn(path):
             return RunFolder(path, text)
+        notes = identity.matches(read_json(path / IDENTITY))
+        if notes is not None:
+            return RunFolder(path, text, notes=tuple(notes))
     raise AssertionError("unreachable")
 
 

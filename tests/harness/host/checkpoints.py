@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import os
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from harness.tools.environment import cache_folder
 
@@ -17,6 +19,9 @@ if TYPE_CHECKING:
 
 WORLD = Path(__file__).resolve().parents[2] / "world"
 SECONDS_A_DAY = 86400.0
+DRAWN = 4096
+"""Random numbers that fill memory, over and over"""
+loads = itertools.count()
 
 
 def cached_checkpoint(name: str, build: Callable[[Path], None]) -> Path:
@@ -33,18 +38,54 @@ def cached_checkpoint(name: str, build: Callable[[Path], None]) -> Path:
 
 
 def load_cut(name: str) -> Loaded:
-    """The cut checkpoint of sd15 or sdxl as a loader node gives it, its weights inference ones."""
+    """The cut checkpoint of sd15 or sdxl as a loader node gives it, its weights inference ones.
+
+    What the file does not hold has other numbers each time, as for a user.
+    """
     import torch
 
     from harness.host.runner import Loaded
     from world import checkpoints
 
     path = cached_checkpoint(f"{name}_short", getattr(checkpoints, f"build_{name}_short"))
-    with torch.inference_mode():
+    with torch.inference_mode(), used_memory():
         model, clip, vae = checkpoints.load_short(path)
-        # No file of these families has it and the host leaves it as raw memory, NaN at times.
-        clip.cond_stage_model.clip_l.transformer.text_projection.weight.zero_()
     return Loaded(model=model, clip=clip, vae=vae, path=path)
+
+
+@contextmanager
+def used_memory(seed: int | None = None) -> Iterator[None]:
+    """Every tensor that is made without numbers has random ones, others at each load."""
+    import torch
+    from torch.overrides import TorchFunctionMode
+
+    rng = torch.Generator().manual_seed(next(loads) if seed is None else seed)
+
+    class UsedMemory(TorchFunctionMode):
+        def __torch_function__(
+            self, function: Any, types: Any, args: Any = (), kwargs: Any = None
+        ) -> Any:
+            made = function(*args, **(kwargs or {}))
+            if function in (torch.empty, torch.empty_like) and made.device.type == "cpu":
+                fill(made, rng)
+            return made
+
+    with UsedMemory():
+        yield
+
+
+def fill(tensor: Any, rng: Any) -> None:
+    """Write random numbers between -1 and 1, or zeros and ones into whole numbers."""
+    import torch
+
+    flat = tensor.view(-1)
+    if tensor.dtype.is_floating_point:
+        drawn = torch.rand(DRAWN, generator=rng).mul_(2).sub_(1).to(tensor.dtype)
+    else:
+        drawn = torch.randint(0, 2, (DRAWN,), generator=rng).to(tensor.dtype)
+    whole = len(flat) - len(flat) % DRAWN
+    flat[:whole].view(-1, DRAWN).copy_(drawn)
+    flat[whole:].copy_(drawn[: len(flat) - whole])
 
 
 def world_digest() -> str:
