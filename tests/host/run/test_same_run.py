@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
 
 import comfy.model_management
 import pytest
 
-from harness.host.runner import Host
+from harness.host.checkpoints import load_cut
+from harness.host.graphs import Graph, Link, Node
+from harness.host.runner import Host, Outputs
 from harness.host.same_runs import (
+    FOLDERS,
     TABLE,
     Change,
     expected_same,
@@ -17,7 +23,8 @@ from harness.host.same_runs import (
     prepare,
     random_pair,
 )
-from pack.nodes.host.run.identity import Identity
+from pack.nodes.host.digests import earlier_digests
+from pack.nodes.host.run.identity import LAYER, Identity
 
 SEEDS = range(100, 108)
 """A small share of what `dev.py bench identity` tries"""
@@ -49,3 +56,98 @@ def test_two_graphs_are_the_same_run_if_the_table_says_so(host, seed: int):
     one, other = random_pair(seed)
     found = [identity_with(host, changes) for changes in (one, other)]
     assert is_same(*found) == expected_same(one, other)
+
+
+Run = Callable[..., Outputs]
+
+
+def training(graph: Graph, base: tuple[Link, Link, Link], name: str, **settings: Any) -> Node:
+    run = graph.train(base, FOLDERS[0], run_name=name, **{"steps": 2, **settings})
+    graph.keep(run.out(5))
+    return run
+
+
+def words(graph: Graph, **settings: Any) -> Link:
+    return graph.concept(**{"initial": "dog", **settings})
+
+
+def folder(host: Host, name: str) -> Path:
+    return host.base / "output" / "pivotal" / name
+
+
+def report(run_graph: Run, family: str = "sd15", **settings: Any) -> str:
+    graph = Graph()
+    run = training(graph, graph.base(family), concepts=words(graph), **settings)
+    return run_graph(graph)[run, 5]
+
+
+def test_a_run_is_found_after_its_checkpoint_was_loaded_anew(host, run_graph):
+    report(run_graph, name="anew")
+    report(run_graph, "sd15 other", name="between")
+    host.loaded["sd15 again"] = load_cut("sd15")
+    assert "1 of the steps now" in report(run_graph, "sd15 again", name="anew", steps=3)
+    assert not folder(host, "anew_2").exists()
+    assert "finished before" not in report(run_graph, "sd15 other", name="anew")
+    assert folder(host, "anew_2").exists()
+
+
+@pytest.mark.parametrize("kind", ["names", "LoRA"])
+def test_a_run_on_the_result_of_another_is_found_when_that_is_read(host, run_graph, kind: str):
+    """And begins anew when the other was trained with another seed."""
+
+    def chain(seed: int) -> list[str]:
+        graph = Graph()
+        base = graph.base("sd15")
+        own = {"concepts": words(graph)}
+        if kind == "LoRA":
+            own = {"adapter": graph.add("Pivotal_Lora", rank=2, text_encoder=True).out()}
+        first = training(graph, base, f"first {kind}", seed=seed, **own)
+        then = graph.concept(placeholder="hill", initial="cat")
+        after = (first.out(1), first.out(2), base[2])
+        second = training(graph, after, f"second {kind}", concepts=then)
+        outputs = run_graph(graph)
+        return [outputs[run, 5] for run in (first, second)]
+
+    assert not any("finished before" in text for text in chain(0))
+    assert all("finished before" in text for text in chain(0))
+    assert not any("finished before" in text for text in chain(1))
+    assert folder(host, f"second {kind}_2").exists()
+    assert all("finished before" in text for text in chain(0))
+
+
+@pytest.mark.parametrize("part", ["model", "clip", "vae"])
+def test_a_folder_of_the_first_rule_is_compared_as_far_as_it_can_be(
+    host, run_graph, sd15, part: str
+):
+    """The first rule read all memory, so its digest of the CLIP is never seen again."""
+    name = f"first rule {part}"
+    report(run_graph, name=name)
+    patchers = {"model": sd15.model, "clip": sd15.clip.patcher, "vae": sd15.vae.patcher}
+    models = {key: min(earlier_digests(patcher)[0]) for key, patcher in patchers.items()}
+    place = folder(host, name) / "run.json"
+    before = json.loads(place.read_text())
+    identity = {"recipe": before["recipe"], "models": models | {part: "0123456789abcdef"}}
+    place.write_text(json.dumps(identity))
+    text = report(run_graph, name=name)
+    if part == "clip":
+        assert "finished before" in text and "read memory that no file fills" in text
+        models[part] += f"{LAYER}-2"
+        place.write_text(json.dumps({"recipe": before["recipe"], "models": models}))
+        text = report(run_graph, name=name)
+    assert "finished before" not in text and folder(host, f"{name}_2").exists()
+    assert json.loads(place.read_text()).get("rule") is None
+
+
+def test_a_folder_of_the_first_rule_says_that_patches_were_not_recorded(host, run_graph, sd15):
+    report(run_graph, name="unrecorded")
+    place = folder(host, "unrecorded") / "run.json"
+    before = json.loads(place.read_text())
+    clip = min(earlier_digests(sd15.clip.patcher)[0])
+    models = before["models"] | {"clip": clip}
+    place.write_text(json.dumps({"recipe": before["recipe"], "models": models}))
+    graph = Graph()
+    model, clip, vae = graph.base("sd15")
+    patched = graph.add("FreeU", model=model).out()
+    run = training(graph, (patched, clip, vae), "unrecorded", concepts=words(graph))
+    text = run_graph(graph)[run, 5]
+    assert "finished before" in text and "did not record what other nodes put" in text
