@@ -16,6 +16,7 @@ from .lowrank import (
     LowRank,
     compact,
     decompose,
+    joined,
     layer_tensors,
     merge,
     split_lora,
@@ -161,10 +162,20 @@ def _merge_layers(
     """The tensors of the sum, formed one layer at a time."""
     tensors: dict[str, Tensor] = {}
     for name in dict.fromkeys(name for file in files for name in file):
-        weighted = [(f[name], w) for f, w in zip(files, weights, strict=True) if name in f]
-        whole = merge([layer for layer, _ in weighted], [weight for _, weight in weighted])
-        tensors |= layer_tensors(name, _cut(whole, rank))
+        pairs = zip(files, weights, strict=True)
+        tensors |= _merged(name, [(file, weight) for file, weight in pairs if name in file], rank)
     return tensors
+
+
+def _merged(name: str, weighted: Sequence[tuple[Layers, float]], rank: int) -> dict[str, Tensor]:
+    weights = [weight for _, weight in weighted]
+    parts = [file.factors(name) for file, _ in weighted]
+    most = min(parts[0].up.shape[0], parts[0].down[:1].numel())
+    total = sum(part.down.shape[0] for part in parts)
+    if not rank and total <= most and all(part.mid is None for part in parts):
+        return joined(name, parts, weights)
+    whole = merge([file[name] for file, _ in weighted], weights)
+    return layer_tensors(name, _cut(whole, rank))
 
 
 def _cut(layer: LowRank, rank: int) -> LowRank:

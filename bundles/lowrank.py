@@ -23,6 +23,8 @@ PAIRS = (
 """Names of the two factors of a layer in files, after the layer's name and a dot"""
 UNDERSCORED = ("_lora.up.weight", "_lora.down.weight")
 """The spelling of old diffusers files, which has no dot"""
+_AT_ONCE = 8192
+"""Numbers that are computed in fp64 at a time"""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -69,15 +71,19 @@ class Factors:
     alpha: Tensor | None
     mid: Tensor | None
 
+    @property
+    def scale(self) -> float:
+        """What the product of the factors is multiplied by."""
+        return 1.0 if self.alpha is None else self.alpha.item() / self.down.shape[0]
+
     def low_rank(self) -> LowRank:
         """The change in fp64."""
-        scale = 1.0 if self.alpha is None else self.alpha.item() / self.down.shape[0]
         inner = self.down.double()
         if self.mid is not None:
             # A Tucker core: delta[o, i, ...] = up[o, a] mid[a, b, ...] down[b, i].
             inner = torch.einsum("ab...,bi->ai...", self.mid.double(), inner.flatten(1))
         return LowRank(
-            up=self.up.double().flatten(1) * scale,
+            up=self.up.double().flatten(1) * self.scale,
             down=inner.flatten(1),
             shape=(self.up.shape[0], *inner.shape[1:]),
         )
@@ -100,6 +106,10 @@ class Layers(Mapping[str, LowRank]):
 
     def __len__(self) -> int:
         return len(self._factors)
+
+    def factors(self, stem: str) -> Factors:
+        """The tensors of a layer as the file holds them."""
+        return self._factors[stem]
 
     def renamed(self, names: Mapping[str, str]) -> Layers:
         """The same layers under other names, which are given by the old ones."""
@@ -271,13 +281,7 @@ def _size(values: Tensor) -> float:
 
 def merge(layers: Sequence[LowRank], weights: Sequence[float]) -> LowRank:
     """The exact weighted sum of several changes to a layer, from factors joined side by side."""
-    # A kernel of 1 x 1 is the same change as none.
-    shapes = {(layer.shape[:2], _kernel(layer)): layer.shape for layer in layers}
-    if len(shapes) > 1:
-        raise ValueError(
-            f"Layers of different shapes cannot be merged ({', '.join(map(str, shapes.values()))}):"
-            " they are made for different models."
-        )
+    _check_shapes([layer.shape for layer in layers])
     ups = [weight * layer.up for layer, weight in zip(layers, weights, strict=True)]
     return replace(
         layers[0],
@@ -286,9 +290,46 @@ def merge(layers: Sequence[LowRank], weights: Sequence[float]) -> LowRank:
     )
 
 
-def _kernel(layer: LowRank) -> tuple[int, ...]:
-    kernel = layer.shape[2:]
-    return kernel if math.prod(kernel) > 1 else ()
+def joined(stem: str, parts: Sequence[Factors], weights: Sequence[float]) -> dict[str, Tensor]:
+    """What `layer_tensors` makes of `merge`, for layers without a Tucker core.
+
+    In the memory of the result and little more: large numbers in fp64 that come and go would leave
+    holes in memory that nothing fits into.
+    """
+    shapes = [(part.up.shape[0], *part.down.shape[1:]) for part in parts]
+    _check_shapes(shapes)
+    ranks = [part.down.shape[0] for part in parts]
+    up = torch.empty(shapes[0][0], sum(ranks))
+    down = torch.empty(sum(ranks), math.prod(shapes[0][1:]))
+    first = 0
+    for part, weight, rank in zip(parts, weights, ranks, strict=True):
+        columns = slice(first, first + rank)
+        down[columns].copy_(part.down.flatten(1))
+        rows = max(1, _AT_ONCE // max(1, rank))
+        for row in range(0, len(up), rows):
+            given = part.up[row : row + rows].flatten(1).double()
+            up[row : row + rows, columns].copy_(weight * (given * part.scale))
+        first += rank
+    kernel = [1] * (len(shapes[0]) - 2)
+    return {
+        f"{stem}.lora_up.weight": up.reshape(*up.shape, *kernel),
+        f"{stem}.lora_down.weight": down.reshape(-1, *shapes[0][1:]),
+        f"{stem}.alpha": torch.tensor(float(sum(ranks))),
+    }
+
+
+def _check_shapes(shapes: Sequence[tuple[int, ...]]) -> None:
+    # A kernel of 1 x 1 is the same change as none.
+    different = {(shape[:2], _kernel(shape)): shape for shape in shapes}
+    if len(different) > 1:
+        raise ValueError(
+            f"Layers of different shapes cannot be merged "
+            f"({', '.join(map(str, different.values()))}): they are made for different models."
+        )
+
+
+def _kernel(shape: tuple[int, ...]) -> tuple[int, ...]:
+    return shape[2:] if math.prod(shape[2:]) > 1 else ()
 
 
 def compact(layer: LowRank) -> LowRank:

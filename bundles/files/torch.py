@@ -5,7 +5,8 @@ from __future__ import annotations
 import io
 import pickletools
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import BinaryIO, cast
 
@@ -14,9 +15,42 @@ from torch import Tensor
 
 SUFFIXES = frozenset({".pt", ".bin"})
 _STORAGES = ("Float", "Half", "BFloat16", "Double", "Long", "Int", "Short", "Char", "Byte", "Bool")
+
+
+class _StandIn:
+    """What is made in place of an object that is no tensor: it keeps its parts and runs nothing."""
+
+    parameters: Mapping[object, object] = {}
+
+    def __init__(self, *_: object) -> None:
+        pass
+
+    def __setstate__(self, state: object) -> None:
+        if isinstance(state, Mapping):
+            values = cast("Mapping[object, object]", state).get("_parameters")
+            if isinstance(values, Mapping):
+                self.parameters = cast("Mapping[object, object]", values)
+
+
+# The first trainers wrote a ParameterDict, and a step that numpy has counted.
+_REPLACED = frozenset(
+    {
+        "torch.nn.modules.container ParameterDict",
+        "numpy.core.multiarray scalar",
+        "numpy._core.multiarray scalar",
+        "numpy dtype",
+    }
+)
+_BYTES = "_codecs encode"
+"""How pickle spells bytes, here those of numpy's number"""
+_LONGEST_NUMBER = 64
 # All that a file of plain tensors refers to; nothing else is looked up.
 _ALLOWED = frozenset(
     {
+        *_REPLACED,
+        _BYTES,
+        "__builtin__ set",
+        "builtins set",
         "collections OrderedDict",
         "torch._utils _rebuild_tensor_v2",
         "torch._utils _rebuild_tensor",
@@ -39,10 +73,12 @@ def read_torch(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     """
     size = path.stat().st_size
     with path.open("rb") as file:
-        _check_names(path, file, size)
+        places = _check_names(path, file, size)
         file.seek(0)
         try:
-            loaded: object = torch.load(file, map_location="cpu", weights_only=True)
+            source = _with_stand_ins(file, places) if places else file
+            with _known_stand_in():
+                loaded: object = torch.load(source, map_location="cpu", weights_only=True)
         # A damaged file can fail anywhere inside the library, in many ways.
         except Exception as error:
             raise _unreadable(path, str(error).split("\n")[0][:200]) from error
@@ -57,6 +93,40 @@ def read_torch(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     return {key: _plain(path, key, tensor, size) for key, tensor in tensors.items()}, texts
 
 
+def _known_stand_in() -> AbstractContextManager[object]:
+    """torch looks it up inside; before its version 2.5 it could not."""
+    known = getattr(torch.serialization, "safe_globals", None)
+    return known([_StandIn]) if known else nullcontext()
+
+
+def _with_stand_ins(file: BinaryIO, places: Sequence[tuple[int, int]]) -> BinaryIO:
+    """The file with the stand-in's name at these places (from, to) of its list of objects.
+
+    torch would also find the name of the real object if another pack has allowed that.
+    """
+    if file.read(len(_LEGACY)) == _LEGACY:
+        file.seek(0)
+        return io.BytesIO(_renamed(file.read(), places))
+    copy = io.BytesIO()
+    with zipfile.ZipFile(file) as archive, zipfile.ZipFile(copy, "w") as made:
+        for entry in archive.infolist():
+            content = archive.read(entry)
+            listed = entry.filename.endswith("data.pkl")
+            made.writestr(entry.filename, _renamed(content, places) if listed else content)
+    copy.seek(0)
+    return copy
+
+
+def _renamed(objects: bytes, places: Sequence[tuple[int, int]]) -> bytes:
+    name = f"c{_StandIn.__module__}\n{_StandIn.__qualname__}\n".encode()
+    parts: list[bytes] = []
+    end = 0
+    for start, after in places:
+        parts += [objects[end:start], name]
+        end = after
+    return b"".join([*parts, objects[end:]])
+
+
 def _flatten(
     values: Mapping[object, object],
     prefix: str,
@@ -66,6 +136,8 @@ def _flatten(
 ) -> None:
     for key, value in values.items():
         name = f"{prefix}{key}"
+        if isinstance(value, _StandIn):
+            value = value.parameters
         if isinstance(value, Tensor):
             tensors[name] = value.detach()
         elif isinstance(value, Mapping) and depth > 1:
@@ -84,28 +156,36 @@ def _plain(path: Path, key: str, tensor: Tensor, size: int) -> Tensor:
     return tensor.contiguous().clone()
 
 
-def _check_names(path: Path, file: BinaryIO, size: int) -> None:
-    """Before a file is loaded, refuse it if it refers to a function or compresses its data."""
+def _check_names(path: Path, file: BinaryIO, size: int) -> list[tuple[int, int]]:
+    """Before a file is loaded, refuse it if it refers to a function or compresses its data.
+
+    Returns where its list of objects has names that a stand-in takes the place of.
+    """
     if file.read(len(_LEGACY)) == _LEGACY:
         stream, count = file, _LEGACY_PARTS
         file.seek(0)
     else:
         stream, count = _object_list(path, file, size), 1
+    places: list[tuple[int, int]] = []
     try:
         for _ in range(count):
-            _check_opcodes(path, stream)
+            places += _check_opcodes(path, stream)
     except _Foreign:
         raise
     except Exception as error:
         raise _unreadable(path, "its list of tensors is cut or damaged") from error
+    return places
 
 
 class _Foreign(ValueError):
     """The file holds more than tensors."""
 
 
-def _check_opcodes(path: Path, stream: BinaryIO) -> None:
-    for number, (opcode, argument, _) in enumerate(pickletools.genops(stream)):
+def _check_opcodes(path: Path, stream: BinaryIO) -> Iterator[tuple[int, int]]:
+    bytes_seen = _BytesCheck()
+    for number, (opcode, argument, position) in enumerate(pickletools.genops(stream)):
+        if not bytes_seen.allows(opcode.name, argument):
+            raise _Foreign(f"{path} encodes more than a number: it is not loaded.")
         if number > _MAX_OPCODES:
             raise _Foreign(f"{path} holds more objects than any embedding file does.")
         named = opcode.name == "GLOBAL" and argument not in _ALLOWED
@@ -115,6 +195,36 @@ def _check_opcodes(path: Path, stream: BinaryIO) -> None:
                 f"{path} holds {what[:60].replace(' ', '.')}, which is not a tensor and could run "
                 "code: it is not loaded. Ask for a safetensors file."
             )
+        if opcode.name == "GLOBAL" and argument in _REPLACED and position is not None:
+            # A letter and two lines; the argument has a blank between them.
+            yield position, position + len(argument.encode()) + 2
+
+
+class _BytesCheck:
+    """Whether a list of objects encodes only short texts that it spells out.
+
+    Anything else could grow without end, by encoding again what was encoded.
+    """
+
+    def __init__(self) -> None:
+        self._awaited: list[tuple[str, ...]] = []
+        self._places: set[object] = set()
+        self._is_last = False
+
+    def allows(self, opcode: str, argument: object) -> bool:
+        """Whether the next object fits what came before it."""
+        if opcode.endswith("PUT") or opcode == "MEMOIZE":
+            if self._is_last:
+                self._places.add(argument)
+            return not (self._is_last and opcode == "MEMOIZE")
+        self._is_last = opcode == "GLOBAL" and argument == _BYTES
+        if self._awaited:
+            short = len(argument) <= _LONGEST_NUMBER if isinstance(argument, str) else True
+            return opcode in self._awaited.pop(0) and short
+        if self._is_last or (opcode.endswith("BINGET") and argument in self._places):
+            text = ("BINUNICODE",)
+            self._awaited = [text, (*text, "BINGET", "LONG_BINGET"), ("TUPLE2",), ("REDUCE",)]
+        return True
 
 
 def _object_list(path: Path, file: BinaryIO, size: int) -> BinaryIO:

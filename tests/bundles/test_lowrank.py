@@ -16,6 +16,7 @@ from pack.bundles.lowrank import (
     count_for_share,
     decompose,
     difference,
+    joined,
     layer_tensors,
     merge,
     scale_values,
@@ -214,3 +215,23 @@ def test_a_kernel_of_one_by_one_is_merged_with_none():
     larger = replace(other, shape=(4, 3, 3, 1))
     with pytest.raises(ValueError, match="made for different models"):
         merge([one, larger], [1.0, 1.0])
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+@pytest.mark.parametrize("kernel", [(), (1, 1), (3, 3)])
+def test_factors_joined_in_place_are_those_of_the_sum_bit_for_bit(
+    dtype: torch.dtype, kernel: tuple[int, ...]
+):
+    loras = [
+        {
+            "x.lora_up.weight": torch.randn(70, rank, *[1] * len(kernel)).to(dtype),
+            "x.lora_down.weight": torch.randn(rank, 90, *kernel).to(dtype),
+            "x.alpha": torch.tensor(3.0),
+        }
+        for rank in (5, 400)
+    ]
+    files, weights = [split_lora(lora).layers for lora in loras], [0.3, -1.7]
+    wanted = layer_tensors("x", merge([file["x"] for file in files], weights))
+    made = joined("x", [file.factors("x") for file in files], weights)
+    assert made.keys() == wanted.keys()
+    assert all(torch.equal(made[key], wanted[key]) for key in made)

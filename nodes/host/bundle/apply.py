@@ -17,12 +17,14 @@ from torch import Tensor
 
 from ....bundles.bundle import Bundle, few, short
 from ....bundles.layers.diffusers_keys import layer_of
+from ....bundles.layers.family import guess_family
+from ....bundles.layers.generic import KOHYA_FAMILIES
 from ....bundles.layers.peft_keys import PEFT_PREFIX, magnitude_layer
 from ....bundles.load import load_bundle
 from ....bundles.lowrank import PAIRS, UNDERSCORED, check_alphas, check_numbers
 from ....bundles.table_picture import data_uri
 from ....training.dataset.pictures.pixels import to_picture
-from ..denoiser.families import check_bundle
+from ..denoiser.families import check_bundle, family_of
 from ..text.resolve import NameRules, bind_names
 from .fit import PEFT_DORA, UNEQUAL, is_empty, misfit, shapes_of
 
@@ -247,14 +249,35 @@ def apply_bundle(
 
     With both strengths at 0 the LoRA is ignored, and the names are bound anyway.
     """
-    check_bundle(model, bundle.family)
+    unsure = _unsure_family(model, bundle)
     # One clone each: the host loses track when a chain of clones is dropped at once.
     new_clip, names, notes = bind_names(clip, bundle, rules or NameRules(), origin)
     new_model = model.clone()
     notes += add_lora(
         new_model, new_clip, bundle.lora, strength_model=strength_model, strength_clip=strength_clip
     )
-    return new_model, new_clip, names, [*bundle.notes, *notes]
+    return new_model, new_clip, names, [*bundle.notes, *unsure, *notes]
+
+
+def _unsure_family(model: ModelPatcher, bundle: Bundle) -> list[str]:
+    """A note about names that another family than the MODEL's has the encoders for, if any.
+
+    ValueError for a bundle that was surely made for another family.
+    """
+    own, shown = family_of(model), guess_family({}, bundle.embeddings)
+    # Names alone do not tell SD1.5 from Flux, whose CLIP-L is the same; the UNets' families are
+    # told apart by their encoders.
+    if bundle.lora or not shown or bundle.family != shown or own in KOHYA_FAMILIES:
+        check_bundle(model, bundle.family)
+        return []
+    return [
+        f"Vectors for {', '.join(_encoders(bundle))} alone are usually made for {shown}, and the "
+        f"MODEL is {own}: they fit its text encoders, which may read them differently."
+    ]
+
+
+def _encoders(bundle: Bundle) -> list[str]:
+    return sorted({key for vectors in bundle.embeddings.values() for key in vectors})
 
 
 class PeftDora(LoRAAdapter):

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import comfy.lora
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch import Tensor
 
-from factories import lora
+from factories import lora, random_vectors
 from pack.bundles.bundle import Bundle
+from pack.bundles.load import load_bundle
 from pack.bundles.trim import Keep, Trimming, trim_lora
 from pack.nodes.host.bundle.apply import apply_bundle
 from world import families
@@ -211,3 +214,23 @@ def test_a_trimmed_control_lora_changes_the_model_as_before(flux: Any):
             for given in (patches, after[key])
         )
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(("family", "made_for"), [("flux", "sd15"), ("sd3", "sdxl")])
+def test_names_for_a_part_of_the_encoders_are_taken_with_a_note(
+    host: Any, tmp_path: Path, family: str, made_for: str
+):
+    """Their widths fit, and other programs load such a file; a LoRA would show the family."""
+    with torch.inference_mode():
+        model, clip, _ = families.load(family)
+    vectors = random_vectors(made_for, 1)
+    save_file(vectors, tmp_path / "cat.safetensors")
+    bundle = load_bundle(tmp_path / "cat.safetensors")
+    assert bundle.family == made_for
+    _, _, names, notes = apply_bundle(model, clip, bundle)
+    assert names == ["cat"] and notes[0].startswith(f"Vectors for {', '.join(sorted(vectors))} al")
+    assert f"usually made for {made_for}, and the MODEL is {family}" in notes[0]
+    assert "cat has no vectors for t5xxl" in notes[1]
+    surely = Bundle(family=made_for, lora=lora({"x": (2, 2)}), embeddings=bundle.embeddings)
+    with pytest.raises(ValueError, match=f"The bundle was made for {made_for}"):
+        apply_bundle(model, clip, surely)
