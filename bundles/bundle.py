@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import unicodedata
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -20,11 +21,17 @@ _UNPRINTABLE = frozenset({"Cc", "Cs", "Zl", "Zp"})
 
 _LONGEST = 80
 """Letters of a name in a sentence; a file's names can have thousands"""
+_ENDLESS = re.compile(r"\S{400,}")
 
 
 def short(name: str) -> str:
     """A name as sentences show it: cut if it would fill them."""
     return name if len(name) <= _LONGEST else f"{name[: _LONGEST - 3]}..."
+
+
+def cut(text: str) -> str:
+    """A text without what no name or path is as long as."""
+    return _ENDLESS.sub(lambda word: f"{word[0][:_LONGEST]}...", text)
 
 
 def few(names: Sequence[str]) -> str:
@@ -92,7 +99,8 @@ class Bundle:
     def unknown_name(self, name: str) -> ValueError:
         """The sentence about a name that the bundle does not have."""
         return ValueError(
-            f'The bundle has no name "{name}": it has {", ".join(self.names) or "none"}.'
+            f'The bundle has no name "{short(name)}": it has '
+            f"{', '.join(map(short, self.names)) or 'none'}."
         )
 
     @property
@@ -110,16 +118,17 @@ def _check_widths(embeddings: Embeddings) -> None:
             first, width = widths.setdefault(encoder, (name, rows.shape[1]))
             if rows.shape[1] != width:
                 raise ValueError(
-                    f"The embeddings '{first}' and '{name}' are made for different models: "
-                    f"{encoder} is {width} wide in one and {rows.shape[1]} in the other."
+                    f"The embeddings '{short(first)}' and '{short(name)}' are made for different "
+                    f"models: {encoder} is {width} wide in one and {rows.shape[1]} in the other."
                 )
 
 
 def _check_rows(name: str, encoder: str, rows: Tensor) -> None:
     if rows.ndim != 2 or not rows.shape[0] or not rows.shape[1] or not rows.is_floating_point():
         raise ValueError(
-            f"The embedding '{name}' holds a {rows.dtype} tensor of shape {tuple(rows.shape)} for "
-            f"{encoder}: vectors (count, width) in floating point are needed."
+            f"The embedding '{short(name)}' holds a {rows.dtype} tensor of shape "
+            f"{tuple(rows.shape)} for {encoder}: vectors (count, width) in floating point are "
+            "needed."
         )
 
 
@@ -127,7 +136,7 @@ def check_name(name: str) -> None:
     """Refuse every name that some reader of bundles would cut or misread."""
     fault = _fault(name)
     if fault:
-        raise ValueError(f"The name {name!r} {fault}: choose another name for the concept.")
+        raise ValueError(f"The name {short(name)!r} {fault}: choose another name for the concept.")
 
 
 def _fault(name: str) -> str:

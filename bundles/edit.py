@@ -8,7 +8,7 @@ from enum import Enum
 
 from torch import Tensor
 
-from .bundle import Bundle, Entry, Vectors, check_name, few
+from .bundle import Bundle, Entry, Vectors, check_name, few, short
 from .layers.aliases import one_spelling
 from .lowrank import (
     Layers,
@@ -40,7 +40,7 @@ def pack(lora: Bundle | None, embeddings: Sequence[Bundle]) -> Bundle:
         raise ValueError("There is nothing to pack: choose a LoRA or an embedding.")
     loras = [bundle for bundle in embeddings if bundle.lora]
     if loras:
-        names = ", ".join(loras[0].names) or "without names"
+        names = ", ".join(map(short, loras[0].names)) or "without names"
         raise ValueError(
             f"One of the embedding files is a LoRA ({names}): merge it with Merge Bundles instead."
         )
@@ -56,7 +56,7 @@ def rename(bundle: Bundle, names: Mapping[str, str]) -> Bundle:
     final = {name: names.get(name, name) for name in bundle.names}
     repeated = [name for name in final.values() if list(final.values()).count(name) > 1]
     if repeated:
-        raise ValueError(f'Two names become "{repeated[0]}": give them different names.')
+        raise ValueError(f'Two names become "{short(repeated[0])}": give them different names.')
     return replace(
         bundle,
         embeddings={final[name]: vectors for name, vectors in bundle.embeddings.items()},
@@ -68,20 +68,25 @@ def rename(bundle: Bundle, names: Mapping[str, str]) -> Bundle:
 def warnings_for_name(name: str, others: Sequence[str] = ()) -> list[str]:
     """What other programs make of a name that is allowed here."""
     warnings: list[str] = []
+    shown = short(name)
     if " " in name:
-        warnings.append(f'"{name}" holds a blank, where ComfyUI without Load Bundle cuts the name.')
+        warnings.append(
+            f'"{shown}" holds a blank, where ComfyUI without Load Bundle cuts the name.'
+        )
     marks = sorted(set(name) & set('<>()[]{},:|"'))
     if marks:
         warnings.append(
-            f'"{name}" holds {" ".join(marks)}, which mean something else in some prompts.'
+            f'"{shown}" holds {" ".join(marks)}, which mean something else in some prompts.'
         )
     if name.isascii() and name.isalpha() and name.islower() and len(name) > 2:
         warnings.append(
-            f'A1111 takes every "{name}" in a prompt for this name, even as an ordinary word.'
+            f'A1111 takes every "{shown}" in a prompt for this name, even as an ordinary word.'
         )
     longer = [other for other in others if other != name and other.startswith(name)]
     if longer:
-        warnings.append(f'"{longer[0]}" begins with "{name}", and some programs confuse the two.')
+        warnings.append(
+            f'"{short(longer[0])}" begins with "{shown}", and some programs confuse the two.'
+        )
     return warnings
 
 
@@ -218,10 +223,12 @@ def _final_name(
     if name not in taken:
         return name
     if clash is NameClash.ERROR:
-        raise ValueError(f'Two of the bundles hold the name "{name}": rename one of them first.')
+        raise ValueError(
+            f'Two of the bundles hold the name "{short(name)}": rename one of them first.'
+        )
     if clash is NameClash.KEEP:
-        notes.append(f'The later "{name}" is left out.')
+        notes.append(f'The later "{short(name)}" is left out.')
         return None
     number = next(n for n in range(2, len(taken) + 3) if f"{name}_{n}" not in taken)
-    notes.append(f'The later "{name}" is called "{name}_{number}".')
+    notes.append(f'The later "{short(name)}" is called "{short(name)}_{number}".')
     return f"{name}_{number}"

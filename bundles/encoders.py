@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .bundle import Embeddings, Vectors
+from .bundle import Embeddings, Vectors, short
 
 CLIP_BY_WIDTH = {768: "clip_l", 1280: "clip_g", 1024: "clip_h"}
 ANONYMOUS = frozenset({"string_to_param.*", "emb_params", "emp_params", "*"})
@@ -78,7 +78,7 @@ def sort_vectors(vectors_by_name: Embeddings, *, finite: bool = True) -> SortedV
             outputs[name] = _by_encoder(name, after)
             notes.append(_output_note(name, sorted(outputs[name])))
         zeros = [key for key, r in embeddings.get(name, {}).items() if not r.any()]
-        notes += [f"The embedding '{name}' holds only zeros for {key}." for key in zeros]
+        notes += [f"The embedding '{short(name)}' holds only zeros for {key}." for key in zeros]
     _refuse_mixed(embeddings)
     return SortedVectors(embeddings=embeddings, outputs=outputs, notes=tuple(notes))
 
@@ -88,7 +88,7 @@ def _by_encoder(name: str, vectors: Vectors) -> dict[str, Tensor]:
     for key, rows in vectors.items():
         encoder = encoder_of(key, rows.shape[1])
         if encoder in rows_of:
-            raise ValueError(f"the embedding '{name}' holds vectors for {encoder} twice.")
+            raise ValueError(f"the embedding '{short(name)}' holds vectors for {encoder} twice.")
         rows_of[encoder] = rows
     return rows_of
 
@@ -97,7 +97,7 @@ def _rows(name: str, key: str, tensor: Tensor, finite: bool) -> Tensor:
     if not tensor.is_floating_point() or tensor.ndim not in (1, 2) or not tensor.numel():
         shape = tuple(tensor.shape)
         raise ValueError(
-            f"the embedding '{name}' holds no vectors under {key!r}, "
+            f"the embedding '{short(name)}' holds no vectors under {short(key)!r}, "
             f"but a {tensor.dtype} tensor of shape {shape}."
         )
     rows = tensor.reshape(-1, tensor.shape[-1]).to(torch.float32)
@@ -109,7 +109,9 @@ def _rows(name: str, key: str, tensor: Tensor, finite: bool) -> Tensor:
 def check_finite(name: str, rows: Tensor) -> None:
     """Refuse vectors that would turn every image black."""
     if not torch.isfinite(rows).all():
-        raise ValueError(f"the embedding '{name}' holds NaN or infinite values: train it again.")
+        raise ValueError(
+            f"the embedding '{short(name)}' holds NaN or infinite values: train it again."
+        )
 
 
 def _refuse_mixed(embeddings: Embeddings) -> None:
@@ -118,14 +120,14 @@ def _refuse_mixed(embeddings: Embeddings) -> None:
     other = name_by_encoder.get("clip_l") or name_by_encoder.get("clip_g")
     if other and "clip_h" in name_by_encoder:
         raise ValueError(
-            f"the embeddings '{name_by_encoder['clip_h']}' (Stable Diffusion 2) and '{other}' "
-            "are made for different models."
+            f"the embeddings '{short(name_by_encoder['clip_h'])}' (Stable Diffusion 2) and "
+            f"'{short(other)}' are made for different models."
         )
 
 
 def _output_note(name: str, encoders: list[str]) -> str:
     return (
-        f"The embedding '{name}' is an output embedding for {', '.join(encoders)}, which replaces "
-        "what the text encoder returns: use Encode with Output Embeddings, other nodes leave it "
-        "out."
+        f"The embedding '{short(name)}' is an output embedding for {', '.join(encoders)}, which "
+        "replaces what the text encoder returns: use Encode with Output Embeddings, other nodes "
+        "leave it out."
     )

@@ -11,7 +11,7 @@ from typing import cast
 import torch
 from torch import Tensor
 
-from .bundle import Bundle, few
+from .bundle import Bundle, few, short
 from .layers.aliases import is_text_layer
 from .lowrank import PAIRS, UNDERSCORED, not_finite
 
@@ -132,13 +132,14 @@ def file_hash(path: Path) -> str:
 def _facts(bundle: Bundle) -> Iterator[tuple[str, str]]:
     yield "family", bundle.family or "not stated in the file"
     yield "LoRA", _lora_text(bundle.lora)
-    yield "names", ", ".join(bundle.names) or "none"
-    yield "triggers", ", ".join(f"embedding:{name}" for name in bundle.names) or "none"
+    names = [*map(short, bundle.names)]
+    yield "names", ", ".join(names) or "none"
+    yield "triggers", ", ".join(f"embedding:{name}" for name in names) or "none"
     for entry in bundle.entry_of.values():
-        parts = [f"from {entry.initial!r}" if entry.initial else ""]
-        parts += [f"captions said {entry.placeholder!r}" if entry.placeholder else ""]
+        parts = [f"from {short(entry.initial)!r}" if entry.initial else ""]
+        parts += [f"captions said {short(entry.placeholder)!r}" if entry.placeholder else ""]
         if any(parts):
-            yield entry.name, ", ".join(filter(None, parts))
+            yield short(entry.name), ", ".join(filter(None, parts))
     if bundle.source:
         yield "file", bundle.source
     yield from _recipe(bundle.recipe)
@@ -196,7 +197,7 @@ def _rows(bundle: Bundle, vocabularies: Mapping[str, Vocabulary]) -> Iterator[Ve
                 vocabulary = vocabularies.get(encoder) if kind == "input" else None
                 norms = _spread(rows)
                 yield VectorsRow(
-                    name=name,
+                    name=short(name),
                     encoder=encoder,
                     kind=kind,
                     vectors=rows.shape[0],
@@ -204,7 +205,7 @@ def _rows(bundle: Bundle, vocabularies: Mapping[str, Vocabulary]) -> Iterator[Ve
                     norms=norms,
                     relative=norms[1] / medians[encoder] if vocabulary else None,
                     nearest=_nearest(rows, vocabulary),
-                    remarks=", ".join(_remarks(rows, f"{name}.{encoder}", seen)),
+                    remarks=", ".join(_remarks(rows, f"{short(name)}.{encoder}", seen)),
                 )
 
 

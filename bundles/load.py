@@ -11,7 +11,7 @@ from typing import Protocol, cast
 import torch
 from safetensors import SafetensorError, safe_open
 
-from .bundle import Bundle, Embeddings, Entry, Vectors, short
+from .bundle import Bundle, Embeddings, Entry, Vectors, cut, short
 from .encoders import sort_vectors
 from .file_names import SUFFIX
 from .files.safetensors import read_safetensors, unreadable
@@ -62,7 +62,7 @@ def load_bundle(path: Path, *, token_map: str = "", finite: bool = True) -> Bund
     try:
         return _bundle(_read(path, parse_token_map(token_map), open_source), finite)
     except ValueError as error:
-        raise ValueError(f"{path.name} cannot be loaded: {error}") from error
+        raise ValueError(f"{path.name} cannot be loaded: {cut(str(error))}") from error
 
 
 def peek(path: Path) -> Glance:
@@ -72,7 +72,7 @@ def peek(path: Path) -> Glance:
     try:
         unchecked = _read(path, {}, _open_header)
     except ValueError as error:
-        raise ValueError(f"{path.name} cannot be loaded: {error}") from error
+        raise ValueError(f"{path.name} cannot be loaded: {cut(str(error))}") from error
     content, index = unchecked.content, unchecked.index
     entries = {entry.name: entry for entry in (*content.entries, *index.entries)}
     names = [name for name in entries if name in content.embeddings]
@@ -84,7 +84,7 @@ def peek(path: Path) -> Glance:
         lora=len(content.lora),
         family=index.family,
         thumbnail=index.thumbnail,
-        notes=content.notes,
+        notes=tuple(map(cut, content.notes)),
     )
 
 
@@ -193,7 +193,9 @@ def _own_map(source: Source) -> TokenMap:
 def _add_names(into: Content, content: Content, only: str | None, path: Path) -> None:
     for name, vectors in content.embeddings.items():
         if name in into.embeddings:
-            raise ValueError(f"two files hold the embedding '{name}', one of them {path.name}.")
+            raise ValueError(
+                f"two files hold the embedding '{short(name)}', one of them {path.name}."
+            )
         if only is None or name == only:
             into.embeddings[name] = vectors
 
@@ -221,8 +223,8 @@ def _many_rows(embeddings: Embeddings) -> list[str]:
     if count < 2:
         return []
     return [
-        f"'{name}' holds {count} vectors in one tensor, which may be of several concepts: if so, "
-        "say in the token map which rows are whose, such as TOK = <s0><s1>."
+        f"'{short(name)}' holds {count} vectors in one tensor, which may be of several concepts: "
+        "if so, say in the token map which rows are whose, such as TOK = <s0><s1>."
     ]
 
 
@@ -241,7 +243,7 @@ def _bundle(unchecked: _Unchecked, finite: bool) -> Bundle:
         entries=index.entries or content.entries,
         recipe=index.recipe,
         workflow=index.workflow,
-        notes=content.notes + vectors.notes + index.notes + missing,
+        notes=tuple(map(cut, content.notes + vectors.notes + index.notes + missing)),
         header=unchecked.header,
         thumbnail=index.thumbnail,
     )
@@ -257,6 +259,6 @@ def _missing(index: Index, embeddings: Embeddings) -> tuple[str, ...]:
     """A sentence for each name that the file announces and does not hold."""
     names = [entry.name for entry in index.entries if entry.name not in embeddings]
     return tuple(
-        f"The embedding '{name}' is not in this file: look for a file of that name."
+        f"The embedding '{short(name)}' is not in this file: look for a file of that name."
         for name in names
     )

@@ -10,6 +10,7 @@ from typing import cast
 import torch
 from torch import Tensor
 
+from .bundle import short
 from .layers.whole_files import host_names
 
 PAIRS = (
@@ -163,8 +164,8 @@ def check_alphas(lora: Mapping[str, Tensor]) -> None:
     for key, tensor in lora.items():
         if key.endswith(".alpha") and tensor.numel() != 1:
             raise ValueError(
-                f"{key} holds {tensor.numel()} numbers, but the alpha of a layer is one number: "
-                "the file is damaged, copy it again."
+                f"{short(key)} holds {tensor.numel()} numbers, but the alpha of a layer is one "
+                "number: the file is damaged, copy it again."
             )
 
 
@@ -173,8 +174,8 @@ def check_numbers(lora: Mapping[str, Tensor]) -> None:
     for key, tensor in lora.items():
         if not_finite(tensor):
             raise ValueError(
-                f"{key} holds NaN or infinite values, which would turn every image black: use an "
-                "earlier save of the training, or train again with a lower learning rate."
+                f"{short(key)} holds NaN or infinite values, which would turn every image black: "
+                "use an earlier save of the training, or train again with a lower learning rate."
             )
 
 
@@ -215,7 +216,7 @@ def _check_factors(stem: str, factors: Factors) -> None:
         if (math.prod(up.shape[1:]), down.shape[0]) == (inner[0], inner[-1]):
             return
     raise ValueError(
-        f"The factors of {stem} do not match: {tuple(up.shape)} and {tuple(down.shape)}. "
+        f"The factors of {short(stem)} do not match: {tuple(up.shape)} and {tuple(down.shape)}. "
         "The file is damaged, copy it again."
     )
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from .bundle import Bundle, check_name
+from .bundle import Bundle, check_name, short
 from .encoders import check_finite
 from .file_names import SUFFIX
 from .files.atomic import create_files, replace_file
@@ -130,6 +130,7 @@ def _cast(lora: Mapping[str, Tensor], dtype: torch.dtype) -> dict[str, Tensor]:
     for key, tensor in cast.items():
         if torch.isinf(tensor).any():
             raise ValueError(
-                f"{key} holds values too large for {dtype}: save the LoRA in bfloat16 or float32."
+                f"{short(key)} holds values too large for {dtype}: "
+                "save the LoRA in bfloat16 or float32."
             )
     return cast

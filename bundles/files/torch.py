@@ -42,7 +42,7 @@ _REPLACED = frozenset(
     }
 )
 _BYTES = "_codecs encode"
-"""How pickle spells bytes, here those of numpy's number"""
+"""How a list of objects spells bytes, here those of a number of numpy"""
 _LONGEST_NUMBER = 64
 # All that a file of plain tensors refers to; nothing else is looked up.
 _ALLOWED = frozenset(

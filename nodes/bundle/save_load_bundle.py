@@ -10,7 +10,7 @@ from typing import Any
 
 from comfy_api.latest import io
 
-from ...bundles.bundle import Bundle
+from ...bundles.bundle import Bundle, cut, short
 from ...bundles.load import load_bundle
 from ...bundles.save import Container, save_bundle, warnings_for
 from .. import sockets
@@ -31,9 +31,13 @@ CONNECTED = "(connected bundle)"
 
 def told(bundle: Bundle, *sentences: str) -> str:
     """Names and notes as a report."""
-    names = ", ".join(bundle.names) or "none"
+    names = ", ".join(map(short, bundle.names)) or "none"
     return "\n".join(
-        [f"{len(bundle.lora)} LoRA tensors", f"names: {names}", *bundle.notes, *sentences]
+        [
+            f"{len(bundle.lora)} LoRA tensors",
+            f"names: {names}",
+            *map(cut, (*bundle.notes, *sentences)),
+        ]
     )
 
 
@@ -291,8 +295,9 @@ class LoadBundle(io.ComfyNode):
             origin="a connected bundle" if connected else file,
         )
         triggers = ", ".join(f"embedding:{name}" for name in known)
+        shown = ", ".join(f"embedding:{short(name)}" for name in known)
         report = "\n".join(
-            [f"{len(chosen.lora)} LoRA tensors", f"names: {triggers or 'none'}", *notes]
+            [f"{len(chosen.lora)} LoRA tensors", f"names: {shown or 'none'}", *map(cut, notes)]
         )
         return io.NodeOutput(made, made_clip, triggers, report)
 

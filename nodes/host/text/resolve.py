@@ -11,7 +11,7 @@ from pathlib import PurePath
 from comfy.sd import CLIP
 from torch import Tensor
 
-from ....bundles.bundle import Bundle, Entry, check_name
+from ....bundles.bundle import Bundle, Entry, check_name, short
 from ....bundles.encoders import check_finite
 from ....training.words.vectors import spread_rows
 from .port import HostTextEncoder
@@ -87,9 +87,7 @@ def chosen_names(bundle: Bundle, settings: Mapping[str, NameSetting]) -> dict[st
     """New names by old names of all that are on; ValueError for one that is unknown or taken."""
     unknown = [name for name in settings if name not in bundle.names]
     if unknown:
-        raise ValueError(
-            f'The bundle has no name "{unknown[0]}": it has {", ".join(bundle.names) or "none"}.'
-        )
+        raise bundle.unknown_name(unknown[0])
     chosen: dict[str, str] = {}
     for name in bundle.names:
         setting = settings.get(name, NameSetting())
@@ -99,7 +97,9 @@ def chosen_names(bundle: Bundle, settings: Mapping[str, NameSetting]) -> dict[st
         if new != name:
             check_name(new)
         if new in chosen.values():
-            raise ValueError(f'Two names of the bundle become "{new}": give them different names.')
+            raise ValueError(
+                f'Two names of the bundle become "{short(new)}": give them different names.'
+            )
         chosen[name] = new
     return chosen
 
@@ -138,14 +138,14 @@ def _resolve_clash(
         return name
     other = known[name].origin or "another bundle"
     if rules.clash is Clash.KEEP:
-        notes.append(f'"{name}" is already loaded from {other}: this one is left out.')
+        notes.append(f'"{short(name)}" is already loaded from {other}: this one is left out.')
         return None
     if rules.clash is Clash.PREFIX:
         final = f"{rules.prefix or PurePath(origin).stem + '_'}{name}"
-        notes.append(f'"{name}" of {other} stays; this one becomes "{final}".')
+        notes.append(f'"{short(name)}" of {other} stays; this one becomes "{short(final)}".')
         return final
     if rules.clash is Clash.REPLACE:
-        notes.append(f'"{name}" replaces the one of {other}.')
+        notes.append(f'"{short(name)}" replaces the one of {other}.')
     return name
 
 
@@ -192,8 +192,8 @@ def _strengthened(
         return {key: rows * strength for key, rows in vectors.items()}
     if not entry.initial:
         raise ValueError(
-            f'The bundle does not name the initial word of "{entry.name}", so there is nothing '
-            f'to move from: set the strength mode to "{StrengthMode.SCALE.value}".'
+            f'The bundle does not name the initial word of "{short(entry.name)}", so there is '
+            f'nothing to move from: set the strength mode to "{StrengthMode.SCALE.value}".'
         )
     start = HostTextEncoder(clip).rows(entry.initial)
     bases = {key: spread_rows(start[key], len(rows)) for key, rows in vectors.items()}
@@ -204,7 +204,7 @@ def _check_encoders(clip: CLIP, name: str, keys: set[str]) -> None:
     encoders = encoder_tokenizers(clip)
     if not keys <= encoders.keys():
         raise ValueError(
-            f'"{name}" has vectors for {", ".join(sorted(keys))} and this CLIP has '
+            f'"{short(name)}" has vectors for {", ".join(sorted(keys))} and this CLIP has '
             f"{', '.join(encoders)}: the bundle belongs to another model family."
         )
 
@@ -214,4 +214,4 @@ def _gaps(clip: CLIP, entry: NamedVectors) -> list[str]:
         key for key in encoder_tokenizers(clip) if key not in {*entry.vectors, *entry.outputs}
     ]
     reads = f', which reads "{entry.fallback}" instead' if entry.fallback else ""
-    return [f"{entry.name} has no vectors for {key}{reads}." for key in missing]
+    return [f"{short(entry.name)} has no vectors for {key}{reads}." for key in missing]

@@ -19,6 +19,8 @@ from comfy.sd import CLIP
 from comfy.sd1_clip import SDTokenizer
 from torch import Tensor
 
+from ....bundles.bundle import short
+
 _serial = itertools.count()
 PLAIN = "pivotal_plain"
 """Option of our tokenizers to read parentheses as text. The host's own option for this cannot be
@@ -96,8 +98,8 @@ class _NamedTokenizer:
         blank = "" if match.string[: match.start()][-1:].isspace() else " "
         if key in entry.outputs and key not in entry.vectors:
             raise ValueError(
-                f'"{entry.name}" is an output embedding for {key}, which acts after the text '
-                "encoder: use Encode with Output Embeddings for this text."
+                f'"{short(entry.name)}" is an output embedding for {key}, which acts after the '
+                "text encoder: use Encode with Output Embeddings for this text."
             )
         if key not in entry.vectors:
             return f"{blank}{entry.fallback} " if entry.fallback else blank
@@ -236,15 +238,15 @@ def with_names(clip: CLIP, entries: Iterable[NamedVectors], *, replace: bool = F
     for entry in entries:
         if entry.name in known and not replace:
             raise ValueError(
-                f'The name "{entry.name}" of {entry.origin or "this bundle"} is already loaded '
-                f"from {known[entry.name].origin or 'another bundle'}: rename one of them."
+                f'The name "{short(entry.name)}" of {entry.origin or "this bundle"} is already '
+                f"loaded from {known[entry.name].origin or 'another bundle'}: rename one of them."
             )
         for key, vectors in (*entry.vectors.items(), *entry.outputs.items()):
             width = parts[key].embedding_size if key in parts else None
             if width is not None and vectors.shape[-1] != width:
                 raise ValueError(
-                    f"{entry.name}: its {key} vectors are {vectors.shape[-1]} wide and this text "
-                    f"encoder needs {width}: the bundle belongs to another model family."
+                    f"{short(entry.name)}: its {key} vectors are {vectors.shape[-1]} wide and this "
+                    f"text encoder needs {width}: the bundle belongs to another model family."
                 )
         known[entry.name] = entry
     return with_exactly(clip, known)

@@ -577,3 +577,26 @@ def test_a_number_that_is_none_is_named(tmp_path: Path, key: str, number: float)
         trim_lora(looked.lora, Trimming())
     with pytest.raises(ValueError, match=sentence):
         merge_bundles([looked, looked], [1, 1], NameClash.ERROR)
+
+
+@pytest.mark.parametrize("word", ["x" * 5000, "a b" * 1700, "猫" * 5000])
+def test_a_name_of_thousands_of_letters_is_cut_wherever_it_is_shown(
+    tmp_path: Path, word: str
+) -> None:
+    """The name itself stays whole, and a prompt finds it."""
+    rows = torch.zeros(1, 768)
+    save_file({f"bundle_emb.{word}.clip_l": rows}, tmp_path / "x.safetensors")
+    found = load_bundle(tmp_path / "x.safetensors")
+    assert found.names == [word] and found.notes
+    with pytest.raises(ValueError) as unknown:
+        found.without(["y" * 5000])
+    with pytest.raises(ValueError) as clash:
+        merge_bundles([found, found], [1, 1], NameClash.ERROR)
+    save_file({f"bundle_emb.{word}.clip_l": rows / 0}, tmp_path / "y.safetensors")
+    with pytest.raises(ValueError) as damaged:
+        load_bundle(tmp_path / "y.safetensors")
+    numbered = merge_bundles([found, found], [1, 1], NameClash.NUMBER)
+    shown = as_text(inspect_bundle(found))
+    sentences = [*found.notes, *numbered.notes, *map(str, (unknown.value, clash.value))]
+    for text in (*sentences, str(damaged.value), *shown.splitlines()):
+        assert len(text) < 500
