@@ -12,7 +12,7 @@ from .data import EMPTY, TrainingData
 from .objective import ObjectiveConfig, Prior
 from .peers import Alone, Peers
 from .ports import Caption, Denoiser, TextEncoder
-from .trained import Trained, all_places
+from .trained import Trained, all_parameters, all_places
 from .words.concepts import Concept, class_caption
 
 
@@ -31,10 +31,12 @@ class Parts:
     split: bool = False
     """Whether batches go through sample by sample from the start, blocks being recomputed"""
     peers: Peers = field(default_factory=Alone)
+    notes: list[str] = field(default_factory=list[str])
+    """What the run has to say about how it started, for the report"""
 
     def parameters(self) -> dict[str, nn.Parameter]:
         """Everything that a run may change, by a name that is the same in every process."""
-        return {name: p for thing in self.trained for name, p in thing.parameters().items()}
+        return all_parameters(self.trained)
 
     @property
     def adapts_text(self) -> bool:

@@ -40,6 +40,7 @@ class Run:
             self.optimizers |= made
             self._owners |= dict.fromkeys(made, thing)
         self.factor = rate_factor(config.schedule, config.warmup_steps, config.steps)
+        parts.notes += self._rates_from_here()
         self.adapts_text = parts.adapts_text
         self.conditions = Conditions(parts.text, self.live, adapted=self.adapts_text)
         self.split = False
@@ -65,11 +66,23 @@ class Run:
 
     def restore(self, start: RunState) -> None:
         """Put everything but the parameters where it was."""
-        restore_optimizers(start, self.optimizers)
+        self.parts.notes += restore_optimizers(start, self.optimizers)
         if start.split:
             self.save_memory()
         if self.average is not None and start.averaged:
             self.average.restore(averages(start.tensors), start.averaged)
+
+    def _rates_from_here(self) -> list[str]:
+        """The learning rates of a run that starts in the middle, of each optimizer's groups."""
+        first, last = self.first_step, self.config.steps - 1
+        if not first or first > last:
+            return []
+        rates = {g["name"]: g["rate"] for o in self.optimizers.values() for g in o.param_groups}
+        ends = [self.factor(first), self.factor(last)]
+        pairs = [(name, *(f"{rate * end:.3g}" for end in ends)) for name, rate in rates.items()]
+        each = [n + f" {a}" + (f" to {b}" if a != b else "") for n, a, b in pairs]
+        kind = f"{self.config.schedule.value} over {self.config.steps} steps"
+        return [f"learning rates from step {first + 1} on: {', '.join(each)} ({kind})"]
 
     def is_due(self, concept: str, step: int) -> bool:
         """Whether a concept is frozen at a step."""

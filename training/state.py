@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
@@ -18,7 +18,7 @@ Optimizers = Mapping[str, torch.optim.Optimizer]
 FORMAT = "2"
 RULE = 2
 """Of new runs. Under rule 1 every batch of a step weighed the same, however few samples it had."""
-LOSSES, AVERAGE = "losses", "average."
+LOSSES, AVERAGE, PARAMETERS = "losses", "average.", "parameters."
 RUNNING = (
     "k", "d", "d_max", "d_numerator", "d_hat", "weight_sum", "lr_max", "scheduled_lr", "train_mode",
 )  # fmt: skip
@@ -87,42 +87,104 @@ def averages(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {n.removeprefix(AVERAGE): t for n, t in tensors.items() if n.startswith(AVERAGE)}
 
 
+KINDS = {
+    "vectors": "concepts",
+    "outputs": "output embeddings",
+    "adapters": "layers of the diffusion model",
+    "text_adapters": "layers of the text encoders",
+}
+"""What people call the kinds of trained things, which are the first words of parameters' names"""
+CURE = (
+    "Set the concepts, and the adapter's targets, text_encoder and rank, as they were in the run "
+    "of that checkpoint, or disconnect Continue Run to begin anew."
+)
+
+
+def check_fits(state: RunState, parameters: Mapping[str, Tensor]) -> None:
+    """Raise ValueError, with what differs, if a checkpoint is not one of these parameters."""
+    kept = {
+        name.removeprefix(PARAMETERS): tensor
+        for name, tensor in state.tensors.items()
+        if name.startswith(PARAMETERS)
+    }
+    differing = [
+        *_named("the checkpoint has {}, which this graph does not train", kept, parameters),
+        *_named("this graph trains {}, which the checkpoint does not have", parameters, kept),
+    ]
+    for name in parameters if not differing else ():
+        before, now = tuple(kept[name].shape), tuple(parameters[name].shape)
+        if before != now:
+            differing = [f"{name} is {before} in the checkpoint and {now} in this graph"]
+            break
+    if differing:
+        raise ValueError(f"The checkpoint does not fit: {'; '.join(differing)}. {CURE}")
+
+
+def _named(sentence: str, these: Mapping[str, Any], others: Mapping[str, Any]) -> list[str]:
+    """One clause for each kind of thing of which these have more than the others."""
+    clauses: list[str] = []
+    for kind, words in KINDS.items():
+        own, theirs = (_things(kind, names) for names in (these, others))
+        extra = [thing for thing in own if thing not in theirs]
+        if extra:
+            clauses.append(sentence.format(f"the {words} {_few(extra)}"))
+    if not clauses and these.keys() - others.keys():
+        # The same layers with other factors, as another kind of adapter has them.
+        extra = sorted(these.keys() - others.keys())
+        clauses.append(sentence.format(f"the factors {_few(extra)}"))
+    return clauses
+
+
+def _things(kind: str, names: Mapping[str, Any]) -> list[str]:
+    """The concepts or layers among names of parameters of a kind."""
+    own = [name.partition(".")[2] for name in names if name.partition(".")[0] == kind]
+    return list(dict.fromkeys(name.rpartition(".")[0] for name in own))
+
+
+def _few(names: Sequence[str]) -> str:
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+
+
 def restore_parameters(state: RunState, parameters: Mapping[str, nn.Parameter]) -> None:
     """Write saved values into parameters; ValueError if the state belongs to another run."""
-    kept = {name for name in state.tensors if name.startswith("parameters.")}
-    if kept != {f"parameters.{name}" for name in parameters}:
-        raise ValueError("The checkpoint belongs to another run: choose another run name.")
+    check_fits(state, parameters)
     for name, parameter in parameters.items():
-        kept_value = state.tensors[f"parameters.{name}"]
-        if kept_value.shape != parameter.shape:
-            raise ValueError(
-                f"The checkpoint has other sizes than this run ({name} is "
-                f"{tuple(kept_value.shape)}, not {tuple(parameter.shape)}): set ranks and vectors "
-                "as they were, or choose another run name."
-            )
-    for name, parameter in parameters.items():
-        parameter.data.copy_(state.tensors[f"parameters.{name}"])
+        parameter.data.copy_(state.tensors[f"{PARAMETERS}{name}"])
 
 
-def restore_optimizers(state: RunState, optimizers: Optimizers) -> None:
-    """Restore new optimizers of the same groups.
+def restore_optimizers(state: RunState, optimizers: Optimizers) -> list[str]:
+    """Restore new optimizers, group by group of the same name; returns what starts afresh.
 
     They keep their new settings, since a run may resume with other rates; a different algorithm
     starts afresh. Their own `load_state_dict` would cast moments to the parameters' dtype.
     """
+    notes: list[str] = []
     for part, optimizer in optimizers.items():
         numbers, prefix = state.numbers.get(part), f"optimizers.{part}."
-        if numbers is None or not _fits(numbers, optimizer):
+        kind = type(optimizer).__name__
+        if numbers is None or numbers.get("kind", kind) != kind:
+            before = f"was {numbers['kind']}" if numbers else "is not in the checkpoint"
+            notes.append(f"The optimizer of the {part} ({kind}) {before}: it starts afresh.")
             continue
-        for group, kept in zip(optimizer.param_groups, numbers["groups"], strict=True):
+        places, unknown = _places(numbers["groups"], optimizer)
+        if unknown:
+            notes.append(
+                f"The optimizer of the {part} starts afresh for {', '.join(unknown)}, which it had "
+                "not in the checkpoint."
+            )
+        by_name = {kept["name"]: kept for kept in numbers["groups"]}
+        for group in optimizer.param_groups:
+            kept = by_name.get(group["name"], {})
             group |= {name: kept[name] for name in RUNNING if name in kept}
-        parameters = _parameters(optimizer)
         for index, values in numbers["values"].items():
-            optimizer.state[parameters[int(index)]].update(values)
+            if int(index) in places:
+                optimizer.state[places[int(index)]].update(values)
         for key, tensor in state.tensors.items():
             if key.startswith(prefix):
                 index, _, name = key[len(prefix) :].partition(".")
-                parameter = parameters[int(index)]
+                parameter = places.get(int(index))
+                if parameter is None:
+                    continue
                 # torch counts steps on the CPU, unless one kernel does the whole update.
                 stays = name == "step" and not optimizer.param_groups[0].get("fused")
                 device = torch.device("cpu") if stays else parameter.device
@@ -131,13 +193,27 @@ def restore_optimizers(state: RunState, optimizers: Optimizers) -> None:
         # captured between steps, by a checkpoint or on Cancel, the point at which gradients are
         # taken. `train_mode` (restored above) says which, and this moves the first to the second.
         to_training(optimizer)
+    return notes
 
 
-def _fits(numbers: Mapping[str, Any], optimizer: torch.optim.Optimizer) -> bool:
-    """Whether a saved state is that of this algorithm with these groups."""
-    kind = type(optimizer).__name__
-    names = [group["name"] for group in optimizer.param_groups]
-    return numbers.get("kind", kind) == kind and [g["name"] for g in numbers["groups"]] == names
+def _places(
+    saved: Sequence[Mapping[str, Any]], optimizer: torch.optim.Optimizer
+) -> tuple[dict[int, nn.Parameter], list[str]]:
+    """The parameter for each index in a saved state, and the groups that the state does not have.
+
+    Indices count on through the groups, whose order is that in which concepts were connected.
+    """
+    own = {group["name"]: group["params"] for group in optimizer.param_groups}
+    places: dict[int, nn.Parameter] = {}
+    known: set[str] = set()
+    start = 0
+    for group in saved:
+        parameters = own.get(group["name"], [])
+        if len(parameters) == group["params"]:
+            places |= {start + index: each for index, each in enumerate(parameters)}
+            known.add(group["name"])
+        start += group["params"]
+    return places, [name for name in own if name not in known]
 
 
 def save_state(path: Path, state: RunState) -> None:

@@ -118,6 +118,11 @@ def _united(left: Mapping[str, T], right: Mapping[str, T]) -> dict[str, T]:
     return {**left, **right}
 
 
+def all_parameters(trained: Iterable[Trained]) -> dict[str, nn.Parameter]:
+    """Everything that may change, by a name that is the same in every process."""
+    return {name: p for thing in trained for name, p in thing.parameters().items()}
+
+
 def all_places(trained: Iterable[Trained]) -> Places:
     """Everything that enters the models."""
     return reduce(Places.__or__, (thing.places() for thing in trained), Places())

@@ -18,6 +18,8 @@ from .versions import is_within
 RUNS = "pivotal"
 DATASETS = "[datasets] "
 DEVICES = {"CON", "PRN", "AUX", "NUL", *(f"{d}{n}" for d in ("COM", "LPT") for n in range(1, 10))}
+LONGEST_RUN_NAME = 250
+"""Bytes; file systems allow 255, and a run of the same name gets _2 and so on."""
 BUNDLE_KINDS = ("loras", "embeddings", "bundles")
 
 
@@ -125,6 +127,12 @@ def input_folders() -> list[str]:
 def checked_run_name(name: str) -> str:
     """A run's name as a single path part; ValueError if it could lead anywhere else."""
     stripped = name.strip()
+    size = len(stripped.encode("utf-8", "surrogatepass"))
+    if size > LONGEST_RUN_NAME:
+        raise ValueError(
+            f'The run name "{stripped[:24]}..." is too long for a folder: it has {size} bytes in '
+            f"UTF-8 and may have {LONGEST_RUN_NAME}. Shorten it."
+        )
     # Windows drops trailing dots and reserves some names for devices, with any extension.
     reserved = stripped.split(".")[0].strip().upper() in DEVICES
     if not stripped.rstrip(".") or reserved or re.search(r'[\\/:*?"<>|\x00-\x1f]|\.$', stripped):

@@ -67,6 +67,7 @@ def run_training(model: ModelPatcher, clip: CLIP, vae: VAE, request: Request) ->
         folder = find_run_folder(request.run_name, same_run)
         # What the first process sees counts: it writes here before the others have looked.
         folder, finished = peers.same((folder, is_finished(folder, request.config.steps)))
+        check_steps(folder, peers.same(steps_of(folder)), request.config.steps)
         if finished:
             return read_result(folder)
         names = tuple(concept.final_name for concept in request.concepts)
@@ -84,6 +85,21 @@ def is_finished(folder: RunFolder, steps: int) -> bool:
     return progress.get("steps") == steps or finished >= steps
 
 
+def steps_of(folder: RunFolder) -> int:
+    """How many steps a run has, unless it was finished early with fewer than were requested."""
+    progress = folder.progress()
+    return max([0, *folder.saved_steps(), progress.get("finished") or 0])
+
+
+def check_steps(folder: RunFolder, done: int, steps: int) -> None:
+    """Raise ValueError if a run has more steps than it is to have."""
+    if done > steps:
+        raise ValueError(
+            f"The run {folder.path.name} already has {done} steps and is to have {steps}: set "
+            f"steps to {done} or more, or choose another run_name to begin anew."
+        )
+
+
 def _train(
     model: ModelPatcher, clip: CLIP, vae: VAE, checked: Checked, folder: RunFolder, live: LiveRun
 ) -> RunResult:
@@ -98,7 +114,7 @@ def _train(
     )
     start = _same_start(peers, _start(folder, request), folder)
     with in_turn(peers):
-        parts = make_parts(checked, denoiser, text, HostLatentCodec(vae))
+        parts = make_parts(checked, denoiser, text, HostLatentCodec(vae), start)
         if peers.rank == 0:
             folder.create()
             folder.sweep()

@@ -26,7 +26,8 @@ from ....training.dataset.pictures.latents import LatentCache, encode_latents
 from ....training.dataset.records import Dataset, Framing
 from ....training.parts import Parts
 from ....training.peers import peers_here
-from ....training.trained import Trained
+from ....training.state import RunState, check_fits
+from ....training.trained import Trained, all_parameters
 from ....training.words.concepts import ParsedDataset, with_negatives
 from ....training.words.outputs import Outputs, initial_outputs
 from ....training.words.vectors import Vectors, initial_vectors
@@ -40,18 +41,28 @@ from .request import Checked, Request
 
 
 def make_parts(
-    checked: Checked, denoiser: HostDenoiser, text: HostTextEncoder, codec: HostLatentCodec
+    checked: Checked,
+    denoiser: HostDenoiser,
+    text: HostTextEncoder,
+    codec: HostLatentCodec,
+    start: RunState | None = None,
 ) -> Parts:
-    """Everything that the loop needs; settings that do not fit the model fail before encoding."""
+    """Everything that the loop needs; settings that do not fit the model fail before encoding.
+
+    So do those that do not fit the checkpoint `start`.
+    """
     request, config = checked.request, checked.request.config
     seed, batch = config.seed, config.batch_size
     prior, held, size = checked.prior, checked.held_out, request.resolution
     prior_batch = config.objective.prior_batch or batch
+    trained = make_trained(request, denoiser, text)
+    if start is not None:
+        check_fits(start, all_parameters(trained))
     return Parts(
         denoiser=denoiser,
         text=text,
         concepts=request.concepts,
-        trained=make_trained(request, denoiser, text),
+        trained=trained,
         data=make_data(checked.training, size, codec, seed, batch),
         prior_data=make_data(prior, size, codec, seed + 1, prior_batch) if prior else None,
         held_out=make_data(held, size, codec, seed, batch) if held else None,
