@@ -14,6 +14,8 @@ from ..dataset.records import Dataset
 from ..ports import Caption, Mention
 from ..randomness import generator
 
+LISTED = 5
+"""Names of images in a note."""
 NEGATIVE = "-neg"
 """Suffix of the name of a concept's negative embedding."""
 
@@ -154,6 +156,20 @@ def parse_dataset(dataset: Dataset, concepts: Sequence[Concept], seed: int) -> P
     rows = (texts_of(record, seed) for record in dataset.records)
     captions = tuple(tuple(parse_caption(text, concepts) for text in row) for row in rows)
     return ParsedDataset(dataset, captions)
+
+
+def unnamed(concepts: Sequence[Concept], parsed: ParsedDataset) -> list[str]:
+    """A note on the captions that name none of the concepts, which teach no name anything."""
+    rows = zip(parsed.dataset.records, parsed.mentioned(), strict=True)
+    names = [record.path.name for record, found in rows if not found]
+    if not concepts or not names:
+        return []
+    rest = f" and {len(names) - LISTED} more" if len(names) > LISTED else ""
+    words = ", ".join(concept.placeholder for concept in concepts)
+    return [
+        f"{len(names)} of {len(parsed.captions)} captions do not contain {words}: "
+        f"{', '.join(names[:LISTED])}{rest}"
+    ]
 
 
 def check_concepts(concepts: Sequence[Concept], parsed: ParsedDataset) -> None:

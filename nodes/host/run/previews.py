@@ -14,9 +14,8 @@ from comfy.sd import VAE
 from PIL import Image
 
 from ....training.dataset.pictures.pixels import to_picture
-from ....training.ports import Caption, Mention
 from ....training.run import Run
-from ....training.words.concepts import Concept, mentioned, parse_caption
+from ....training.words.concepts import Concept, with_negatives
 from ..denoiser.port import HostDenoiser
 from ..disk import Disk
 from ..images import save_picture
@@ -54,7 +53,6 @@ class PreviewShot:
     label: str
     """The file name, without step and suffix"""
     prompt: str
-    caption: Caption
     seed: int
     without: str
     """The concept that is left out; "" for none"""
@@ -74,9 +72,11 @@ class Previewer:
     ):
         self._config = config
         self._denoiser, self._text, self._vae = models
-        self._shots = list(shots(config, concepts))
-        self._negative = parse_caption(config.negative, concepts)
-        self._constant: dict[Caption, HostConditioning] = {}
+        named = with_negatives(concepts)
+        self._triggers = {concept.placeholder: concept.final_name for concept in concepts}
+        self._own = {one.final_name: one.class_word or one.initial for one in named}
+        self._encoded: dict[tuple[str, str], HostConditioning] = {}
+        self._lasting = False
         self._started, self._spent, self._cost = time.monotonic(), 0.0, 0.0
 
     def is_due(self, step: int) -> bool:
@@ -89,9 +89,14 @@ class Previewer:
     def render(self, run: Run, step: int, folder: Path, disk: Disk) -> list[dict[str, Any]]:
         """Draw and save a picture for each shot; returns what each shows, with its file's name."""
         began, rendered = time.monotonic(), list[dict[str, Any]]()
+        lasting = not run.live and not run.adapts_text
+        if not (lasting and self._lasting):
+            # What could have changed since is encoded anew, once for all seeds.
+            self._encoded.clear()
+        self._lasting = lasting
         with torch.no_grad(), run.averaged():
-            for shot in self._shots:
-                picture = self._render(run, shot)
+            for shot in self._shots():
+                picture = self._render(shot)
                 path = folder / f"step_{step:08}_{shot.label}.jpg"
                 if disk.write("A preview", path, save_picture, picture, quality=92):
                     about = {"prompt": shot.prompt, "seed": shot.seed, "without": shot.without}
@@ -100,41 +105,33 @@ class Previewer:
         self._spent += self._cost
         return rendered
 
-    def _render(self, run: Run, shot: PreviewShot) -> Image.Image:
-        conditions = self._conditions(run, shot.caption), self._conditions(run, self._negative)
+    def _render(self, shot: PreviewShot) -> Image.Image:
+        conditions = (
+            self._conditions(shot.prompt, shot.without),
+            self._conditions(self._config.negative, ""),
+        )
         with self._denoiser.sampling() as model:
             latent = sample(model, conditions, self._config.sampling, shot.seed, stop_on_cancel)
         # The levels that Save Image writes for the same sample.
         return to_picture(decode(self._vae, latent)[0], truncate=True)
 
-    def _conditions(self, run: Run, caption: Caption) -> HostConditioning:
-        """As CLIP Text Encode gives them; cached once none of the caption's vectors trains."""
-        if caption not in self._constant:
-            tensors = dict(self._text.encode([caption], weights=True)[0].tensors)
-            conditions = [[tensors.pop("cond"), tensors]]
-            if mentioned(caption) & run.live.keys():
-                return conditions
-            self._constant[caption] = conditions
-        return self._constant[caption]
+    def _conditions(self, prompt: str, without: str) -> HostConditioning:
+        """As the graph encodes the prompt."""
+        key = prompt, without
+        if key not in self._encoded:
+            replaced = {without: self._own[without]} if without else {}
+            self._encoded[key] = self._text.encode_prompt(prompt, self._triggers, replaced)
+        return self._encoded[key]
 
-
-def shots(config: PreviewConfig, concepts: Sequence[Concept]) -> Iterator[PreviewShot]:
-    """Each prompt and seed with all its concepts and, if set so, without each in turn."""
-    words = {c.final_name: c.class_word or c.initial for c in concepts}
-    for number, prompt in enumerate(config.prompts, start=1):
-        spelled = prompt
-        for concept in concepts:
-            spelled = spelled.replace(f"embedding:{concept.final_name}", concept.placeholder)
-        caption = parse_caption(spelled, concepts)
-        for seed in config.seeds:
-            label = f"p{number}_s{seed}"
-            yield PreviewShot(label, prompt, caption, seed, "")
-            for place, name in enumerate(sorted(mentioned(caption)) if config.without else []):
-                bare = tuple(
-                    words[name] if isinstance(part, Mention) and part.concept == name else part
-                    for part in caption
-                )
-                yield PreviewShot(f"{label}_without{place + 1}", prompt, bare, seed, name)
+    def _shots(self) -> Iterator[PreviewShot]:
+        """Each prompt and seed with all its concepts and, if set so, without each in turn."""
+        for number, prompt in enumerate(self._config.prompts, start=1):
+            names = self._text.names_in(prompt, self._triggers) if self._config.without else []
+            for seed in self._config.seeds:
+                label = f"p{number}_s{seed}"
+                yield PreviewShot(label, prompt, seed, "")
+                for place, name in enumerate(names, start=1):
+                    yield PreviewShot(f"{label}_without{place}", prompt, seed, name)
 
 
 def stop_on_cancel(*_: Any) -> None:

@@ -24,6 +24,7 @@ from ....training.words.concepts import (
     check_concepts,
     hold_out,
     parse_dataset,
+    unnamed,
     with_class_words,
     with_negatives,
 )
@@ -116,9 +117,10 @@ class Request:
             held = parse_dataset(validation.dataset, self.concepts, self.config.seed)
         elif validation is not None:
             held, training = hold_out(parsed, validation.hold_out, self.config.seed)
+        notes = unnamed(self.concepts, training)
         request = replace(
             self,
-            dataset=training.dataset,
+            dataset=replace(training.dataset, notes=(*training.dataset.notes, *notes)),
             concepts=self._lasting_concepts(),
             validation=validation and replace(validation, dataset=held and held.dataset),
         )

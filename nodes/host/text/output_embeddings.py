@@ -57,7 +57,11 @@ def encode_with_outputs(clip: CLIP, text: str) -> tuple[list[Any], int]:
     whose rows in the conditioning are not known.
     """
     names, trained = as_zero_rows(overlaid_names(clip))
-    reader = with_exactly(clip, names) if names else clip
+    return encode_zero_rows(with_exactly(clip, names) if names else clip, trained, text)
+
+
+def encode_zero_rows(reader: CLIP, trained: TrainedRows, text: str) -> tuple[list[Any], int]:
+    """The same for a CLIP that knows output embeddings as zeros, and the rows that replace them."""
     tokens = reader.tokenize(text)
     places = list(_trained_rows(tokens, trained))
     conditioning = reader.encode_from_tokens_scheduled(tokens)

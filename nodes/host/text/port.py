@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from types import MappingProxyType
 from typing import Any
@@ -21,11 +23,22 @@ from ..denoiser.injection import TrainingInjection, give_back
 from ..denoiser.layers import adaptable_layers
 from ..denoiser.recompute import IN_PLACE_BLOCKS
 from .batch import BatchEncoder
-from .output_embeddings import TrainedRows, as_zero_rows, output_rows, put_outputs
-from .tokenizer import PLAIN, NamedVectors, encoder_tokenizers, named, takes_vectors, with_names
+from .output_embeddings import TrainedRows, as_zero_rows, encode_zero_rows, output_rows, put_outputs
+from .tokenizer import (
+    PLAIN,
+    NamedVectors,
+    encoder_tokenizers,
+    mentioned_names,
+    named,
+    overlaid_names,
+    overlay_tokenizer,
+    takes_vectors,
+    with_names,
+)
 
 NO_ADAPTERS: Mapping[str, Adapter] = MappingProxyType({})
 NO_ROWS: Mapping[str, Mapping[str, Tensor]] = MappingProxyType({})
+NO_WORDS: Mapping[str, str] = MappingProxyType({})
 SLICE = 8192
 """How many rows of a token table are converted to fp32 at once."""
 
@@ -35,6 +48,7 @@ class HostTextEncoder:
         self._base = clip
         self._clip = clip.clone()
         self._batch = BatchEncoder(self._clip)
+        self._learned: dict[str, NamedVectors] = {}
         self._entries: dict[str, NamedVectors] = {}
         self._outputs: TrainedRows = {}
         self._injection: TrainingInjection | None = None
@@ -112,6 +126,7 @@ class HostTextEncoder:
                 rows.data = rows.data.to(device)
         entries = {name: named(name, of_name) for name, of_name in vectors.items()}
         entries |= {name: named(name, {}, outputs=of_name) for name, of_name in outputs.items()}
+        self._learned = entries
         self._entries, self._outputs = as_zero_rows(entries)
         # Encoders that take no vectors can have adapters nevertheless.
         takes = bool(entries) or takes_vectors(self._base)
@@ -145,6 +160,38 @@ class HostTextEncoder:
             Conditioning({name: value for name, value in result.items() if torch.is_tensor(value)})
             for result in encoded
         ]
+
+    def encode_prompt(
+        self, prompt: str, triggers: Mapping[str, str], replaced: Mapping[str, str] = NO_WORDS
+    ) -> list[Any]:
+        """The conditioning that the graph's nodes would give for a prompt if the run ended now.
+
+        `triggers` are words that stand for names without `embedding:`; names in `replaced` are
+        read as the words given there.
+        """
+        reader, trained = self._reader(triggers, replaced)
+        return encode_zero_rows(reader, trained, prompt)[0]
+
+    def names_in(self, prompt: str, triggers: Mapping[str, str]) -> list[str]:
+        """The names of this run that a prompt mentions, each once, in the order of the alphabet."""
+        reader, _ = self._reader(triggers, NO_WORDS)
+        return sorted(mentioned_names(reader, prompt) & self._learned.keys())
+
+    def _reader(
+        self, triggers: Mapping[str, str], replaced: Mapping[str, str]
+    ) -> tuple[CLIP, TrainedRows]:
+        """This CLIP with other names; it shares the patcher, which holds what is being trained."""
+        known = overlaid_names(self._base) | self._learned
+        for word, name in triggers.items():
+            known[name] = replace(known[name], bare=(*known[name].bare, word))
+        for name, words in replaced.items():
+            known[name] = replace(known[name], vectors={}, outputs={}, fallback=words)
+        if not known:
+            return self._clip, {}
+        names, trained = as_zero_rows(known)
+        reader = copy.copy(self._clip)
+        reader.tokenizer = overlay_tokenizer(self._base.tokenizer, names)
+        return reader, trained
 
     @contextmanager
     def _adapted(self, adapted: bool) -> Iterator[None]:

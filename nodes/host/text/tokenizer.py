@@ -9,17 +9,20 @@ from __future__ import annotations
 import copy
 import functools
 import itertools
+import os
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+import folder_paths
 import torch
 from comfy.sd import CLIP
 from comfy.sd1_clip import SDTokenizer
 from torch import Tensor
 
 from ....bundles.bundle import short
+from ....training.dataset.captions.placeholders import edges
 
 _serial = itertools.count()
 PLAIN = "pivotal_plain"
@@ -74,6 +77,25 @@ class _KnownNames:
         by_identity = {entry.identity: entry for entry in entries.values()}
         return cls(entries, by_word, by_identity, name_pattern(by_word, bare))
 
+    def found(self, match: re.Match[str]) -> NamedVectors | None:
+        """The entry of a match; None for a file's name, which the host's own search finds."""
+        if match.groupdict().get("file"):
+            return None
+        word = unescaped(match)
+        if word in self.by_word:
+            return self.by_word[word]
+        # In other capitals, unless a file has exactly these.
+        if word in _file_names():
+            return None
+        alike = (w for w in sorted(self.by_word) if w.casefold() == word.casefold())
+        return self.by_word.get(next(alike, ""))
+
+
+def _file_names() -> set[str]:
+    """The names by which prompts find embedding files."""
+    files = folder_paths.get_filename_list("embeddings")
+    return {name for file in files for name in (file, os.path.splitext(file)[0])}
+
 
 class _NamedTokenizer:
     """Mixed into copies of host tokenizers: looks names up before the host searches files."""
@@ -92,7 +114,9 @@ class _NamedTokenizer:
         return [[_as_item(token) for token in chunk] for chunk in tokens]
 
     def _spell(self, match: re.Match[str]) -> str:
-        entry = self.pivotal.by_word[unescaped(match)]
+        entry = self.pivotal.found(match)
+        if entry is None:
+            return match.group()
         key: str = self.embedding_key  # type: ignore[attr-defined]
         # The host needs a blank before it; in some encoders a second blank would be a token.
         blank = "" if match.string[: match.start()][-1:].isspace() else " "
@@ -228,6 +252,15 @@ def overlaid_names(clip: CLIP) -> dict[str, NamedVectors]:
     return dict(any_leaf.pivotal.entries) if isinstance(any_leaf, _NamedTokenizer) else {}
 
 
+def mentioned_names(clip: CLIP, text: str) -> set[str]:
+    """The names of ours that a prompt mentions."""
+    known = next(iter(encoder_tokenizers(clip).values()))
+    if not isinstance(known, _NamedTokenizer) or known.pivotal.pattern is None:
+        return set()
+    found = map(known.pivotal.found, known.pivotal.pattern.finditer(text))
+    return {entry.name for entry in found if entry is not None}
+
+
 def with_names(clip: CLIP, entries: Iterable[NamedVectors], *, replace: bool = False) -> CLIP:
     """A clone of the CLIP that knows `entries` in addition to its names; weights are shared.
 
@@ -262,20 +295,23 @@ def with_exactly(clip: CLIP, entries: Mapping[str, NamedVectors]) -> CLIP:
 
 EXTENSION = r"\.(?:safetensors|pt|bin)\b"
 # What would make the name longer; a backslash before a bracket is an escape in prompts.
-_LONGER = rf"(?![\w/-]|\\(?![()])|\.(?=\w)(?!{EXTENSION[2:]}))"
-_EARLIER = r"(?<![\w/.:-])"
+_LONGER = rf"(?![/-]|\\(?![()])|\.(?=\w)(?!{EXTENSION[2:]}))"
 
 
 def name_pattern(names: Iterable[str], bare: Iterable[str]) -> re.Pattern[str] | None:
     """The pattern of names in a prompt, of any characters; None if there are no names.
 
-    Its group `name` follows `embedding:`, and `bare` is a whole word; longer names come first.
+    Its group `name` follows `embedding:`, in any capitals unless a name has the same; `bare` is a
+    whole word by the rule of captions. Longer names come first.
     """
-    called, alone = _alternatives(names), _alternatives(bare, _EARLIER)
+    called = "|".join(_called(name) for name in _longest_first(names))
+    alone = "|".join("".join(_around(word)) for word in _longest_first(bare))
     if not called:
         return None
-    pattern = rf"(?i:embedding):\s*(?P<name>{called})(?:{EXTENSION})?"
-    return re.compile(rf"{pattern}|(?P<bare>{alone})" if alone else pattern)
+    pattern = rf"(?i:embedding):\s*(?P<name>{called}|(?i:{called}))(?:{EXTENSION})?"
+    # A file of the host's may have one of our words in its name.
+    files = r"(?i:embedding):\s*[^\s,]+"
+    return re.compile(rf"{pattern}|(?P<file>{files})|(?P<bare>{alone})" if alone else pattern)
 
 
 def unescaped(match: re.Match[str]) -> str:
@@ -284,16 +320,17 @@ def unescaped(match: re.Match[str]) -> str:
     return name.replace("\\(", "(").replace("\\)", ")")
 
 
-def _alternatives(names: Iterable[str], before: str = "") -> str:
-    ordered = sorted(set(names), key=len, reverse=True)
-    return "|".join(_one(name, before) for name in ordered)
+def _longest_first(names: Iterable[str]) -> list[str]:
+    return sorted(set(names), key=len, reverse=True)
 
 
-def _one(name: str, before: str) -> str:
-    escaped = re.escape(name).replace(r"\(", r"\\?\(").replace(r"\)", r"\\?\)")
-    starts, ends = _is_word(name[0]), _is_word(name[-1])
-    return (before if starts else "") + escaped + (_LONGER if ends else "")
+def _called(name: str) -> str:
+    """A name behind `embedding:`, where a file's name could be longer than a word."""
+    _, escaped, behind = _around(name)
+    return f"{escaped}{behind}{_LONGER}" if behind else escaped
 
 
-def _is_word(character: str) -> bool:
-    return character.isalnum() or character == "_"
+def _around(word: str) -> tuple[str, str, str]:
+    """A word as a prompt writes it, where brackets may be escaped, and its edges."""
+    before, behind = edges(word)
+    return before, re.escape(word).replace(r"\(", r"\\?\(").replace(r"\)", r"\\?\)"), behind

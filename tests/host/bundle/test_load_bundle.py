@@ -77,6 +77,8 @@ def test_a_name_without_an_initial_word_cannot_move_from_it(sd15):
         ("a <s0><s1> b", "a embedding:toy b"),
         ("a<s0><s1>b", "a embedding:toy b"),
         ("a embedding:TOK b", "a embedding:cat b"),
+        ("a cat-like b", "a embedding:cat -like b"),
+        ("no embedding:some-cat b", "no embedding:some-cat b"),
     ],
 )
 def test_bare_words_stand_for_the_name(sd15, prompt, meaning):
@@ -85,11 +87,11 @@ def test_bare_words_stand_for_the_name(sd15, prompt, meaning):
     bare, _, _ = bind(sd15.clip, replace(made, entries=entries), bare_triggers=True)
     plain, _, _ = bind(sd15.clip, replace(made, entries=entries))
     assert tokens(bare, prompt) == tokens(plain, meaning)
-    if not prompt.startswith("a embedding"):
+    if "embedding" not in prompt:
         assert tokens(plain, prompt) == tokens(sd15.clip, prompt)
 
 
-@pytest.mark.parametrize("prompt", ["a cats b", "a concat b", "a cat-like b", "a TOKEN", "a cat_2"])
+@pytest.mark.parametrize("prompt", ["a cats b", "a concat b", "a TOKEN", "a cat_2"])
 def test_bare_words_are_whole_words(sd15, prompt):
     bare, _, _ = bind(sd15.clip, bundle("cat", placeholder="TOK"), bare_triggers=True)
     assert tokens(bare, prompt) == tokens(sd15.clip, prompt)

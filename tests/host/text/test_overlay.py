@@ -195,6 +195,50 @@ def test_a_name_that_is_missing_is_no_failure(sd15_side, prompt):
     assert sd15_side.knows(x=sd15_side.vectors(3)).tokenize(prompt)
 
 
+def test_a_name_is_found_in_any_capitals_unless_another_fits_better(
+    sd15_side: Side, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+):
+    mine, other = sd15_side.vectors(3), sd15_side.vectors(4)
+    clip = sd15_side.knows(tok=mine)
+    wanted = encode(clip, "a embedding:tok b")
+    for spelled in (
+        "embedding:TOK",
+        "Embedding:Tok",
+        "EMBEDDING: tOK",
+        "embedding:TOK.safetensors",
+    ):
+        assert same(encode(clip, f"a {spelled} b"), wanted), spelled
+    both = sd15_side.knows(tok=mine, TOK=other)
+    assert same(
+        encode(both, "a embedding:TOK b"), encode(sd15_side.knows(x=other), "a embedding:x b")
+    )
+    # A file that has exactly these capitals is what the host would take.
+    write_loose(tmp_path, "TOK", other)
+    monkeypatch.setitem(
+        folder_paths.folder_names_and_paths, "embeddings", ([str(tmp_path)], {".safetensors"})
+    )
+    monkeypatch.setattr(folder_paths, "filename_list_cache", {})
+    assert not same(encode(clip, "a embedding:TOK b"), wanted)
+    assert same(encode(clip, "a embedding:toK b"), wanted)
+
+
+@pytest.mark.parametrize("prompt", ["一张{}的照片", "{}は草の上", "{}이 있는", "a {}, b"])
+def test_a_name_between_letters_of_scripts_without_blanks_is_found(sd15_side: Side, prompt: str):
+    clip, plain = sd15_side.knows(tok=sd15_side.vectors(3)), sd15_side.loaded.clip
+    text = prompt.format("embedding:tok")
+    vectors = [t for chunk in clip.tokenize(text)["l"] for t, _ in chunk if torch.is_tensor(t)]
+    assert len(vectors) == 2
+    assert not same(encode(clip, text), encode(plain, prompt.format("")))
+
+
+@pytest.mark.parametrize("name", ["क", "か", "e"])
+def test_half_of_a_letter_and_its_mark_is_no_name(sd15_side: Side, name: str):
+    clip = sd15_side.knows(**{name: sd15_side.vectors(3)})
+    for mark in ("\u093f", "\u3099", "\u0301"):
+        found = clip.tokenize(f"embedding:{name}{mark} x")["l"]
+        assert not any(torch.is_tensor(token) for chunk in found for token, _ in chunk), mark
+
+
 def test_the_original_clip_is_not_touched(side):
     clip, kind = side.loaded.clip, comfy.sd1_clip.SDTokenizer
     tokenizer, parts = clip.tokenizer, dict(vars(clip.tokenizer))

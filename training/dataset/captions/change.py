@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 
 from ..records import Dataset, Record
 from .label import Kind, Label, named_caption, rename_subject
-from .placeholders import WORD, split_caption
+from .placeholders import split_caption, whole_word
 from .tags import join_tags, looks_like_tags, same_tag, split_tags
 
 Rewrite = Callable[[str, Record], str]
@@ -72,9 +72,7 @@ def _error(line: str, reason: str) -> ValueError:
 
 def replace_words(old: str, new: str) -> Rewrite:
     """Replace every `old` that is a whole word, ignoring case."""
-    before = f"(?<!{WORD})" if re.match(WORD, old[0]) else ""
-    after = f"(?!{WORD})" if re.match(WORD, old[-1]) else ""
-    pattern = re.compile(f"{before}{re.escape(old)}{after}", re.IGNORECASE)
+    pattern = re.compile(whole_word(old), re.IGNORECASE)
     return lambda caption, record: _spaced(pattern.sub(lambda match: new, caption))
 
 

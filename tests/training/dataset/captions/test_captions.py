@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import unicodedata
 
 import pytest
 
@@ -17,7 +18,7 @@ def marked(caption: str, *placeholders: str) -> str:
 
 @pytest.mark.parametrize(
     "caption",
-    ["TOKYO", "TOK2", "my_TOK", "TOK_1", "aTOK", "2TOK", "tok", "Tok", "TOKé", "éTOK", "TOK語"]
+    ["TOKYO", "TOK2", "my_TOK", "TOK_1", "aTOK", "2TOK", "tok", "Tok", "TOKé", "éTOK"]
     + ["TOKe\u0301", "TOK\u0301", "", "a cat", "T OK"],
 )
 def test_a_part_of_a_word_is_no_placeholder(caption: str):
@@ -57,8 +58,33 @@ def test_characters_with_a_meaning_in_patterns_are_literal():
 
 def test_underscores_and_other_scripts_are_words():
     assert marked("my_cat my_cat_2 ねこ ねこたち ёж", "my_cat", "ねこ", "ёж") == (
-        "{my_cat} my_cat_2 {ねこ} ねこたち {ёж}"
+        "{my_cat} my_cat_2 {ねこ} {ねこ}たち {ёж}"
     )
+
+
+@pytest.mark.parametrize(
+    ("caption", "word"),
+    [
+        ("一张TOK的照片", "TOK"),
+        ("TOKは草の上", "TOK"),
+        ("TOK이 있는 사진", "TOK"),
+        ("ภาพTOKบนหญ้า", "TOK"),
+        ("小明在跑步", "小明"),
+        ("写真は小明です", "小明"),
+    ],
+)
+def test_letters_of_scripts_without_blanks_are_no_part_of_a_word_beside_them(
+    caption: str, word: str
+):
+    assert marked(caption, word) == caption.replace(word, f"{{{word}}}")
+
+
+@pytest.mark.parametrize(
+    ("caption", "word"),
+    [("tok\u0301", "tok"), ("कि", "क"), ("か\u3099", "か"), ("e\u0301TOK", "TOK"), ("ТОКИ", "ТОК")],
+)
+def test_a_mark_belongs_to_the_letter_before_it(caption: str, word: str):
+    assert marked(caption, word) == caption
 
 
 def test_without_placeholders_a_caption_is_one_text():
@@ -78,8 +104,10 @@ def reference_split(caption: str, placeholders: list[str]) -> list[tuple[bool, s
         if not caption.startswith(word, at):
             return False
         end = at + len(word)
-        left = at > 0 and is_word(caption[at - 1]) and is_word(word[0])
-        right = end < len(caption) and is_word(caption[end]) and is_word(word[-1])
+        left = at > 0 and is_spaced(caption[at - 1]) and is_spaced(word[0])
+        behind = caption[end : end + 1]
+        mark = unicodedata.category(behind or " ")[0] == "M" and is_word(word[-1])
+        right = is_spaced(behind or " ") and is_spaced(word[-1]) or mark
         return not left and not right
 
     parts: list[tuple[bool, str]] = []
@@ -95,7 +123,13 @@ def reference_split(caption: str, placeholders: list[str]) -> list[tuple[bool, s
 
 
 def is_word(character: str) -> bool:
-    return character.isalnum() or character == "_" or "\u0300" <= character <= "\u036f"
+    return character.isalnum() or character == "_" or unicodedata.category(character)[0] == "M"
+
+
+def is_spaced(character: str) -> bool:
+    """Whether it is a part of a word in a script with blanks between words."""
+    unspaced = ("CJK", "HIRAGANA", "KATAKANA", "HANGUL", "THAI", "LAO", "MYANMAR", "KHMER")
+    return is_word(character) and not unicodedata.name(character, "").startswith(unspaced)
 
 
 def test_random_captions_split_as_the_rule_says_and_lose_nothing():

@@ -35,6 +35,8 @@ def edited(operations: str, caption: str, **fields: object) -> str:
     [
         ("replace: tok => TOK", "tok, TOKYO and TOK2, Tok's", "TOK, TOKYO and TOK2, TOK's"),
         ("replace: red hat =>", "a red hat, blue", "a, blue"),
+        ("replace: tok => TOK", "一张tok的照片", "一张TOK的照片"),
+        ("remove: 小明", "小明在跑步。", "在跑步。"),
         (r"regex: (\d+)girls? => \1 girls", "2girls, 1girl", "2 girls, 1 girls"),
         ("subject: woman => TOK woman", "a tall young woman sits", "TOK woman sits"),
         ("subject: woman => TOK", "two women", "two women"),
