@@ -14,12 +14,15 @@ from .lowrank import (
     Layers,
     LoraFile,
     LowRank,
+    Stored,
     compact,
     decompose,
     joined,
     layer_tensors,
     merge,
+    restored,
     split_lora,
+    store,
     trim,
 )
 from .metadata import merged_header
@@ -165,11 +168,13 @@ def _merge_layers(
     files: Sequence[Layers], weights: Sequence[float], rank: int
 ) -> dict[str, Tensor]:
     """The tensors of the sum, formed one layer at a time."""
-    tensors: dict[str, Tensor] = {}
+    stored: dict[str, Stored] = {}
     for name in dict.fromkeys(name for file in files for name in file):
         pairs = zip(files, weights, strict=True)
-        tensors |= _merged(name, [(file, weight) for file, weight in pairs if name in file], rank)
-    return tensors
+        made = _merged(name, [(file, weight) for file, weight in pairs if name in file], rank)
+        stored |= {key: store(tensor) for key, tensor in made.items()}
+        del made
+    return restored(stored)
 
 
 def _merged(name: str, weighted: Sequence[tuple[Layers, float]], rank: int) -> dict[str, Tensor]:

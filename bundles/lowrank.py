@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import mmap
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import cast
@@ -197,6 +198,39 @@ def layer_tensors(stem: str, layer: LowRank) -> dict[str, Tensor]:
         f"{stem}.lora_down.weight": down.reshape(-1, *layer.shape[1:]),
         f"{stem}.alpha": torch.tensor(float(layer.rank)),
     }
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Stored:
+    """A tensor in pages of its own, which is made a tensor again at the end.
+
+    Tensors that stay from each layer, however small, lie among those that come and go, and leave
+    holes that the next layer does not fit into: in the end as much memory as all results.
+    """
+
+    pages: mmap.mmap
+    shape: tuple[int, ...]
+    dtype: torch.dtype
+
+    def tensor(self) -> Tensor:
+        """The tensor, which shares the pages."""
+        if not math.prod(self.shape):
+            return torch.empty(self.shape, dtype=self.dtype)
+        flat = torch.frombuffer(self.pages, dtype=self.dtype, count=math.prod(self.shape))
+        return flat.reshape(self.shape)
+
+
+def store(tensor: Tensor) -> Stored:
+    """A copy of a tensor."""
+    pages = mmap.mmap(-1, max(1, tensor.numel() * tensor.element_size()))
+    stored = Stored(pages, tuple(tensor.shape), tensor.dtype)
+    stored.tensor().copy_(tensor)
+    return stored
+
+
+def restored(stored: Mapping[str, Stored]) -> dict[str, Tensor]:
+    """What was stored, by the same names."""
+    return {key: one.tensor() for key, one in stored.items()}
 
 
 def _pair(key: str) -> tuple[str, str] | None:

@@ -15,13 +15,17 @@ from torch import Tensor
 from .bundle import few
 from .layers.peft_keys import MAGNITUDE, magnitude_layer
 from .lowrank import (
+    LoraFile,
+    Stored,
     Svd,
     count_for_share,
     decompose,
     difference,
     layer_tensors,
+    restored,
     scale_values,
     split_lora,
+    store,
     trim,
 )
 
@@ -90,27 +94,38 @@ def trim_lora(lora: Mapping[str, Tensor], trimming: Trimming) -> Trimmed:
             "embeddings have none. Choose a LoRA."
         )
     factors = parse_factors(trimming.values)
-    before: dict[str, Tensor] = {}
-    after: dict[str, Tensor] = {}
+    before: dict[str, Stored] = {}
+    after: dict[str, Stored] = {}
     errors: dict[str, float] = {}
-    tensors: dict[str, Tensor] = {}
+    stored: dict[str, Stored] = {}
     # One layer at a time, since its factors in fp64 are many times as large as in the file.
-    for stem, layer in file.layers.items():
-        svd = decompose(layer)
-        changed = scale_values(_kept(svd, trimming), factors)
-        made = changed.low_rank()
-        before[stem], after[stem] = svd.values, changed.values
-        errors[stem] = difference(layer, made)
+    for stem in file.layers:
+        made, had, has, errors[stem] = _trimmed(stem, file, trimming, factors)
+        before[stem], after[stem] = store(had), store(has)
         if not trimming.is_none:
-            tensors |= layer_tensors(stem, made)
+            stored |= {key: store(tensor) for key, tensor in made.items()}
+        del made, had, has
+    tensors = restored(stored)
     return Trimmed(
         lora=dict(lora) if trimming.is_none else tensors | dict(file.others),
-        before=before,
-        after=after,
+        before=restored(before),
+        after=restored(after),
         errors=errors,
         others=len(file.others),
         empty=file.empty,
     )
+
+
+def _trimmed(
+    stem: str, file: LoraFile, trimming: Trimming, factors: Mapping[int, float]
+) -> tuple[dict[str, Tensor], Tensor, Tensor, float]:
+    """A layer's new tensors, its singular values before and after, and the error."""
+    layer = file.layers[stem]
+    svd = decompose(layer)
+    changed = scale_values(_kept(svd, trimming), factors)
+    made = changed.low_rank()
+    error = difference(layer, made)
+    return layer_tensors(stem, made), svd.values, changed.values, error
 
 
 def _kept(svd: Svd, trimming: Trimming) -> Svd:
