@@ -9,6 +9,7 @@ from __future__ import annotations
 import dis
 import functools
 import hashlib
+import math
 import re
 import types
 import uuid
@@ -23,10 +24,12 @@ from comfy.sd import CLIP
 from torch import Tensor, nn
 
 from .denoiser.user_patches import POSITIVE, SHORTCUTS
-from .digests import model_digest, samples
+from .digests import SAMPLED_NUMBERS, model_digest
 from .text.tokenizer import overlaid_names, takes_vectors
 
 DEPTH = 16
+FEW = 8
+"""Numbers of a tensor that are described one by one"""
 REPLACED = {*POSITIVE, "sigmas", "optimized_attention_override", "wrappers", "callbacks"}
 """Options that training replaces; wrappers and callbacks are described with the model's own."""
 UNUSED = {*REPLACED, *SHORTCUTS}
@@ -146,7 +149,7 @@ class _Describer:
         if isinstance(value, torch.device | torch.Generator | uuid.UUID):
             return _LEFT_OUT
         if isinstance(value, Tensor):
-            return ("tensor", tuple(value.shape), samples(value))
+            return _tensor(value)
         if isinstance(value, Enum | torch.dtype):
             return str(value)
         if id(value) in self._own:
@@ -198,19 +201,33 @@ class _Describer:
         return ("function", _qualified(function), code, self.of(held), *self._each(given))
 
     def _object(self, value: Any) -> Any:
-        own = samples(value) if isinstance(value, nn.Module) else []
+        module = isinstance(value, nn.Module)
+        own = [_tensor(tensor) for tensor in value.state_dict().values()] if module else []
         held = {
             name: one
             for name, one in getattr(value, "__dict__", {}).items()
             # What is empty at first and later a method of the model is there while it is loaded.
             if one is not None and not self._is_of_model(one)
         }
-        for name in ("_parameters", "_buffers", "_modules") if isinstance(value, nn.Module) else ():
+        for name in ("_parameters", "_buffers", "_modules") if module else ():
             held.pop(name, None)
         return ("object", _qualified(type(value)), own, self.of(held))
 
     def _is_of_model(self, value: Any) -> bool:
         return isinstance(value, types.MethodType) and id(value.__self__) in self._own
+
+
+def _tensor(tensor: Tensor) -> Any:
+    """What stays of a tensor when it is cast to the precision of the layer that it works on.
+
+    The host casts the weights of LoRAs in bypass in place, once they have been sampled with.
+    """
+    flat = tensor.detach().flatten()
+    taken = flat[:: max(1, len(flat) // SAMPLED_NUMBERS)].float().cpu()
+    if len(taken) <= FEW:
+        return ("tensor", tuple(tensor.shape), [f"{number:.2g}" for number in taken.tolist()])
+    size = math.frexp(taken.abs().max().item())[1]
+    return ("tensor", tuple(tensor.shape), size, taken.sign().tolist())
 
 
 def _at_first(value: Any, describe: Callable[[Any], Any]) -> Any:

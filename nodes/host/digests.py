@@ -71,10 +71,19 @@ def samples(value: Any) -> list[list[float]]:
     return [row for part in parts or () for row in samples(part)]
 
 
+def _with_original(weights: dict[str, Tensor], place: str, original: Any) -> dict[str, Tensor]:
+    own = original.state_dict() if isinstance(original, torch.nn.Module) else {}
+    kept = {n: t for n, t in weights.items() if n != place and not n.startswith(f"{place}.")}
+    return kept | {f"{place}.{name}": tensor for name, tensor in own.items()}
+
+
 def _unpatched(model: ModelPatcher, without: frozenset[str]) -> dict[str, Tensor]:
     """The weights by name, without the patches of whichever clone the host has loaded."""
     try:
         weights = {name: first[0] for name, (first, *_) in model.get_key_patches().items()}
+        # While a clone is loaded, objects that it replaces stand in the model for all of them.
+        for place, original in model.object_patches_backup.items():
+            weights = _with_original(weights, place, original)
     except AttributeError:
         # Layers of GGUF files list weights that they only compute; their patches are apart.
         weights = dict(model.model.named_parameters())

@@ -15,6 +15,7 @@ from typing import Any
 import comfy.model_management as management
 import folder_paths
 import torch
+from comfy_extras.nodes_model_advanced import ModelSamplingDiscrete
 from safetensors.torch import save_file
 
 import nodes
@@ -106,7 +107,9 @@ def hooked(build: Build) -> None:
 
 
 def previews(build: Build) -> None:
-    build.settings["previews"] = build.graph.add("Pivotal_Previews", every=2, prompts="a TOK").out()
+    small = {"steps": 1, "width": 64, "height": 64}
+    node = build.graph.add("Pivotal_Previews", every=2, prompts="a TOK", **small)
+    build.settings["previews"] = node.out()
 
 
 def optimizer(build: Build) -> None:
@@ -131,9 +134,9 @@ def memory_used(_: Build) -> None:
 
 
 def another_clone(build: Build) -> None:
-    """Patches of another node's clone lie on the weights, as after sampling with them."""
+    """Another node's clone is loaded, with its weights and noise schedule in the model of all."""
     model = build.host.loaded["sd15"].model
-    other = model.clone()
+    (other,) = ModelSamplingDiscrete().patch(model, "eps", True)
     name = "diffusion_model.out.2.weight"
     shape = dict(model.model.named_parameters())[name].shape
     other.add_patches({name: (torch.full(shape, 0.5),)}, 1.0)
@@ -202,8 +205,9 @@ EXCLUSIVE = (
     {name for name in BY_NAME if name.startswith("LoRA")},
     {name for name in BY_NAME if "name of the CLIP" in name},
     {"another checkpoint", "loaded anew"},
+    {"compiled", "sampled before"},
 )
-"""Groups of which a graph has one at most; both would be another change than each alone."""
+"""Groups of which a graph has one at most; both would be another change, or compile for minutes."""
 
 
 @contextmanager
@@ -235,6 +239,7 @@ def prepare(host: Host) -> None:
         with torch.inference_mode(), used_memory():
             model, clip, vae = checkpoints.load_short(path)
         host.loaded["sd15 other"] = Loaded(model=model, clip=clip, vae=vae, path=path)
+    nodes.NODE_CLASS_MAPPINGS.setdefault("Harness_After", After)
     for folder, captions in zip(FOLDERS, (CAPTIONS, ["a TOK", *CAPTIONS[1:]]), strict=True):
         write_pictures(host.base / "input" / folder, captions)
     loras = Path(folder_paths.get_output_directory(), "same_runs")
@@ -262,8 +267,8 @@ def lora_tensors(host: Host) -> dict[str, torch.Tensor]:
     return tensors
 
 
-def build_graph(host: Host, changes: Sequence[Change]) -> Graph:
-    """The graph of the table's first row with these changes."""
+def build_graph(host: Host, changes: Sequence[Change], name: str = "same run") -> Graph:
+    """The plain graph with these changes, and Train Concepts at its end."""
     build = Build(host)
     before = [change for change in changes if change.before]
     # A name is bound to the CLIP of the checkpoint that was chosen.
@@ -285,7 +290,7 @@ def build_graph(host: Host, changes: Sequence[Change]) -> Graph:
         build.folder,
         concepts=build.graph.concept(**build.concept),
         adapter=build.graph.add("Pivotal_Lora", **build.adapter).out(),
-        run_name="same run",
+        run_name=name,
         **settings,
     )
     build.graph.keep(run.out(5))
@@ -309,7 +314,6 @@ class After:
 
 def identity_with(host: Host, changes: Sequence[Change]) -> Identity:
     """What makes the run of this graph the same run, by its nodes in the host."""
-    nodes.NODE_CLASS_MAPPINGS.setdefault("Harness_After", After)
     with identities() as found:
         try:
             host.run(build_graph(host, changes))
@@ -317,6 +321,13 @@ def identity_with(host: Host, changes: Sequence[Change]) -> Identity:
             management.interrupt_current_processing(False)
     (identity,) = found
     return identity
+
+
+def is_found_when_queued(host: Host, name: str, pair: Sequence[Sequence[Change]]) -> bool:
+    """Whether the second graph finds the run of the first; both train."""
+    for changes in pair:
+        host.run(build_graph(host, changes, name))
+    return not (host.base / "output" / "pivotal" / f"{name}_2").exists()
 
 
 def is_same(one: Identity, other: Identity) -> bool:

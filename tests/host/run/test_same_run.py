@@ -14,6 +14,7 @@ from harness.host.checkpoints import load_cut
 from harness.host.graphs import Graph, Link, Node
 from harness.host.runner import Host, Outputs
 from harness.host.same_runs import (
+    BY_NAME,
     FOLDERS,
     TABLE,
     Change,
@@ -49,6 +50,13 @@ def test_a_change_begins_a_new_run_or_not_as_the_table_says(host, plain, change:
     changed, again = (identity_with(host, [change]) for _ in range(2))
     assert is_same(plain, changed) == (not change.new_run)
     assert is_same(changed, again)
+
+
+@pytest.mark.parametrize("name", ["ToMe 0.3", "FreeU", "zero terminal SNR", "LoRA in bypass"])
+def test_what_patches_gather_while_they_work_begins_no_new_run(host, name: str):
+    patch = BY_NAME[name]
+    fresh = identity_with(host, [patch])
+    assert is_same(fresh, identity_with(host, [patch, BY_NAME["sampled before"]]))
 
 
 @pytest.mark.parametrize("seed", SEEDS)
