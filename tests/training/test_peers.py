@@ -35,6 +35,7 @@ ADDED = {"prior": WITH_PRIOR, "batches of two sizes": TWO_SIZES}
 WORKER = """
 import importlib
 import json
+import os
 import sys
 from pathlib import Path
 sys.path.insert(0, {tests!r})
@@ -45,7 +46,10 @@ dist.init_process_group("gloo", init_method=f"file://{{folder}}/store", rank=ran
 act = importlib.import_module(module)
 for place, (name, *words) in enumerate(json.loads(acts)):
     getattr(act, name)(Path(folder, f"{{rank}}-{{place}}.safetensors"), *words)
-dist.destroy_process_group()  # or its threads meet an interpreter that is being torn down
+dist.destroy_process_group()
+# Gloo's threads let go of Python's objects a little later than the call that they served returns,
+# and abort the process if the interpreter is being torn down by then (pytorch/pytorch 179291).
+os._exit(0)
 """
 Rows = dict[str, torch.Tensor]
 
