@@ -58,4 +58,4 @@ def test_a_failure_of_the_browser_fails_the_suite_and_its_log_follows_whole(tmp_
 def test_a_process_that_dies_fails_the_suite_and_is_named(tmp_path):
     code, lines = suite(tmp_path, "False", "__import__('os')._exit(3)")
     assert code == 1 and "said by rest" in lines
-    assert lines[-1].startswith("[dev] pytest: no report of browser: ")
+    assert lines[-1].startswith("[dev] pytest: no report of apart: ")

@@ -1,4 +1,4 @@
-"""The whole test suite in two pytest processes: the browser's tests beside all others.
+"""The whole test suite in two pytest processes, each with about half of the work.
 
 Standard library only.
 """
@@ -9,7 +9,7 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
@@ -17,21 +17,24 @@ from xml.etree import ElementTree
 
 from harness.tools.environment import ROOT, say
 
-BROWSER = "tests/browser"
+APART = ("tests/browser", "tests/host/text", "tests/world")
+"""What runs in the second process: the browser's tests first, and as much as makes both even."""
 # The attribute of pytest's XML report for each word of its summary.
 COUNTED = {"failed": "failures", "errors": "errors", "skipped": "skipped"}
 
 
 def run_suite(python: Path, host: Path, root: Path = ROOT) -> int:
     """Run all tests and return pytest's exit code; one line over both processes comes last."""
+    paths = [path for path in APART if (root / path).exists()]
     with tempfile.TemporaryDirectory(prefix="pivotal-suite-") as name:
-        reports = [Path(name) / "rest.xml", Path(name) / "browser.xml"]
-        with open(Path(name) / "browser.log", "w+b") as log:
-            with pytest(python, host, root, reports[1], BROWSER, output=log) as browser:
-                with pytest(python, host, root, reports[0], f"--ignore={BROWSER}") as rest:
+        reports = [Path(name) / "rest.xml", Path(name) / "apart.xml"]
+        with open(Path(name) / "apart.log", "w+b") as log:
+            with pytest(python, host, root, reports[1], paths, output=log) as apart:
+                ignored = [f"--ignore={path}" for path in paths]
+                with pytest(python, host, root, reports[0], ignored) as rest:
                     codes = [rest.wait()]
-                say(f"pytest {BROWSER}, which ran beside these")
-                codes.append(browser.wait())
+                say(f"pytest {' '.join(paths)}, which ran beside these")
+                codes.append(apart.wait())
             show(log)
         say(f"pytest: {summary(reports)}")
     return next((code for code in codes if code), 0)
@@ -39,13 +42,18 @@ def run_suite(python: Path, host: Path, root: Path = ROOT) -> int:
 
 @contextmanager
 def pytest(
-    python: Path, host: Path, root: Path, report: Path, what: str, output: IO[bytes] | None = None
+    python: Path,
+    host: Path,
+    root: Path,
+    report: Path,
+    what: Sequence[str],
+    output: IO[bytes] | None = None,
 ) -> Iterator[subprocess.Popen[bytes]]:
     """A pytest process on a share of the cores; it ends with the block."""
     # Torch's threads of both processes would otherwise wait for each other.
     threads = str(max(1, (os.cpu_count() or 2) // 2))
     environment = {"OMP_NUM_THREADS": threads} | os.environ | {"PIVOTAL_COMFYUI": str(host)}
-    command = [str(python), "-m", "pytest", what, f"--junit-xml={report}"]
+    command = [str(python), "-m", "pytest", *what, f"--junit-xml={report}"]
     process = subprocess.Popen(
         command, cwd=root, env=environment, stdout=output, stderr=subprocess.STDOUT
     )
