@@ -19,29 +19,31 @@ from .host import routes, versions
 from .host.bundle import routes as bundle_routes
 from .host.dataset import gallery
 from .host.run import routes as run_routes
+from .links import guarded
 from .train import adapters, concept, objective, optimizer, train_concepts, watch_run
 
-NODES: list[type[io.ComfyNode]] = [
-    *load_dataset.NODES,
-    *caption_dataset.NODES,
-    *edit_captions.NODES,
-    *check_dataset.NODES,
-    *review_dataset.NODES,
-    *dataset_lists.NODES,
-    *concept.NODES,
-    *adapters.NODES,
-    *optimizer.NODES,
-    *objective.NODES,
-    *train_concepts.NODES,
-    *watch_run.NODES,
-    *save_load_bundle.NODES,
-    *convert_bundle.NODES,
-    *edit_bundle.NODES,
-    *output_embeddings.NODES,
-    *trim_lora.NODES,
-    *compare.NODES,
-    *scores.NODES,
-]
+MODULES = (
+    load_dataset,
+    caption_dataset,
+    edit_captions,
+    check_dataset,
+    review_dataset,
+    dataset_lists,
+    concept,
+    adapters,
+    optimizer,
+    objective,
+    train_concepts,
+    watch_run,
+    save_load_bundle,
+    convert_bundle,
+    edit_bundle,
+    output_embeddings,
+    trim_lora,
+    compare,
+    scores,
+)
+NODES: list[type[io.ComfyNode]] = [guarded(node) for module in MODULES for node in module.NODES]
 
 ROUTES: list[routes.Route] = [
     *run_routes.ROUTES,

@@ -98,12 +98,9 @@ class LoadDataset(io.ComfyNode):
         cls,
         folder: str,
         caption_extension: str,
-        default_caption: str,
-        repeats: int,
         path: str = "",
         subfolders: str = Subfolders.CONCEPTS.value,
-        transparency: str = "",
-        masks: str = "",
+        **_: Any,
     ) -> str:
         found = dataset_folder(folder, path)
         return folder_fingerprint(found, caption_extension, Subfolders(subfolders))
