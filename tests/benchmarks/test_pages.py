@@ -11,6 +11,7 @@ import adapters
 import dataset.page
 import fuzz
 import kernels.report
+import memory
 import names
 import pytest
 import runs.report
@@ -23,6 +24,7 @@ PAGES: dict[str, Callable[[Any], str]] = {
     "names": names.page,
     "fuzz": fuzz.page,
     "kernels": kernels.report.page,
+    "memory": memory.page,
     "runs": runs.report.page,
     "speed": speed.report.page,
     "startup": startup.page,

@@ -234,3 +234,34 @@ def test_names_for_a_part_of_the_encoders_are_taken_with_a_note(
     surely = Bundle(family=made_for, lora=lora({"x": (2, 2)}), embeddings=bundle.embeddings)
     with pytest.raises(ValueError, match=f"The bundle was made for {made_for}"):
         apply_bundle(model, clip, surely)
+
+
+def test_every_layer_of_an_omi_file_finds_its_weight(flux: Any, tmp_path: Path):
+    """OneTrainer's names of Flux: parts of a joint weight by number, all others as in the model."""
+    state = flux.model.model.state_dict()
+
+    def size(name: str) -> tuple[int, ...]:
+        return tuple(state[f"diffusion_model.{name}.weight"].shape)
+
+    width = size("double_blocks.0.img_attn.proj")[0]
+    layers = {
+        "transformer.double_blocks.0.img_attn.qkv.1": (width, width),
+        "transformer.double_blocks.0.txt_attn.qkv.2": (width, width),
+        "transformer.double_blocks.0.img_mlp.0": size("double_blocks.0.img_mlp.0"),
+        "transformer.single_blocks.0.linear1.0": (width, width),
+        "transformer.single_blocks.0.linear1.3": (4 * width, width),
+        "transformer.img_in.proj": size("img_in"),
+        "transformer.final_layer.adaLN_modulation.1": size("final_layer.adaLN_modulation.1"),
+    }
+    save_file(lora(layers, rank=2, alpha=1.0), tmp_path / "omi.safetensors")
+    found, notes = apply(flux, dict(load_bundle(tmp_path / "omi.safetensors").lora))
+    places = {(key.removeprefix("diffusion_model."), p[3]) for key in found for p in found[key]}
+    assert notes == [] and places == {
+        ("double_blocks.0.img_attn.qkv.weight", (0, width, width)),
+        ("double_blocks.0.txt_attn.qkv.weight", (0, 2 * width, width)),
+        ("double_blocks.0.img_mlp.0.weight", None),
+        ("single_blocks.0.linear1.weight", (0, 0, width)),
+        ("single_blocks.0.linear1.weight", (0, 3 * width, 4 * width)),
+        ("img_in.weight", None),
+        ("final_layer.adaLN_modulation.1.weight", None),
+    }
