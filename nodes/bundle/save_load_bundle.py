@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -56,6 +56,12 @@ def sharing(bundle: Bundle) -> tuple[Bundle, list[str]]:
         note = "The workflow is left out, because ComfyUI runs with --disable-metadata."
         return replace(bundle, workflow=""), [note]
     return bundle, ["The file holds the workflow, with the text of all its nodes."]
+
+
+def sent_workflow(extra: Any) -> str:
+    """The graph that a client sent with its prompt, "" if it sent none: only the editor must."""
+    graph = extra.get("workflow") if isinstance(extra, Mapping) else None
+    return json.dumps(graph) if isinstance(graph, Mapping) else ""
 
 
 def without_workflow(bundle: Bundle, included: bool) -> Bundle:
@@ -183,8 +189,7 @@ class SaveBundle(io.ComfyNode):
         include_workflow: bool = True,
     ) -> io.NodeOutput:
         form = Container(container)
-        extra: dict[str, Any] = cls.hidden.extra_pnginfo or {}
-        workflow = json.dumps(extra["workflow"]) if "workflow" in extra else bundle.workflow
+        workflow = sent_workflow(cls.hidden.extra_pnginfo) or bundle.workflow
         path = new_bundle_path(filename_prefix, own_folder=form.is_folder)
         dtype = FilePrecision(precision).dtype
         allowed, notes = sharing(

@@ -5,8 +5,9 @@ from __future__ import annotations
 import itertools
 import os
 import re
+import time
 from contextlib import suppress
-from pathlib import Path
+from pathlib import Path, PureWindowsPath
 
 import folder_paths
 from comfy.cli_args import args
@@ -20,6 +21,16 @@ DATASETS = "[datasets] "
 DEVICES = {"CON", "PRN", "AUX", "NUL", *(f"{d}{n}" for d in ("COM", "LPT") for n in range(1, 10))}
 LONGEST_RUN_NAME = 250
 """Bytes; file systems allow 255, and a run of the same name gets _2 and so on."""
+LONGEST_PREFIX = 230
+"""Bytes of a file's name before its number and ending."""
+DATE_WORDS = {
+    "%year%": "%Y",
+    "%month%": "%m",
+    "%day%": "%d",
+    "%hour%": "%H",
+    "%minute%": "%M",
+    "%second%": "%S",
+}
 BUNDLE_KINDS = ("loras", "embeddings", "bundles")
 
 
@@ -148,20 +159,47 @@ def new_bundle_path(prefix: str, *, own_folder: bool = False) -> Path:
     With `own_folder` it is `<prefix>_00001/<name>.safetensors`, for files that belong together.
     """
     root = Path(folder_paths.get_output_directory())
-    # Workflows made on Windows contain backslashes.
-    wanted = Path(prefix.replace("\\", "/"))
-    stays = is_within(root, root / wanted) and ".." not in wanted.parts and not wanted.is_absolute()
-    if not stays or not wanted.name:
-        raise ValueError(
-            f'The name "{prefix}" leads outside ComfyUI\'s output folder: '
-            "use a name such as loras/cat."
-        )
+    wanted = _checked_prefix(root, prefix)
     for number in itertools.count(1):
         stem = root / wanted.parent / f"{wanted.name}_{number:05}"
         path = stem / f"{wanted.name}.safetensors" if own_folder else Path(f"{stem}.safetensors")
         if not path.exists() and not (own_folder and stem.exists()):
             return path
     raise AssertionError("unreachable")
+
+
+def _checked_prefix(root: Path, prefix: str) -> Path:
+    """A prefix with its date filled in, as a relative path; ValueError if no file can have it."""
+    # Workflows made on Windows contain backslashes.
+    wanted = Path(dated(prefix.strip()).replace("\\", "/"))
+    elsewhere = wanted.is_absolute() or ".." in wanted.parts or PureWindowsPath(wanted).drive
+    if elsewhere or not is_within(root, root / wanted) or not wanted.name:
+        raise ValueError(
+            f'The name "{prefix}" leads outside ComfyUI\'s output folder: '
+            "use a name such as loras/cat."
+        )
+    if any(len(os.fsencode(part)) > LONGEST_PREFIX for part in wanted.parts):
+        raise ValueError(
+            f'The name "{prefix[:24]}..." is too long for a file: shorten filename_prefix.'
+        )
+    if os.name == "nt" and any(map(_is_refused_by_windows, wanted.parts)):
+        raise ValueError(
+            f'Windows does not allow the name "{prefix}" for a file or folder: choose another.'
+        )
+    return wanted
+
+
+def _is_refused_by_windows(part: str) -> bool:
+    device = part.split(".")[0].strip().upper() in DEVICES
+    return device or part[-1] in ". " or bool(re.search(r'[<>:"|?*\x00-\x1f]', part))
+
+
+def dated(prefix: str) -> str:
+    """A prefix with the words for date and time that ComfyUI's own save nodes fill in."""
+    now = time.localtime()
+    for word, form in DATE_WORDS.items():
+        prefix = prefix.replace(word, time.strftime(form, now))
+    return prefix
 
 
 def in_output(path: Path) -> dict[str, str]:
