@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from typing import Any
 
 import comfy.model_base
+import torch
 from comfy.model_patcher import ModelPatcher
 from comfy.sd import CLIP, VAE
 
@@ -67,6 +68,20 @@ def check_trainable(model: ModelPatcher) -> None:
         raise ValueError(
             f"The MODEL ({family_of(model)}) cannot be trained: {reason}. Connect another MODEL."
         )
+
+
+def image_note(model: ModelPatcher) -> str:
+    """A line for the report about a MODEL that takes an image beside the noise; "" for others."""
+    inner = model.model
+    if inner.latent_format.latent_dimensions != 2:
+        return ""
+    blank = torch.zeros(1, inner.latent_format.latent_channels, 8, 8)
+    if inner.concat_cond(noise=blank, latent_image=blank, device=blank.device) is None:
+        return ""
+    return (
+        "The MODEL also takes an image, for inpainting, control or edits: it is trained as it is "
+        "sampled without one, with everything to be drawn."
+    )
 
 
 def check_guidance(

@@ -251,6 +251,8 @@ class HostDenoiser:
             cross_attn=tensors.pop("cond"),
             **tensors,
             noise=noisy,
+            # Models for inpainting look for it; without a mask they draw everything.
+            latent_image=torch.zeros_like(noisy),
             device=noisy.device,
             width=crop.original_width,
             height=crop.original_height,

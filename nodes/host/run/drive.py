@@ -24,7 +24,14 @@ from ....training.peers import Peers, in_turn, peers_here, together
 from ....training.state import RunState
 from ..codec import HostLatentCodec
 from ..denoiser.budget import plan_run
-from ..denoiser.families import check_clip, check_guidance, check_trainable, check_vae, family_of
+from ..denoiser.families import (
+    check_clip,
+    check_guidance,
+    check_trainable,
+    check_vae,
+    family_of,
+    image_note,
+)
 from ..denoiser.port import HostDenoiser
 from ..digests import model_digest
 from ..text.port import HostTextEncoder
@@ -118,6 +125,7 @@ def _train(
         if peers.rank == 0:
             folder.create()
             folder.sweep()
+    parts.notes += filter(None, [image_note(model)])
     plan = _plan(parts, denoiser, request, folder)
     keeper = Keeper(folder, request, parts, (family_of(model), model_digest(model)), start)
     watch: Watcher = Follower()

@@ -74,12 +74,18 @@ class HostTextEncoder:
         return {key: _median_norm(table) for key, table in self._tables().items()}
 
     def rows(self, phrase: str) -> dict[str, Tensor]:
-        """The token table's rows of a phrase, (tokens, width) in fp32 on the CPU."""
+        """The token table's rows of a phrase, (tokens, width) in fp32 on the CPU.
+
+        `embedding:name` in it stands for the vectors of a file, or of a name of this CLIP.
+        """
         rows: dict[str, Tensor] = {}
         for key, table in self._tables().items():
-            ids = _word_ids(encoder_tokenizers(self._base)[key], phrase)
-            own = table[torch.tensor(ids, dtype=torch.long, device=table.device)]
-            rows[key] = own.detach().to("cpu", torch.float32, copy=True)
+            own = [
+                table[token] if isinstance(token, int) else token
+                for token in _words(encoder_tokenizers(self._base)[key], phrase)
+            ]
+            on_cpu = [row.detach().to("cpu", torch.float32, copy=True) for row in own]
+            rows[key] = torch.stack(on_cpu) if own else torch.empty(0, table.shape[1])
         return rows
 
     def output_rows(self, phrase: str) -> dict[str, Tensor]:
@@ -251,10 +257,12 @@ def _median_norm(table: Tensor) -> float:
     return torch.cat([part.float().norm(dim=-1) for part in table.split(SLICE)]).median().item()
 
 
-def _word_ids(tokenizer: Any, phrase: str) -> list[int]:
-    """Token ids of a phrase without start, end and padding."""
+def _words(tokenizer: Any, phrase: str) -> list[int | Tensor]:
+    """Token ids and vectors of a phrase without start, end and padding."""
     chunks = tokenizer.tokenize_with_weights(phrase, return_word_ids=True, disable_weights=True)
-    return [int(token) for chunk in chunks for token, _, word in chunk if word != 0]
+    found = [token for chunk in chunks for token, _, word in chunk if word != 0]
+    found = [token.get("data") if isinstance(token, dict) else token for token in found]
+    return [token if torch.is_tensor(token) else int(token) for token in found]
 
 
 def vocabularies(clip: CLIP) -> dict[str, Vocabulary]:
