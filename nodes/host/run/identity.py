@@ -50,7 +50,7 @@ class Identity:
     models: Mapping[str, str]
     """Digests of the weights"""
     additions: Mapping[str, Any]
-    """Digests of what else nodes put on them; only what there is"""
+    """Digests of what else nodes put on them, where they did"""
     earlier: Callable[[], Mapping[str, tuple[set[str], bool]]]
     """For each model what the first rule made of it, and whether it is sure to have"""
 
