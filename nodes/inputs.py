@@ -10,7 +10,7 @@ import torch
 from comfy_api.latest import io
 
 from ..training.adapters.targets import Targets
-from .host.folders import bundle_files
+from .host.folders import as_listed, bundle_files
 from .host.sampling import sampler_names, scheduler_names
 
 Settings = TypeVar("Settings")
@@ -165,3 +165,13 @@ def saving_inputs(prefix: str) -> list[io.Input]:
             "is overwritten.",
         ),
     ]
+
+
+def checked_file(file: str | None, *others: str) -> bool | str:
+    """For `validate_inputs`: whether a file is listed, with either slash; a sentence if not.
+
+    None stands for a link, whose value is not known yet.
+    """
+    if file is None or file in others or as_listed(file) is not None:
+        return True
+    return f'There is no bundle "{file}": choose another file or refresh the list.'

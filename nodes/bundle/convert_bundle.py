@@ -16,7 +16,7 @@ from .. import sockets
 from ..host.folders import bundle_path, bundle_state, new_bundle_path
 from ..host.images import as_image
 from ..host.text.port import vocabularies
-from ..inputs import KEEP, FilePrecision, file_input, token_map_input
+from ..inputs import KEEP, FilePrecision, checked_file, file_input, token_map_input
 from .save_load_bundle import saved_files, sharing, told, without_workflow, workflow_input
 
 
@@ -82,6 +82,10 @@ class OpenBundle(io.ComfyNode):
                 io.String.Output(display_name="report"),
             ],
         )
+
+    @classmethod
+    def validate_inputs(cls, file: str | None = None) -> bool | str:
+        return checked_file(file)
 
     @classmethod
     def fingerprint_inputs(cls, file: str, **_: Any) -> str:
@@ -155,6 +159,10 @@ class ConvertBundle(io.ComfyNode):
             ],
             outputs=[io.String.Output(display_name="report")],
         )
+
+    @classmethod
+    def validate_inputs(cls, file: str | None = None) -> bool | str:
+        return checked_file(file)
 
     @classmethod
     def fingerprint_inputs(cls, file: str, **_: Any) -> str:

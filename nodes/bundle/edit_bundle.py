@@ -12,7 +12,7 @@ from ...bundles.load import load_bundle
 from .. import sockets
 from ..host.folders import bundle_path, bundle_state
 from ..host.text.resolve import parse_names
-from ..inputs import file_input
+from ..inputs import checked_file, file_input
 from ..widget_text import lines, numbers
 from .save_load_bundle import told
 
@@ -48,6 +48,10 @@ class PackBundle(io.ComfyNode):
                 io.String.Output(display_name="report"),
             ],
         )
+
+    @classmethod
+    def validate_inputs(cls, lora: str | None = NONE) -> bool | str:
+        return checked_file(lora, NONE)
 
     @classmethod
     def fingerprint_inputs(cls, lora: str, embeddings: str, **_: Any) -> str:

@@ -24,7 +24,7 @@ from ..host.folders import (
     new_bundle_path,
 )
 from ..host.text.resolve import Clash, NameRules, StrengthMode, parse_names
-from ..inputs import FilePrecision, token_map_input
+from ..inputs import FilePrecision, checked_file, token_map_input
 
 CONNECTED = "(connected bundle)"
 
@@ -256,6 +256,10 @@ class LoadBundle(io.ComfyNode):
                 io.String.Output(display_name="report"),
             ],
         )
+
+    @classmethod
+    def validate_inputs(cls, file: str | None = CONNECTED) -> bool | str:
+        return checked_file(file, CONNECTED)
 
     @classmethod
     def fingerprint_inputs(cls, file: str, **_: Any) -> str:

@@ -14,7 +14,7 @@ from ...bundles.trim import Keep, Trimming, spectrum_plot, spectrum_report, trim
 from .. import sockets
 from ..host.folders import bundle_files, bundle_path, bundle_state
 from ..host.images import as_image
-from ..inputs import filled
+from ..inputs import checked_file, filled
 
 CONNECTED = "(connected)"
 
@@ -79,6 +79,10 @@ class TrimLora(io.ComfyNode):
                 io.String.Output(display_name="report"),
             ],
         )
+
+    @classmethod
+    def validate_inputs(cls, file: str | None = CONNECTED) -> bool | str:
+        return checked_file(file, CONNECTED)
 
     @classmethod
     def fingerprint_inputs(cls, file: str, **_: Any) -> str:

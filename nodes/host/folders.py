@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import os
 import re
+import sys
 import time
 from contextlib import suppress
 from pathlib import Path, PureWindowsPath
@@ -81,7 +82,7 @@ def dataset_folder(name: str, path: str) -> Path:
     Raises ValueError for a relative path and FileNotFoundError for a missing folder.
     """
     if path.strip():
-        wanted = Path(path.strip().strip('"')).expanduser()
+        wanted = Path(checked_letters(path.strip().strip('"'))).expanduser()
         if not wanted.is_absolute():
             raise ValueError(f'The path "{path}" is not absolute: start it at the root.')
         if not wanted.is_dir():
@@ -135,9 +136,21 @@ def input_folders() -> list[str]:
     return sorted(folder_paths.get_input_subfolders())
 
 
+def checked_letters(name: str) -> str:
+    """A name that the file system can have; ValueError in a server that was started in plain C."""
+    try:
+        os.fsencode(name)
+    except UnicodeEncodeError:
+        raise ValueError(
+            f"No file can be called {ascii(name[:40])} here, because ComfyUI runs with file names "
+            f"in {sys.getfilesystemencoding()}: use other letters, or start it with PYTHONUTF8=1."
+        ) from None
+    return name
+
+
 def checked_run_name(name: str) -> str:
     """A run's name as a single path part; ValueError if it could lead anywhere else."""
-    stripped = name.strip()
+    stripped = checked_letters(name.strip())
     size = len(stripped.encode("utf-8", "surrogatepass"))
     if size > LONGEST_RUN_NAME:
         raise ValueError(
@@ -171,7 +184,7 @@ def new_bundle_path(prefix: str, *, own_folder: bool = False) -> Path:
 def _checked_prefix(root: Path, prefix: str) -> Path:
     """A prefix with its date filled in, as a relative path; ValueError if no file can have it."""
     # Workflows made on Windows contain backslashes.
-    wanted = Path(dated(prefix.strip()).replace("\\", "/"))
+    wanted = Path(dated(checked_letters(prefix.strip())).replace("\\", "/"))
     elsewhere = wanted.is_absolute() or ".." in wanted.parts or PureWindowsPath(wanted).drive
     if elsewhere or not is_within(root, root / wanted) or not wanted.name:
         raise ValueError(
@@ -218,9 +231,18 @@ def bundle_files(*kinds: str) -> list[str]:
     ]
 
 
+def as_listed(file: str) -> str | None:
+    """A file as `bundle_files` lists it: a workflow from another system has the other slashes."""
+    files = bundle_files()
+    if file in files:
+        return file
+    wanted = file.replace("\\", "/")
+    return next((one for one in files if one.replace("\\", "/") == wanted), None)
+
+
 def bundle_path(file: str) -> Path:
     """The path of a file that `bundle_files` lists; FileNotFoundError if it is gone."""
-    kind, _, name = file.partition("/")
+    kind, _, name = (as_listed(file) or file).partition("/")
     path = folder_paths.get_full_path(kind, name) if kind in BUNDLE_KINDS else None
     if path is None:
         raise FileNotFoundError(

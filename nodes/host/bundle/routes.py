@@ -5,14 +5,14 @@ from __future__ import annotations
 from typing import Any
 
 from ....bundles.load import peek
-from ..folders import bundle_files, bundle_path
+from ..folders import as_listed, bundle_path
 from ..routes import Call, Route
 
 
 def bundle_overview(call: Call) -> dict[str, Any]:
     """Names, triggers and thumbnails of a file that the nodes list."""
     file = call.query.get("file", "")
-    if file not in bundle_files():
+    if as_listed(file) is None:
         raise FileNotFoundError("There is no such bundle: refresh the list.")
     bundle = peek(bundle_path(file))
     names = [

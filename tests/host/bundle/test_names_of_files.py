@@ -10,7 +10,7 @@ import pytest
 
 from pack.nodes.bundle.save_load_bundle import sent_workflow
 from pack.nodes.host import folders
-from pack.nodes.host.folders import new_bundle_path
+from pack.nodes.host.folders import checked_run_name, dataset_folder, new_bundle_path
 
 
 @pytest.fixture
@@ -73,3 +73,13 @@ def test_a_client_that_sends_no_graph_saves_none(extra):
 
 def test_the_graph_that_the_editor_sends_is_saved():
     assert json.loads(sent_workflow({"workflow": {"nodes": []}})) == {"nodes": []}
+
+
+@pytest.mark.parametrize(
+    "use", [new_bundle_path, checked_run_name, lambda name: dataset_folder("", f"/{name}")]
+)
+def test_letters_that_the_file_system_lacks_are_named_in_one_sentence(output: Path, use):
+    """As any Chinese name in a server that was started with LC_ALL=C and without UTF-8."""
+    with pytest.raises(ValueError, match="start it with PYTHONUTF8=1") as caught:
+        use("a\ud800b")
+    assert "\\ud800" in str(caught.value)
