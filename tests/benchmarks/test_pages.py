@@ -9,7 +9,9 @@ from typing import Any
 
 import adapters
 import dataset.page
+import flags
 import fuzz
+import identity
 import kernels.report
 import memory
 import names
@@ -22,7 +24,9 @@ RESULTS = Path(__file__).parents[2] / "benchmarks" / "results"
 PAGES: dict[str, Callable[[Any], str]] = {
     "adapters": adapters.page,
     "names": names.page,
+    "flags": flags.page,
     "fuzz": fuzz.page,
+    "identity": identity.page,
     "kernels": kernels.report.page,
     "memory": memory.page,
     "runs": runs.report.page,
