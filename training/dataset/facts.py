@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import os
 import sqlite3
 from contextlib import suppress
 from pathlib import Path
@@ -120,6 +121,28 @@ def _text(path: Path) -> str:
     return str(path.absolute()).encode("utf-8", "surrogateescape").hex()
 
 
+def gone(path: Path) -> str:
+    """The sentence about an image, caption or mask that somebody removed."""
+    return (
+        f"{path.name} is gone since its folder was read: put it back, or read the folder again to "
+        "do without it."
+    )
+
+
+def file_status(path: Path) -> os.stat_result:
+    """Size and dates of a file; an OSError that names it without its folder if there are none."""
+    try:
+        return path.stat()
+    except FileNotFoundError:
+        raise FileNotFoundError(gone(path)) from None
+    except OSError as error:
+        # A network drive that is away answers with its own errors.
+        reason = error.strerror or type(error).__name__
+        raise type(error)(
+            f"{path.name} cannot be read ({reason}): check the drive and the access to it."
+        ) from None
+
+
 def _stamp(path: Path) -> str:
-    status = path.stat()
+    status = file_status(path)
     return f"{status.st_size} {status.st_mtime_ns}"

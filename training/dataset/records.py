@@ -8,6 +8,8 @@ from dataclasses import dataclass, field, replace
 from enum import Enum
 from pathlib import Path
 
+from .facts import file_status
+
 
 class Transparency(str, Enum):
     """What to show at transparent places of a picture, never the color that its file has there."""
@@ -117,7 +119,7 @@ def _described(record: Record) -> tuple[str | int, ...]:
 
 def file_stamp(path: Path) -> tuple[str, int, int]:
     """Changes when a file is edited: its name, size and date in nanoseconds."""
-    status = path.stat()
+    status = file_status(path)
     return path.name, status.st_size, status.st_mtime_ns
 
 

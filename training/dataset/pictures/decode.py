@@ -12,6 +12,7 @@ from pathlib import Path
 from PIL import ExifTags, Image, ImageCms, ImageFile, UnidentifiedImageError
 from PIL.TiffImagePlugin import TiffImageFile
 
+from ..facts import gone
 from ..records import Record, Transparency
 
 # Pillow cannot decode the last three; they are listed so that they are reported as pictures.
@@ -109,6 +110,8 @@ def open_mask(record: Record) -> Image.Image | None:
             turned = eight_bits(upright(opened))
             # A mask that is drawn into the alpha channel has a single color.
             mask = turned.getchannel("A") if _is_drawn_in_alpha(turned) else turned.convert("L")
+    except FileNotFoundError as error:
+        raise ValueError(gone(record.mask)) from error
     except UNREADABLE as error:
         raise unreadable_picture(record.mask, error) from error
     size = (record.width, record.height)
@@ -153,10 +156,7 @@ def _decode(
                 image.draft(None, (draft, draft))  # pyright: ignore[reportArgumentType]
             picture = convert(upright(image))
     except FileNotFoundError as error:
-        raise ValueError(
-            f"{record.path.name} is gone since its folder was read: put it back, or read the "
-            "folder again to do without it."
-        ) from error
+        raise ValueError(gone(record.path)) from error
     except UNREADABLE as error:
         raise unreadable_picture(record.path, error) from error
     if size != (record.width, record.height):
