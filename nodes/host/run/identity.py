@@ -15,8 +15,9 @@ Queueing a graph resumes a run or gives its result again if these are the same:
 
 These do not matter, so that they can change from one queue to the next: the number of steps;
 previews, intervals of checkpoints, how many are kept, and checkpointing; whatever only a sampler
-runs (CFG functions, compilers, caches of steps); the device and the precision; the order in which
-models were loaded or nodes ran, and what else was in memory.
+runs (CFG functions, compilers, caches of steps); the device, and the precision in which it computes
+(weights that are loaded in another precision are other weights); the order in which models were
+loaded or nodes ran, and what else was in memory.
 """
 
 from __future__ import annotations
