@@ -225,6 +225,33 @@ def test_a_pasted_gallery_shows_the_pictures_of_the_first(editor: Editor, folder
     expect(both).to_contain_text([f"{COUNT} of {COUNT}"] * 2, timeout=PATIENCE)
 
 
+def test_a_dataset_goes_to_the_node_at_its_whole_path_and_to_none_of_the_same_number(
+    editor: Editor, folder: Path
+):
+    """Numbers repeat inside and outside of subgraphs."""
+    open_gallery(editor, folder)
+    write(editor, "0", "mine")
+    status(editor, "revision 1")
+    shown = editor.page.evaluate(
+        """async () => {
+          const { api } = await import('/scripts/api.js')
+          const node = window.app.graph.nodes.find(n => n.type === 'Pivotal_ReviewDataset')
+          const widget = node.widgets.find(w => w.name === 'review')
+          const dataset = widget.value.slice(0, 16)
+          const filled = async (path) => {
+            widget.value = ''
+            const detail = { node: path, dataset }
+            api.dispatchEvent(new CustomEvent('pivotal.review', { detail }))
+            await new Promise(done => setTimeout(done, 1000))
+            return widget.value.startsWith(dataset)
+          }
+          const first = await filled(`999:${node.id}`)
+          return [dataset.length, first, await filled(String(node.id))]
+        }"""
+    )
+    assert shown == [16, False, True]
+
+
 def test_an_undo_that_is_refused_says_why(editor: Editor, folder: Path):
     open_gallery(editor, folder)
     with refused(editor, re.compile("/undo$"), "The disk is full."):

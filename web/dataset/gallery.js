@@ -4,7 +4,7 @@ import { get, on, onReconnected, pictureAddress, post, route } from "../editor/a
 import { card, giveFocus, heldFocus } from "./card.js";
 import { make, setText } from "../editor/dom.js";
 import { swallow } from "../editor/keys.js";
-import { addView, chain } from "../editor/node_view.js";
+import { addView, chain, nodeAt } from "../editor/node_view.js";
 import { say } from "../editor/words.js";
 
 const NODE = "Pivotal_ReviewDataset";
@@ -18,11 +18,8 @@ const REPLACED = "{count} captions changed";
 const galleries = new Map();
 
 export function setup() {
-  on("review", ({ node, dataset }) => {
-    for (const [owner, gallery] of galleries) {
-      if (String(owner.id) === String(node).split(":").at(-1)) gallery.show(dataset);
-    }
-  });
+  // Nodes inside and outside of a subgraph may have the same number.
+  on("review", ({ node, dataset }) => galleries.get(nodeAt(node))?.show(dataset));
   onReconnected(() => galleries.forEach((gallery) => gallery.refresh()));
 }
 

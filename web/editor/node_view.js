@@ -1,4 +1,5 @@
 /** A view of the pack on a node, and when what it shows has changed. */
+import { app } from "../../../scripts/app.js";
 
 /** Call `also` behind what `owner[name]` does already, whose result stays. */
 export function chain(owner, name, also) {
@@ -24,4 +25,13 @@ export function addView(node, name, { root, height }, { filled, removed }) {
   // A pasted node gets its values after it was made, and no widget callback reports them.
   chain(node, "onConfigure", filled);
   chain(node, "onRemoved", removed);
+}
+
+/** The node at an execution path such as "3:7", which leads through subgraphs. */
+export function nodeAt(path) {
+  // Reading the graph before the first one is loaded logs an error.
+  const graph = app.isGraphReady === false ? null : (app.rootGraph ?? app.graph);
+  return String(path)
+    .split(":")
+    .reduce((at, id) => (at?.subgraph ?? at)?.getNodeById?.(id), graph);
 }

@@ -1,8 +1,7 @@
 /** The small view of a run on its Train Concepts node. */
-import { app } from "../../../scripts/app.js";
 import { colorOf, drawLines, short } from "./chart.js";
 import { make, setText } from "../editor/dom.js";
-import { addView } from "../editor/node_view.js";
+import { addView, nodeAt } from "../editor/node_view.js";
 import { lossPoints, progress, smoothed, timeLeft } from "./series.js";
 import { listTrouble, refreshRun, runNames, runOf, watch } from "./store.js";
 import { drawsOnNode } from "../editor/settings.js";
@@ -28,15 +27,6 @@ export function nodeCreated(node) {
   const on = { filled: () => assign([node]), removed: () => views.delete(node) };
   addView(node, "run_view", { root, height: 84 }, on);
   views.set(node, { line, chart, run: null });
-}
-
-/** The node at an execution path such as "3:7", which leads through subgraphs. */
-function nodeAt(path) {
-  // Reading the graph before the first one is loaded logs an error.
-  const graph = app.isGraphReady === false ? null : (app.rootGraph ?? app.graph);
-  return String(path)
-    .split(":")
-    .reduce((at, id) => (at?.subgraph ?? at)?.getNodeById?.(id), graph);
 }
 
 /** Give each node the run that it trains, else the newest run with its run name. */
