@@ -32,6 +32,8 @@ class TrainingData:
     """Latents that show each picture, one of which is drawn each time; empty if each has one"""
     texts: Sequence[Sequence[int]] = ()
     """Captions of each picture, one of which is drawn each time; empty if each has one"""
+    notes: Sequence[str] = ()
+    """A line for the report for whatever about the pictures is not as expected"""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

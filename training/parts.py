@@ -39,6 +39,12 @@ class Parts:
         return all_parameters(self.trained)
 
     @property
+    def data_notes(self) -> list[str]:
+        """The lines of all data for the report, each once."""
+        data = (self.data, self.prior_data, self.held_out)
+        return list(dict.fromkeys(note for part in data if part for note in part.notes))
+
+    @property
     def adapts_text(self) -> bool:
         """Whether the text encoders themselves change, and so every caption's conditioning."""
         return bool(all_places(self.trained).text_layers)

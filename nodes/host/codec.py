@@ -40,6 +40,26 @@ class HostLatentCodec:
         step: Any = self._vae.spacial_compression_encode()
         return step if self._vae.crop_input else 1
 
+    def latent_shape(self, width: int, height: int) -> tuple[int, ...] | None:
+        """The shape of a picture's latent as far as the host states it; None for videos' VAEs."""
+        if self._vae.latent_dim != 2:
+            return None
+        side: Any = self._vae.spacial_compression_encode()
+        return self._vae.latent_channels, height // side, width // side
+
+    def overflow(self, names: str) -> str:
+        """Why the latents of images are not finite, and the cure."""
+        kind = type(self._vae.first_stage_model).__name__
+        dtype = str(self._vae.vae_dtype).removeprefix("torch.")
+        cure = {
+            torch.float16: "start ComfyUI with --fp32-vae or --bf16-vae, or connect another VAE",
+            torch.bfloat16: "start ComfyUI with --fp32-vae, or connect another VAE",
+        }.get(self._vae.vae_dtype, "its file is damaged or does not belong here: connect another")
+        return (
+            f"The VAE ({kind}, computing in {dtype}) gives NaN or infinite values for {names}: "
+            f"{cure}."
+        )
+
     def _make_room(self, count: int, pixels: Tensor) -> None:
         """Free the memory of other models, for which the host would otherwise split a batch."""
         if count > 1:

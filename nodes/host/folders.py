@@ -13,11 +13,13 @@ from pathlib import Path, PureWindowsPath
 import folder_paths
 from comfy.cli_args import args
 
+from ...bundles.files.atomic import remove_drafts
 from ...bundles.load import SUFFIXES, files_of
 from ...training.dataset.facts import Store
 from .versions import is_within
 
 RUNS = "pivotal"
+CACHES = ("latents", "pictures", "thumbs", "captions", "reviews")
 DATASETS = "[datasets] "
 DEVICES = {"CON", "PRN", "AUX", "NUL", *(f"{d}{n}" for d in ("COM", "LPT") for n in range(1, 10))}
 LONGEST_RUN_NAME = 250
@@ -74,6 +76,19 @@ def user_folder(name: str = "") -> Path:
     with suppress(OSError):
         path.mkdir(parents=True, exist_ok=True)
     return path
+
+
+def sweep_caches() -> None:
+    """Remove drafts that killed processes left in the pack's folder in the user folder."""
+    root = user_folder()
+    below = [path for name in CACHES for path in (root / name, *_folders_in(root / name))]
+    remove_drafts([root, *below])
+
+
+def _folders_in(folder: Path) -> list[Path]:
+    with suppress(OSError), os.scandir(folder) as entries:
+        return [Path(entry.path) for entry in entries if entry.is_dir(follow_symlinks=False)]
+    return []
 
 
 def dataset_folder(name: str, path: str) -> Path:

@@ -10,6 +10,7 @@ from PIL import Image
 from torch import Tensor
 
 from ...bundles.files.atomic import replace_file
+from ...training.dataset.pictures.decode import inspect_picture
 from ...training.dataset.pictures.pixels import to_picture, to_tensor
 from .folders import user_folder
 
@@ -32,11 +33,28 @@ def save_picture(path: Path, picture: Image.Image, **options: Any) -> None:
     replace_file(path, lambda draft: picture.save(draft, format=kind, **options))
 
 
-def keep_picture(pixels: Tensor) -> Path:
-    """Save pixels in the user's folder as a PNG that is named by its content and written once."""
+def keep_picture(pixels: Tensor, what: str = "The image") -> Path:
+    """Save pixels in the user's folder as a PNG that is named by its content and written once.
+
+    Raises ValueError, which begins with `what`, for pixels that are not finite.
+    """
+    if not pixels.isfinite().all():
+        raise ValueError(
+            f"{what} has NaN or infinite values: look at the node that made it. A VAE that "
+            "overflows needs ComfyUI's --fp32-vae."
+        )
     picture = to_picture(pixels)
     name = hashlib.sha256(repr((picture.size, picture.mode)).encode() + picture.tobytes())
     path = user_folder("pictures") / f"{name.hexdigest()[:32]}.png"
-    if not path.exists():
+    if not is_whole(path, picture.size):
         save_picture(path, picture, compress_level=1)
     return path
+
+
+def is_whole(path: Path, size: tuple[int, int] | None = None) -> bool:
+    """Whether a file of ours is an undamaged image, of this size if one is given."""
+    try:
+        header = inspect_picture(path)
+    except ValueError:
+        return False
+    return size is None or header.size == size

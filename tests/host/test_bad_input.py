@@ -296,7 +296,8 @@ def test_a_bundle_with_nan_is_named(refused, loras):
 
 
 def test_a_bundle_that_is_gone_is_refused_by_the_host(refused):
-    assert "not in list: file" in refused(load("loras/gone.safetensors"))
+    sentence = refused(load("loras/gone.safetensors"))
+    assert 'There is no bundle "loras/gone.safetensors": choose another file' in sentence
 
 
 def test_load_bundle_without_a_bundle_says_what_to_do(refused):

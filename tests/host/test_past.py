@@ -171,4 +171,5 @@ def test_what_was_found_out_about_pictures_is_known(past, run_graph, monkeypatch
     monkeypatch.setattr(Store, "put", lambda self, kind, path, value: found_out.append(kind))
     outputs, nodes = queued(run_graph, past, "check")
     assert outputs[nodes["Pivotal_CheckDataset"], 1].startswith("ready with warnings\n")
-    assert found_out == []
+    # Those versions took a plain ground for a border: such pictures are measured anew.
+    assert set(found_out) <= {"measures 1 white"}

@@ -111,7 +111,8 @@ def starting_values(layer: Layer, count: int, sigma: Sigma) -> Tensor:
     if sigma is Sigma.IDENTITY:
         return torch.ones(count)
     values = singular_values(layer, count)
-    return values if sigma is Sigma.PAPER else values / values[0]
+    # Layers that start at zero have no largest value to divide by.
+    return values if sigma is Sigma.PAPER or not values[0] > 0 else values / values[0]
 
 
 def singular_values(layer: Layer, count: int) -> Tensor:
@@ -127,11 +128,12 @@ def singular_values(layer: Layer, count: int) -> Tensor:
         )
     weight = layer.weight().flatten(1)
     if layer.kept is None:
-        return _leading_values(weight, count)
+        return _checked_values(layer, weight, count)
     key = cache_key(weight, count)
-    if key not in layer.kept:
-        layer.kept[key] = _leading_values(weight, count)
-    return layer.kept[key].clone()
+    kept = layer.kept.get(key)
+    if kept is None or not _fits(kept, min(count, *weight.shape)):
+        kept = layer.kept[key] = _checked_values(layer, weight, count)
+    return kept.clone()
 
 
 def cache_key(weight: Tensor, count: int) -> str:
@@ -139,6 +141,21 @@ def cache_key(weight: Tensor, count: int) -> str:
     digest = hashlib.sha256(repr(tuple(weight.shape)).encode())
     digest.update(weight.contiguous().numpy().data)
     return f"{digest.hexdigest()}.{count}"
+
+
+def _fits(values: Tensor, count: int) -> bool:
+    """Whether a cached tensor can be the singular values: so many, finite and not negative."""
+    return values.shape == (count,) and bool((values.isfinite() & (values >= 0)).all())
+
+
+def _checked_values(layer: Layer, weight: Tensor, count: int) -> Tensor:
+    """The values; ValueError, before they are cached, for a weight that is not finite."""
+    if not weight.isfinite().all():
+        raise ValueError(
+            f"The weight of {layer.name} has NaN or infinite values: load an undamaged MODEL, or "
+            f"leave the layer out with a line -{layer.name} in patterns."
+        )
+    return _leading_values(weight, count)
 
 
 def _leading_values(weight: Tensor, count: int) -> Tensor:

@@ -7,6 +7,7 @@ import json
 import logging
 import os
 import sqlite3
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -33,17 +34,39 @@ class Store:
         # Buffered, since an open transaction would lock the database for everyone else.
         self._waiting: dict[tuple[str, str], tuple[str, str]] = {}
 
+    def fact(
+        self, kind: str, path: Path, determine: Callable[[], Any], fits: Callable[[Any], bool]
+    ) -> Any:
+        """A stored fact that `fits`, else what `determine` returns.
+
+        That is stored, unless the file changed meanwhile: then it is a fact of neither version.
+        """
+        value = self.get(kind, path)
+        if value is not None and fits(value):
+            return value
+        stamp = _stamp(path)
+        value = determine()
+        if stamp == _stamp(path) and fits(value):
+            self.put(kind, path, value)
+        return value
+
     def get(self, kind: str, path: Path) -> Any:
         """A fact as JSON values; None if it is unknown for the file as it is now."""
         name, stamp = _text(path), _stamp(path)
         if (kind, name) in self._waiting:
             old_stamp, value = self._waiting[kind, name]
             return json.loads(value) if old_stamp == stamp else None
-        row = self._base.execute(
-            "SELECT value FROM facts WHERE kind = ? AND path = ? AND stamp = ?",
-            (kind, name, stamp),
-        ).fetchone()
-        return None if row is None else json.loads(row[0])
+        try:
+            row = self._base.execute(
+                "SELECT value FROM facts WHERE kind = ? AND path = ? AND stamp = ?",
+                (kind, name, stamp),
+            ).fetchone()
+            return None if row is None else json.loads(row[0])
+        except sqlite3.DatabaseError as error:
+            self._replace_base(error)
+        except (ValueError, TypeError):  # a value that is not JSON
+            pass
+        return None
 
     def put(self, kind: str, path: Path, value: Any) -> None:
         """Store a fact about the file as it is now."""
@@ -54,8 +77,8 @@ class Store:
     def flush(self) -> None:
         try:
             self._write()
-        except sqlite3.OperationalError as error:
-            self._continue_in_memory(error)
+        except sqlite3.DatabaseError as error:
+            self._replace_base(error)
             self._write()
         self._waiting.clear()
 
@@ -64,12 +87,17 @@ class Store:
         with self._base:
             self._base.executemany("INSERT OR REPLACE INTO facts VALUES (?, ?, ?, ?)", rows)
 
-    def _continue_in_memory(self, error: sqlite3.Error) -> None:
-        """A full disk costs the facts so far, but never the work that needs them."""
-        LOG.warning(NOT_SAVED, self._path, error)
+    def _replace_base(self, error: sqlite3.DatabaseError) -> None:
+        """A full disk or a damaged file costs the facts so far, never the work that needs them."""
+        if isinstance(error, sqlite3.ProgrammingError):  # a mistake in the code
+            raise error
         with suppress(sqlite3.Error):
             self._base.close()
-        self._base = _connect(":memory:")
+        if self._path is None or isinstance(error, sqlite3.OperationalError):
+            LOG.warning(NOT_SAVED, self._path, error)
+            self._base = _connect(":memory:")
+        else:
+            self._base = _anew(self._path, error)
 
     def close(self) -> None:
         """Write everything to the disk and close the database."""
@@ -78,20 +106,28 @@ class Store:
 
     def content(self, path: Path) -> str:
         """Hex SHA-256 of a file's bytes, which are read once for each version of the file."""
-        digest = self.get("content", path)
-        if digest is None:
-            digest = content_digest(path)
-            self.put("content", path, digest)
-        return digest
+        return self.fact("content", path, lambda: content_digest(path), _is_digest)
 
 
 def content_digest(path: Path) -> str:
-    """Hex SHA-256 of a file's bytes."""
-    with open(path, "rb") as file:
-        total = hashlib.sha256()
-        while part := file.read(1 << 20):
-            total.update(part)
+    """Hex SHA-256 of a file's bytes; ValueError if it cannot be read."""
+    total = hashlib.sha256()
+    try:
+        with open(path, "rb") as file:
+            while part := file.read(1 << 20):
+                total.update(part)
+    except FileNotFoundError as error:
+        raise ValueError(gone(path)) from error
+    except OSError as error:
+        raise ValueError(
+            f"{path.name} cannot be read ({error.strerror or type(error).__name__}): make it "
+            "readable, or remove it and read its folder again."
+        ) from error
     return total.hexdigest()
+
+
+def _is_digest(value: Any) -> bool:
+    return isinstance(value, str) and len(value) == 64
 
 
 def _open(path: Path | None) -> sqlite3.Connection:
@@ -104,10 +140,21 @@ def _open(path: Path | None) -> sqlite3.Connection:
         LOG.warning(NOT_SAVED, path, error)
         return _connect(":memory:")
     except sqlite3.DatabaseError as error:
-        broken = path.with_name(f"{path.name}.broken")
-        LOG.warning("%s is damaged (%s) and was moved to %s.", path, error, broken.name)
+        return _anew(path, error)
+
+
+def _anew(path: Path, error: sqlite3.DatabaseError) -> sqlite3.Connection:
+    """An empty database in the place of a damaged one, which is moved away."""
+    broken = path.with_name(f"{path.name}.broken")
+    LOG.warning("%s is damaged (%s) and was moved to %s.", path, error, broken.name)
+    try:
         path.replace(broken)
+        # The journal of a write that was cut off belongs to the old database.
+        path.with_name(f"{path.name}-journal").unlink(missing_ok=True)
         return _connect(str(path))
+    except (OSError, sqlite3.DatabaseError) as again:
+        LOG.warning(NOT_SAVED, path, again)
+        return _connect(":memory:")
 
 
 def _connect(name: str) -> sqlite3.Connection:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from enum import Enum
 from pathlib import Path
@@ -235,3 +235,9 @@ class Framing:
                 raise ValueError(f"{name} is {getattr(self, name)}: use at least 1.")
         if not 0 <= self.mask_floor <= 1:
             raise ValueError(f"mask_floor is {self.mask_floor}: use 0 to 1.")
+
+
+def listed(names: Sequence[str], most: int = 8, between: str = ", ") -> str:
+    """The first names, and how many more there are."""
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return between.join(names[:most]) + more

@@ -22,12 +22,13 @@ from ....training.dataset.captioning.ask import (
     question_digest,
 )
 from ....training.dataset.captioning.questions import Preset, preset_prompt
+from ....training.dataset.facts import Store
 from ....training.dataset.pictures.decode import open_small
-from ....training.dataset.records import Dataset, Record
+from ....training.dataset.records import Dataset, Record, Transparency
 from ....training.dataset.writing.write import CaptionFile, plan_changes
 from ..dataset.caption_files import caption_history, check_writable, remove_leftovers
 from ..events import show_text
-from ..folders import file_facts, user_folder
+from ..folders import file_facts, sweep_caches, user_folder
 from .clip import ClipCaptioner
 
 PREVIEW_SIDE, MOST_SHOWN = 512, 12
@@ -66,6 +67,7 @@ def run_captioner(
     if write:
         check_writable(dataset)
         remove_leftovers(dataset)
+    sweep_caches()
     model = chosen(captioner, clip)
     left = sum(map(order.wants, dataset.records))
     left = min(left, order.limit) if order.limit else left
@@ -80,7 +82,7 @@ def run_captioner(
                 prompt = preset_prompt(question.preset, concept, class_word, question.prompt)
                 asking = replace(question.asking, prompt=prompt)
                 path = user_folder("captions") / f"{question_digest(model.identity, asking)}.jsonl"
-                memory = Memory(Journal(path), lambda record: facts.content(record.path))
+                memory = Memory(Journal(path), lambda record: _seen(record, facts))
                 run = _ConceptRun(order, write, bar)
                 limited = replace(order, limit=left)
                 part = run.follow(caption_dataset(part, model, asking, limited, memory))
@@ -96,6 +98,15 @@ def run_captioner(
         report="\n".join(reports).rstrip(),
         shown=tuple(records[record.name] for record, _ in captions[:MOST_SHOWN]),
     )
+
+
+def _seen(record: Record, facts: Store) -> str:
+    """What a model sees of a picture: its file and, where it is transparent, its background."""
+    content, kind = facts.content(record.path), record.transparency
+    if "alpha" not in record.traits or kind in (Transparency.WHITE, Transparency.MASK):
+        return content
+    name = record.name if kind is Transparency.RANDOM else ""
+    return f"{content} {kind.value} {name}".rstrip()
 
 
 def _by_concept(dataset: Dataset) -> Iterator[tuple[str, str, Dataset]]:

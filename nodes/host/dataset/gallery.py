@@ -17,11 +17,12 @@ from ....training.dataset.pictures.sheets import trained_view
 from ....training.dataset.records import Dataset, Framing, Record, Transparency, file_stamp
 from ....training.dataset.writing.review import Conflict, Review, dataset_id
 from ....training.ports import Crop
-from ..folders import file_facts, user_folder
-from ..images import save_picture
+from ..folders import file_facts, sweep_caches, user_folder
+from ..images import is_whole, save_picture
 from ..routes import Call, Refused, Route
 
 PAGE, THUMB, MOST_SHOWN = 200, 384, 50
+ATTEMPTS = 3
 LOCK = threading.Lock()
 
 
@@ -58,6 +59,7 @@ def review_of(identity: str) -> Review:
 def show(dataset: Dataset) -> tuple[str, Dataset, int]:
     """Show a dataset in the gallery; returns its id, the edited dataset and its revision."""
     identity = dataset_id(dataset)
+    sweep_caches()
     with LOCK:
         review = review_of(identity)
         items = {_item_id(record): record for record in dataset.records}
@@ -169,11 +171,17 @@ def thumbnail(call: Call) -> Path:
     record = _record(reviewed, key)
     crop = reviewed.crop(key) if record.framing else None
     with closing(file_facts()) as facts:
-        name = f"{facts.content(record.path)[:32]}{_shown(record, crop)}"
-    path = user_folder("thumbs") / f"{name}.webp"
-    if not path.exists():
-        save_picture(path, trained_view(record, THUMB, crop), quality=80)
-    return path
+        for _ in range(ATTEMPTS):
+            name = f"{facts.content(record.path)[:32]}{_shown(record, crop)}"
+            path = user_folder("thumbs") / f"{name}.webp"
+            if is_whole(path):
+                return path
+            picture = trained_view(record, THUMB, crop)
+            # A file that changed while it was read would be shown under the name of the other.
+            if name == f"{facts.content(record.path)[:32]}{_shown(record, crop)}":
+                save_picture(path, picture, quality=80)
+                return path
+    raise ValueError(f"{record.name} is being written: look again when it is done.")
 
 
 def _shown(record: Record, crop: Crop | None = None) -> str:

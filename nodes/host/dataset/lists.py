@@ -14,6 +14,7 @@ from ....training.dataset.pictures.decode import open_mask, open_picture
 from ....training.dataset.records import Dataset, Framing, Record
 from ....training.ports import Crop
 from ..events import watched
+from ..folders import sweep_caches
 from ..images import as_image, as_mask, keep_picture
 
 Lists = tuple[list[Tensor], list[Tensor], list[str], list[str]]
@@ -59,18 +60,19 @@ def from_lists(
             raise ValueError(
                 f"There are {len(values)} {kind} for {len(pictures)} images: give one for each."
             )
+    sweep_caches()
     records: list[Record] = []
     for number, picture in watched(enumerate(pictures), len(pictures)):
         caption, mask = _at(captions, number) or "", _at(flat, number)
         records.append(
             Record(
-                path=keep_picture(picture),
+                path=keep_picture(picture, f"Image {number + 1} of the list"),
                 key=f"{number + 1:05}.png",
                 caption=caption.strip(),
                 caption_source="list" if caption else "",
                 width=picture.shape[1],
                 height=picture.shape[0],
-                mask=None if mask is None else keep_picture(mask),
+                mask=None if mask is None else keep_picture(mask, f"Mask {number + 1}"),
                 traits=frozenset({"alpha"} if picture.shape[2] == 4 else ()),
             )
         )

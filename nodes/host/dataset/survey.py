@@ -54,12 +54,28 @@ def features_of(
 
 
 def _features(record: Record, vision: ClipVisionModel, store: Store, kind: str) -> Tensor:
-    kind = f"{kind} {record.transparency.value}"
-    text = store.get(kind, record.path)
-    if text is None:
-        features = encode_pictures(vision, as_image(open_small(record, SEEN)))[0]
-        text = bytes(features.half().numpy().tobytes()).hex()
-        store.put(kind, record.path, text)
+    def encoded() -> str:
+        features = encode_pictures(vision, as_image(open_small(record, SEEN)))[0].half()
+        if not features.isfinite().all():
+            raise ValueError(
+                f"The vision model gives NaN or infinite values for {record.name}: load another "
+                "one, or disconnect clip_vision."
+            )
+        return bytes(features.numpy().tobytes()).hex()
+
+    text = store.fact(f"{kind} {record.transparency.value}", record.path, encoded, _are_features)
+    return _decoded(text)
+
+
+def _are_features(text: Any) -> bool:
+    """Whether a stored text holds the features of a picture, all of them finite."""
+    try:
+        return isinstance(text, str) and bool(_decoded(text).isfinite().all())
+    except ValueError:
+        return False
+
+
+def _decoded(text: str) -> Tensor:
     return torch.frombuffer(bytearray.fromhex(text), dtype=torch.float16).float()
 
 
@@ -144,7 +160,7 @@ def with_masks(dataset: Dataset, masks: Sequence[Tensor] | None, framing: Framin
                 f"There are {len(flat)} masks for {len(paths)} images: give one for each, made "
                 "from the images of Dataset to Lists."
             )
-        saved = [keep_picture(mask) for mask in flat]
+        saved = [keep_picture(mask, f"Mask {n}") for n, mask in enumerate(flat, 1)]
         paths = saved * len(paths) if len(saved) == 1 else saved
     records = tuple(
         replace(record, mask=path, framing=framing)

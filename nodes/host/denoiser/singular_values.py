@@ -30,13 +30,17 @@ def cached_singular_values() -> Iterator[dict[str, Tensor]]:
     """
     path = cache_file()
     try:
-        values = read_safetensors(path)[0] if path.exists() else {}
+        stored = read_safetensors(path)[0] if path.exists() else {}
     except (ValueError, OSError) as error:
         LOG.warning("The singular values in %s are unreadable and computed again: %s", path, error)
-        values = {}
-    before = len(values)
+        stored = {}
+    values = {key: tensor for key, tensor in stored.items() if tensor.isfinite().all()}
+    if len(values) < len(stored):
+        lost = len(stored) - len(values)
+        LOG.warning("%d entries of %s are not finite and are computed again.", lost, path)
+    before = dict(stored)
     yield values
-    if len(values) == before:
+    if len(values) == len(before) and all(before.get(k) is v for k, v in values.items()):
         return
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -21,8 +21,8 @@ from ....training.adapters.adapted import Adapters
 from ....training.data import TrainingData
 from ....training.dataset.batches import Batches
 from ....training.dataset.pictures.buckets import latent_mask
-from ....training.dataset.pictures.crops import plan_crops
-from ....training.dataset.pictures.latents import LatentCache, encode_latents
+from ....training.dataset.pictures.crops import crop_notes, plan_crops
+from ....training.dataset.pictures.latents import BrokenLatents, LatentCache, encode_latents
 from ....training.dataset.records import Dataset, Framing
 from ....training.parts import Parts
 from ....training.peers import peers_here
@@ -35,7 +35,7 @@ from ..codec import HostLatentCodec
 from ..denoiser.port import HostDenoiser
 from ..denoiser.singular_values import cached_singular_values
 from ..events import watched
-from ..folders import file_facts, user_folder
+from ..folders import file_facts, sweep_caches, user_folder
 from ..text.port import HostTextEncoder
 from .request import Checked, Request
 
@@ -114,7 +114,7 @@ def make_data(
     plans = plan_crops(dataset.records, default)
     owners = [item for item, crops in enumerate(plans) for _ in crops]
     crops = [crop for each in plans for crop in each]
-    latents = _latents(dataset, codec, crops, owners)
+    latents, notes = _latents(dataset, codec, crops, owners)
     records = [dataset.records[owner] for owner in owners]
     floors = [(record.framing or default).mask_floor for record in records]
     masks = [
@@ -136,19 +136,26 @@ def make_data(
             batch_size,
             seed,
         ),
+        notes=(*crop_notes(dataset.records, [each[0] for each in plans]), *notes),
     )
 
 
 def _latents(
     dataset: Dataset, codec: HostLatentCodec, crops: list, owners: list[int]
-) -> list[Tensor]:
-    cache = LatentCache(user_folder("latents"), codec.digest(), file_facts())
+) -> tuple[list[Tensor], list[str]]:
+    """The latent of each crop, and a line for whatever the cache could not give or take."""
+    sweep_caches()
+    folder, shape = user_folder("latents"), codec.latent_shape
+    cache = LatentCache(folder, codec.digest(), file_facts(), shape)
     latents: dict[int, Tensor] = {}
     encoded = encode_latents(dataset, crops, codec, owners=owners, cache=cache)
     with closing(cache.store), torch.no_grad():
-        for index, latent in watched(encoded, len(crops)):
-            latents[index] = latent
-    return [latents[index] for index in range(len(crops))]
+        try:
+            for index, latent in watched(encoded, len(crops)):
+                latents[index] = latent
+        except BrokenLatents as error:
+            raise ValueError(codec.overflow(error.names)) from error
+    return [latents[index] for index in range(len(crops))], cache.notes
 
 
 def _spread(rows: Sequence[Sequence[object]]) -> list[tuple[int, ...]]:

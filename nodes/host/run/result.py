@@ -103,7 +103,7 @@ def summary(
             )
     if plan is not None:
         lines.append(f"memory: {plan.reason}")
-    lines += dict.fromkeys(parts.notes)
+    lines += dict.fromkeys([*parts.notes, *parts.data_notes])
     lines += [*request.dataset.notes, *request.dataset.skipped, *folder.notes]
     lines.append(f"run folder: {folder.path}")
     if folder.disk.trouble:

@@ -102,18 +102,27 @@ class Memory:
     content: Callable[[Record], str]
 
     def known(self) -> dict[str, str]:
-        """The latest caption for each content."""
+        """The latest caption for each content, without answers that count as none by now."""
         return {
             str(entry["picture"]): str(entry["caption"])
             for entry in self.journal.entries()
-            if entry.get("caption")
+            if entry.get("picture") and not problem(str(entry.get("caption") or ""))
         }
 
-    def keep(self, record: Record, caption: str, model: str, asking: Asking) -> None:
-        """Save a caption."""
-        entry: dict[str, Any] = {"picture": self.content(record), "caption": caption}
+    def keep(self, record: Record, content: str, caption: str, model: str, asking: Asking) -> None:
+        """Save the caption of a picture that had this content when the model saw it."""
+        if not self.has(record, content):
+            return
+        entry: dict[str, Any] = {"picture": content, "caption": caption}
         entry |= {"name": record.name, "model": model, "time": time.time(), **asdict(asking)}
         self.journal.add(entry)
+
+    def has(self, record: Record, content: str) -> bool:
+        """Whether a picture has this content now."""
+        try:
+            return self.content(record) == content
+        except ValueError:
+            return False
 
 
 def question_digest(model: str, asking: Asking) -> str:
@@ -136,8 +145,15 @@ def caption_dataset(
     progress = Progress(total=len(wanted), skipped=len(dataset.records) - len(wanted))
     captions: dict[str, str] = {}
     missing: list[Record] = []
+    contents: dict[str, str] = {}
     for record in wanted:
-        caption = earlier.get(memory.content(record))
+        try:
+            contents[record.name] = memory.content(record)
+        except ValueError as error:
+            progress.failed[record.name] = str(error)
+            progress.done += 1
+            continue
+        caption = earlier.get(contents[record.name])
         if caption is None:
             missing.append(record)
         else:
@@ -150,7 +166,7 @@ def caption_dataset(
         chunk = missing[start : start + order.batch_size]
         progress.fresh = _answers(chunk, captioner, asking, progress.failed)
         for record, caption in progress.fresh:
-            memory.keep(record, caption, captioner.identity, asking)
+            memory.keep(record, contents[record.name], caption, captioner.identity, asking)
             captions[record.name] = caption
         progress.done += len(chunk)
         yield progress

@@ -14,6 +14,10 @@ BOILERPLATE = re.compile(
     r"|(in this|the) (image|picture|photo),|here is a caption|caption:|sure[,!])",
     re.IGNORECASE,
 )
+END = r"[.!?\u2026\u203c\u2047-\u2049\u3002\uff01\uff0e\uff1f\uff61]"
+CLOSING = r"[\"'`*_)\]}>\u00bb\u2018-\u201f\u203a\u300b\u300d\u300f\u3011\uff02\uff07\uff09]"
+# A sentence that ends before another one begins.
+SENTENCES = re.compile(rf"\w{{3,}}[.!?]{CLOSING}*\s+[A-Z]|[\u3002\uff01\uff1f]{CLOSING}*\s*\w")
 # The reasoning of models that show it, even if it is cut off.
 THOUGHT = re.compile(r"<think>.*?(</think>|\Z)", re.DOTALL | re.IGNORECASE)
 ROLE = re.compile(r"^\s*(assistant|caption|description)\s*:\s*", re.IGNORECASE)
@@ -44,8 +48,8 @@ def repeats_itself(caption: str) -> bool:
 def is_unfinished(caption: str) -> bool:
     """Whether a caption of sentences ends within one, as at a limit of tokens."""
     text = caption.rstrip()
-    ends = re.search(r"[.!?][\"')\]]*$", text)
-    return ends is None and re.search(r"\w{3,}[.!?]\s+[A-Z]", text) is not None
+    ends = re.search(END + CLOSING + "*$", text)
+    return ends is None and SENTENCES.search(text) is not None
 
 
 def tidied(answer: str) -> str:

@@ -12,13 +12,19 @@ from statistics import median
 from ...ports import Crop
 from ..captions.placeholders import placeholder_pattern
 from ..captions.refusals import is_unfinished, opens_like_boilerplate, refuses
-from ..pictures.crops import enlargement, kept_share
-from ..records import Record
+from ..pictures.crops import MUCH_KEPT, enlargement, kept_share
+from ..records import Record, listed
 from .measure import Measures, distance
 from .variety import Variety
 
 # Holes that other programs fill while training. {a|b} is a choice for Vary Captions.
 HOLE = re.compile(r"\{[^{}|]*\}|\[(?:trigger|name|filewords)\]", re.IGNORECASE)
+# Thai to Khmer, Chinese, Japanese and Korean.
+SEPARATE = re.compile(
+    r"[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3100-\u312f\u31f0-\u31ff"
+    r"\u3400-\u4dbf\u4e00-\u9fff\uac00-\ud7af\uf900-\ufaff\uff66-\uff9f"
+    r"\U00020000-\U0003ffff]"
+)
 
 
 class Level(str, Enum):
@@ -78,7 +84,7 @@ def picture_findings(m: Material) -> Iterator[Finding]:
     yield from _warn("small", "much smaller than their bucket: use larger images", small)
     rather = m.names(lambda r, s, c: 1 < enlargement(c) <= 1 / 0.7)
     yield from _warn("smallish", "enlarged a little to fill their bucket", rather)
-    cropped = m.names(lambda r, s, c: kept_share(c) < 0.75)
+    cropped = m.names(lambda r, s, c: kept_share(c) < MUCH_KEPT)
     yield from _warn("crop", "cropped by more than a quarter: see Prepare Images", cropped)
     yield from _blurred(m, {*small, *rather})
     dark = m.names(lambda r, s, c: 0 < s.light < 0.08)
@@ -135,22 +141,49 @@ def _watermarks(m: Material) -> Iterator[Finding]:
 
 def twin_findings(m: Material) -> Iterator[Finding]:
     """Exact copies, and clusters of pictures that are nearly the same."""
-    by_content: dict[str, list[str]] = defaultdict(list)
-    for record, measure in zip(m.records, m.measures, strict=True):
+    by_content: dict[str, list[int]] = defaultdict(list)
+    for index, measure in enumerate(m.measures):
         if measure.content:
-            by_content[measure.content].append(record.name)
-    copies = [names for names in by_content.values() if len(names) > 1]
-    for names in copies:
-        yield Finding(
-            "copy", Level.WARNING, f"{' = '.join(names)}: the same file", tuple(names[1:])
-        )
-    exact = {frozenset(names) for names in copies}
+            by_content[measure.content].append(index)
+    extra = set[int]()
+    for group in by_content.values():
+        if len(group) > 1:
+            # Of the same file, a copy that somebody has captioned.
+            group = sorted(group, key=lambda i: not m.records[i].caption.strip())
+            extra |= set(group[1:])
+            names = [m.records[i].name for i in group]
+            text = f"{listed(names, between=' = ')}: the same file; {names[0]} is kept"
+            yield Finding("copy", Level.WARNING, text, tuple(names[1:]))
     for group in m.clusters:
-        rows = sorted((m.records[i] for i in group), key=lambda r: -r.width * r.height)
-        names = tuple(record.name for record in rows)
-        if frozenset(names) not in exact:
-            text = f"{', '.join(names)}: nearly the same image; {names[0]} is the largest"
-            yield Finding("near_copy", Level.WARNING, text, names[1:])
+        others = [i for i in group if i not in extra]
+        if len(others) > 1:
+            best, why = _best(m, others)
+            names = [m.records[i].name for i in (best, *(i for i in group if i != best))]
+            text = f"{listed(names)}: nearly the same image; {names[0]} is {why}"
+            yield Finding("near_copy", Level.WARNING, text, tuple(names[1:]))
+
+
+def _best(m: Material, group: Sequence[int]) -> tuple[int, str]:
+    """The one of nearly the same pictures to keep, and why.
+
+    The largest; of these one that is as sharp as any, in proportion to its contrast, so that a
+    brighter copy is not taken for a sharper one; of these the one whose light is unchanged.
+    """
+    area = {i: m.records[i].width * m.records[i].height for i in group}
+    edges = {i: m.measures[i].sharpness / max(m.measures[i].contrast, 1e-6) ** 2 for i in group}
+    large = [i for i in group if area[i] == max(area.values())]
+    sharp = [i for i in large if edges[i] >= 0.7 * max(edges[i] for i in large)]
+    tones = {i: m.measures[i].tones for i in sharp}
+    are_known = all(value > 0 for value in tones.values())
+    unchanged = [i for i in sharp if not are_known or tones[i] >= max(tones.values()) - 0.05]
+    left = sorted(unchanged, key=lambda i: (not m.records[i].caption.strip(), -edges[i]))
+    stages = {
+        "the largest": large,
+        "the sharpest": sharp,
+        "the one with unchanged light": unchanged,
+    }
+    reason = next((why for why, some in stages.items() if len(some) == 1), "as good as any")
+    return left[0], reason
 
 
 def alike_findings(m: Material) -> Iterator[Finding]:
@@ -255,8 +288,13 @@ def count_findings(m: Material) -> Iterator[Finding]:
 
 
 def rough_tokens(text: str) -> int:
-    """An estimate of a caption's tokens without an encoder: one per word and per 8 letters."""
-    return sum(1 + len(word) // 8 for word in text.replace(",", " , ").split())
+    """An estimate of a caption's tokens without an encoder: one per word and per 8 letters.
+
+    Letters of scripts without blanks, and of Korean, count as one token each.
+    """
+    separate = len(SEPARATE.findall(text))
+    words = SEPARATE.sub(" ", text).replace(",", " , ").split()
+    return separate + sum(1 + len(word) // 8 for word in words)
 
 
 def _finding(level: Level, flag: str, text: str, names: tuple[str, ...]) -> Iterator[Finding]:

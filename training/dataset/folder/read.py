@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePath
 
 from ..pictures.decode import EXTENSIONS, inspect_picture, open_picture
-from ..records import Dataset, Record, Transparency, digest, file_stamp
-from .names import split_concept
-from .scan import TABLE_EXTENSIONS, ScannedFolder, Subfolders, mask_of, scan_folder
+from ..records import Dataset, Record, Transparency, digest, file_stamp, listed
+from .names import natural_key, split_concept
+from .scan import (
+    TABLE_EXTENSIONS,
+    UNREAD_EXTENSIONS,
+    ScannedFolder,
+    Subfolders,
+    mask_of,
+    passed_over,
+    scan_folder,
+)
 from .sidecars import Sidecars
 
 __all__ = ["FolderOptions", "folder_fingerprint", "open_picture", "read_folder"]
@@ -47,13 +55,27 @@ def read_folder(
     skipped: list[str] = []
     notes: list[str] = []
     records: list[Record] = []
-    for place in scan_folder(folder, options.subfolders):
+    places = scan_folder(folder, options.subfolders)
+    for place in places:
         records += _read_place(place, options, skipped, notes)
+    unread = [name for place in places for name in passed_over(place, options.subfolders)]
     if not records:
-        raise ValueError(no_picture(folder, skipped))
+        raise ValueError(no_picture(folder, skipped, unread))
+    if unread:
+        notes.append(f"These subfolders have images that are not read: {_cure(unread)}.")
     return Dataset(
-        name=folder.name, records=tuple(records), skipped=tuple(skipped), notes=tuple(notes)
+        name=folder.name,
+        records=tuple(records),
+        skipped=tuple(skipped),
+        notes=tuple(dict.fromkeys(notes)),
     )
+
+
+def _cure(unread: Sequence[str]) -> str:
+    """Subfolders that are not read, and what reads them."""
+    name = unread[0].rpartition("/")[2]
+    names = "" if split_concept(name) else f", or give them names such as 10_{name}"
+    return f'{listed(unread)}. To use them, set subfolders to "all"{names}'
 
 
 def _read_place(
@@ -61,7 +83,12 @@ def _read_place(
 ) -> Iterator[Record]:
     extension = checked_extension(options.caption_extension)
     sidecars = Sidecars(place, extension, every_kind=options.every_kind, notes=notes)
+    place = _with_captioned_masks(place, sidecars, notes)
     used: set[Path] = set()
+    if others := _unread_files(place):
+        notes.append(
+            f"Files of these kinds are not read: {listed(others)}. Save images as PNG or JPEG."
+        )
     for picture in place.pictures:
         try:
             header = inspect_picture(picture)
@@ -91,6 +118,40 @@ def _read_place(
         notes += [f"The mask {path.name} belongs to no image." for path in _unused(place, used)]
 
 
+def _with_captioned_masks(
+    place: ScannedFolder, sidecars: Sidecars, notes: list[str]
+) -> ScannedFolder:
+    """The folder with images that are called like masks and have captions among its pictures."""
+    pictures, masks = list(place.pictures), dict(place.masks_beside)
+    for base, path in place.masks_beside.items():
+        if not _is_captioned(path, sidecars):
+            continue
+        if path.stem.lower().endswith("-masklabel"):  # nobody calls a photo so
+            notes.append(f"{path.name} is a mask, and its caption is not used.")
+            continue
+        del masks[base]
+        pictures.append(path)
+        notes.append(
+            f"{path.name} has a caption and is read as an image of its own: delete the caption if "
+            "it is a mask."
+        )
+    pictures.sort(key=lambda path: natural_key(path.name))
+    return replace(place, pictures=tuple(pictures), masks_beside=masks)
+
+
+def _is_captioned(path: Path, sidecars: Sidecars) -> bool:
+    try:
+        return bool(sidecars.caption(path).text)
+    except ValueError:  # a caption that cannot be read is reported for the picture
+        return True
+
+
+def _unread_files(place: ScannedFolder) -> list[str]:
+    paths = set(place.files.values())
+    names = [path.name for path in paths if path.suffix.lower() in UNREAD_EXTENSIONS]
+    return sorted(names, key=natural_key)
+
+
 def _unused(place: ScannedFolder, used: set[Path]) -> list[Path]:
     return [path for path in dict.fromkeys(place.masks.values()) if path not in used]
 
@@ -116,11 +177,13 @@ def checked_extension(extension: str) -> str:
     return f".{name}"
 
 
-def no_picture(folder: Path, skipped: Sequence[str]) -> str:
+def no_picture(folder: Path, skipped: Sequence[str], unread: Sequence[str] = ()) -> str:
     """Why a folder has no usable picture, and what to do."""
     if skipped:
         first = f"None of the {len(skipped)} images in {folder} can be used"
         return f"{first}: {skipped[0]}"
+    if unread:
+        return f"There is no image in {folder} itself, but in its subfolders {_cure(unread)}."
     kinds = ", ".join(sorted(kind.lstrip(".") for kind in EXTENSIONS))
     parent = (
         " It is an N_concept folder: choose the folder above it."

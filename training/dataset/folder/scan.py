@@ -12,7 +12,17 @@ from ..pictures.decode import EXTENSIONS
 from .names import natural_key, same_name, split_concept
 
 MASK_FOLDERS = frozenset({"mask", "masks", "_masks", "alpha"})
-OTHER_FOLDERS = frozenset({"_controls", "control", "__macosx"})
+OTHER_FOLDERS = frozenset(
+    {"_controls", "control", "__macosx"}
+    # Thumbnails, snapshots and trash of network storage and of Windows.
+    | {"@eadir", "@recycle", "@recently-snapshot", "@tmp", "#recycle", "#snapshot"}
+    | {"$recycle.bin", "recycler", "system volume information", "lost+found"}
+)
+# Other kinds of images, and videos, which somebody may expect to be read.
+UNREAD_EXTENSIONS = frozenset(
+    {".psd", ".psb", ".xcf", ".kra", ".svg", ".tga", ".exr", ".hdr", ".dng", ".cr2", ".cr3"}
+    | {".nef", ".arw", ".orf", ".raf", ".rw2", ".mp4", ".mov", ".webm", ".mkv", ".avi"}
+)
 MASK_ENDINGS = ("-masklabel", "-mask", "_mask", ".mask")
 TABLE_EXTENSIONS = (".jsonl", ".csv", ".json")
 
@@ -37,9 +47,16 @@ class ScannedFolder:
     """The words after the number in the name of an `N_concept` folder."""
     files: Mapping[str, Path] = field(repr=False)
     """Every file by its name and by its normalized name."""
-    masks: Mapping[str, Path] = field(repr=False)
-    """Masks by the stem of the picture."""
+    masks_beside: Mapping[str, Path] = field(repr=False)
+    """Masks next to the pictures, by the stem of the picture."""
+    masks_apart: Mapping[str, Path] = field(repr=False)
+    """Those in folders of masks."""
     pictures: tuple[Path, ...] = field(repr=False)
+
+    @property
+    def masks(self) -> dict[str, Path]:
+        """Masks by the stem of the picture."""
+        return {**self.masks_apart, **self.masks_beside}
 
     def find(self, name: str) -> Path | None:
         """A file next to the pictures; an exact name wins over one in another case or form."""
@@ -82,14 +99,39 @@ def _belongs(name: str, key: str, subfolders: Subfolders) -> bool:
     return subfolders is Subfolders.ALL or (not key and split_concept(name) is not None)
 
 
+def passed_over(place: ScannedFolder, subfolders: Subfolders) -> list[str]:
+    """The folders in a folder that have pictures and are not read, by their path in the dataset."""
+    with os.scandir(place.path) as entries:
+        names = [e.name for e in entries if e.is_dir()]
+    return [
+        place.key + name
+        for name in sorted(names, key=natural_key)
+        if not _is_ignored(name)
+        and not _belongs(name, place.key, subfolders)
+        and _has_picture(place.path / name)
+    ]
+
+
+def _has_picture(folder: Path) -> bool:
+    for _, folders, files in os.walk(folder):
+        folders[:] = [name for name in folders if not _is_ignored(name)]
+        if any(Path(name).suffix.lower() in EXTENSIONS for name in files if name[0] != "."):
+            return True
+    return False
+
+
+def _is_ignored(name: str) -> bool:
+    return name.startswith(".") or same_name(name) in MASK_FOLDERS | OTHER_FOLDERS
+
+
 def _scanned(folder: Path, key: str, files: list[Path], mask_folders: list[str]) -> ScannedFolder:
     repeats, words = (split_concept(folder.name) if key else None) or (1, "")
     pictures = [path for path in files if path.suffix.lower() in EXTENSIONS]
-    masks = _masks_beside(pictures)
-    beside = set(masks.values())
+    beside, apart = _masks_beside(pictures), dict[str, Path]()
     for name in mask_folders:
-        masks = {same_name(p.stem): p for p in _pictures_in(folder / name)} | masks
-    own = sorted((p for p in pictures if p not in beside), key=lambda p: natural_key(p.name))
+        apart = {same_name(p.stem): p for p in _pictures_in(folder / name)} | apart
+    taken = set(beside.values())
+    own = sorted((p for p in pictures if p not in taken), key=lambda p: natural_key(p.name))
     by_name = {same_name(path.name): path for path in files} | {path.name: path for path in files}
     return ScannedFolder(
         path=folder,
@@ -97,7 +139,8 @@ def _scanned(folder: Path, key: str, files: list[Path], mask_folders: list[str])
         repeats=repeats,
         words=words,
         files=by_name,
-        masks=masks,
+        masks_beside=beside,
+        masks_apart=apart,
         pictures=tuple(own),
     )
 

@@ -10,11 +10,14 @@ from PIL import Image
 
 from ...ports import Crop
 from ...randomness import generator
-from ..records import Anchor, Framing, Record
+from ..records import Anchor, Framing, Record, listed
 from .buckets import bucket_sizes, cover, nearest_bucket
 from .decode import open_mask
 
 Size = tuple[int, int]
+
+MUCH_KEPT = 0.75
+"""A crop that keeps less than this share of a picture's area is reported."""
 
 
 def plan_crops(records: Sequence[Record], default: Framing) -> list[tuple[Crop, ...]]:
@@ -118,6 +121,20 @@ def kept_share(crop: Crop) -> float:
     """The share of the picture's area that its crop keeps."""
     width, height = crop.resized
     return crop.width * crop.height / (width * height)
+
+
+def crop_notes(records: Sequence[Record], crops: Sequence[Crop]) -> list[str]:
+    """A line for the pictures that lose much of their area, if any, the most cropped first."""
+    pairs = [(kept_share(c), r, c) for r, c in zip(records, crops, strict=True)]
+    cropped = sorted((p for p in pairs if p[0] < MUCH_KEPT), key=lambda pair: pair[0])
+    if not cropped:
+        return []
+    shown = [f"{r.name} ({share:.0%} at {c.width} x {c.height})" for share, r, c in cropped]
+    return [
+        f"Only a part of these images is trained, since they are cropped to their buckets: "
+        f"{listed(shown)}. In Prepare Images, lower min_pictures, raise max_side or choose "
+        "another anchor, or crop them yourself."
+    ]
 
 
 def enlargement(crop: Crop) -> float:

@@ -15,10 +15,12 @@ from PIL.TiffImagePlugin import TiffImageFile
 from ..facts import gone
 from ..records import Record, Transparency
 
-# Pillow cannot decode the last three; they are listed so that they are reported as pictures.
+# Pillow cannot decode the last line; they are listed so that they are reported as pictures.
 EXTENSIONS = frozenset(
     {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".avif", ".jp2", ".j2k"}
-    | {".heic", ".heif", ".jxl"}
+    # Other names of the same formats, as browsers, cameras and scanners give them.
+    | {".apng", ".jfif", ".jpe", ".jif", ".jfi", ".pjpeg", ".pjp", ".dib", ".jpx", ".jpf", ".j2c"}
+    | {".heic", ".heics", ".heif", ".hif", ".jxl"}
 )
 # Raised by Pillow for files that are truncated, damaged or too large.
 UNREADABLE = (
@@ -35,7 +37,10 @@ TRANSPOSE = {
     8: Image.Transpose.ROTATE_90,
 }
 JPEG_END = b"\xff\xd9"
-UNDECODED = {".heic": "pillow-heif", ".heif": "pillow-heif", ".jxl": "pillow-jxl-plugin"}
+UNDECODED = {
+    **dict.fromkeys((".heic", ".heics", ".heif", ".hif"), "pillow-heif"),
+    ".jxl": "pillow-jxl-plugin",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,8 +113,7 @@ def open_mask(record: Record) -> Image.Image | None:
         with opened:
             check_mode(opened)
             turned = eight_bits(upright(opened))
-            # A mask that is drawn into the alpha channel has a single color.
-            mask = turned.getchannel("A") if _is_drawn_in_alpha(turned) else turned.convert("L")
+            mask = _drawn_in_alpha(turned) or turned.convert("L")
     except FileNotFoundError as error:
         raise ValueError(gone(record.mask)) from error
     except UNREADABLE as error:
@@ -124,24 +128,31 @@ def open_alpha(record: Record) -> Image.Image:
 
 
 def open_small(record: Record, side: int) -> Image.Image:
-    """The picture of `open_picture` with its longer side at most `side`.
+    """The picture of `open_picture` with its longer side at most `side`."""
+    return shrunk(open_draft(record, side), side)
 
-    JPEG files are decoded at a fraction of their size, which is several times faster.
+
+def open_draft(record: Record, side: int) -> Image.Image:
+    """The picture of `open_picture`, or a smaller version of it from a JPEG file.
+
+    Those are decoded at a fraction of their size, above `side`, which is several times faster.
     """
-
-    def convert(image: Image.Image) -> Image.Image:
-        picture = to_rgb(image, record)
-        picture.thumbnail((side, side), Image.Resampling.LANCZOS, reducing_gap=2.0)
-        return picture
-
-    return _decode(record, convert, draft=side)
+    return _decode(record, lambda image: to_rgb(image, record), draft=side)
 
 
-def _is_drawn_in_alpha(image: Image.Image) -> bool:
-    if image.mode != "RGBA":
-        return False
-    low, high = image.convert("L").getextrema()
-    return low == high
+def shrunk(picture: Image.Image, side: int) -> Image.Image:
+    """The picture itself, changed so that its longer side is at most `side`."""
+    picture.thumbnail((side, side), Image.Resampling.LANCZOS, reducing_gap=2.0)
+    return picture
+
+
+def _drawn_in_alpha(image: Image.Image) -> Image.Image | None:
+    """The alpha channel of a mask that is drawn there: in a single color, and not opaque."""
+    if not has_alpha(image):
+        return None
+    low, high = image.convert("RGBA").convert("L").getextrema()
+    alpha = image.convert("RGBA").getchannel("A")
+    return alpha if low == high and alpha.getextrema()[0] != 255 else None
 
 
 def _decode(
@@ -207,7 +218,8 @@ def orientation(image: Image.Image) -> int:
         value: object = Image.Image.getexif(image).get(ExifTags.Base.Orientation)
     except (SyntaxError, struct.error):  # damaged EXIF: leave the pixels as they are
         return 1
-    return value if isinstance(value, int) else 1
+    # Some programs write 0, which means nothing.
+    return value if isinstance(value, int) and value in TRANSPOSE else 1
 
 
 def upright_size(image: Image.Image) -> tuple[int, int]:

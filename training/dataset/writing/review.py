@@ -5,9 +5,10 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from ....bundles.files.journal import Journal
 from ..captions.change import parse_operations
@@ -141,16 +142,32 @@ class Review:
                 for name, old in self._before.pop().items():
                     self._put(name, old)
             return
-        changes: dict[str, Any] = entry.get("changes", {})
+        changes = _edits(entry.get("changes"))
         self._before.append({name: self.edits.get(name) for name in changes})
         for name, values in changes.items():
-            self._put(name, Edit(**values))
+            self._put(name, values)
 
     def _put(self, name: str, edit: Edit | None) -> None:
         if edit is None:
             self.edits.pop(name, None)
         else:
             self.edits[name] = edit
+
+
+def _edits(changes: Any) -> dict[str, Edit]:
+    """The edits of a line of the journal, without those that no version has written."""
+    edits: dict[str, Edit] = {}
+    for name, values in cast(
+        "dict[str, Any]", changes if isinstance(changes, dict) else {}
+    ).items():
+        if not isinstance(values, dict):
+            continue
+        with suppress(TypeError):
+            row = cast("dict[str, Any]", values)
+            caption, base = row.get("caption"), row.get("base", "")
+            if isinstance(caption, str | None) and isinstance(base, str):
+                edits[name] = Edit(**row)
+    return edits
 
 
 def dataset_id(dataset: Dataset) -> str:

@@ -120,9 +120,18 @@ class CaptionHistory:
     def __init__(self, path: Path):
         self.journal = Journal(path)
 
+    def _entries(self) -> Iterator[dict[str, Any]]:
+        """The lines that say which file was changed, and how."""
+        for entry in self.journal.entries():
+            if (
+                isinstance(entry.get("revision"), int)
+                and {"path", "before", "after"} <= entry.keys()
+            ):
+                yield entry
+
     def revision(self) -> int:
         """The number of the latest revision; 0 if there is none."""
-        return max((int(entry["revision"]) for entry in self.journal.entries()), default=0)
+        return max((entry["revision"] for entry in self._entries()), default=0)
 
     def write(self, changes: Iterable[FileChange], revision: int | None = None) -> int:
         """Make the changes one by one under one revision; returns how many.
@@ -145,7 +154,7 @@ class CaptionHistory:
 
         Those files are left unchanged. The undo is a revision of its own.
         """
-        entries = [e for e in self.journal.entries() if int(e["revision"]) == revision]
+        entries = [entry for entry in self._entries() if entry["revision"] == revision]
         if not entries:
             raise ValueError(f"There is no revision {revision}: the latest is {self.revision()}.")
         first: dict[str, Any] = {}

@@ -9,15 +9,24 @@ from pathlib import Path
 
 import pytest
 import torch
-from PIL import Image, ImageDraw, ImageFile, ImageFilter
+from PIL import Image, ImageDraw, ImageFile, ImageFilter, ImageOps
 
 from factories import grain
-from pack.training.dataset.checks.measure import Measures, distance, measure, near_copies
+from pack.training.dataset.captions.refusals import is_unfinished
+from pack.training.dataset.checks.findings import rough_tokens
+from pack.training.dataset.checks.measure import (
+    Measures,
+    border_share,
+    distance,
+    measure,
+    near_copies,
+)
 from pack.training.dataset.checks.variety import variety
 from pack.training.dataset.checks.verdict import DatasetVerdict, Gate, examine, measured
 from pack.training.dataset.facts import Store
 from pack.training.dataset.folder.read import read_folder
-from pack.training.dataset.records import Box, Dataset, Framing
+from pack.training.dataset.merge import split_dataset
+from pack.training.dataset.records import Box, Dataset, Framing, Record
 
 FRAMING = Framing(resolution=64)
 
@@ -317,3 +326,178 @@ def test_a_damaged_store_is_put_aside(tmp_path: Path):
     (record,) = read_folder(tmp_path / "set").records
     assert measure(record, Store(tmp_path / "facts.sqlite")).content
     assert (tmp_path / "facts.sqlite.broken").exists()
+
+
+def photo(size: tuple[int, int] = (200, 200)) -> Image.Image:
+    """Soft shapes over all levels of light, as in a photo, with fine detail."""
+    smooth = ImageOps.autocontrast(drawing(70, size).filter(ImageFilter.GaussianBlur(2)))
+    return Image.blend(smooth, grain(size, random.Random(71)), 0.06)
+
+
+COPIES = {
+    "the sharpest, not the first": lambda p: {
+        "a.png": p.filter(ImageFilter.GaussianBlur(2)),
+        "b.png": p,
+    },
+    "the sharpest, not the last": lambda p: {
+        "a.png": p.filter(ImageFilter.GaussianBlur(2)),
+        "b.png": p,
+        "c.png": p.filter(ImageFilter.GaussianBlur(2.5)),
+    },
+    "the largest, though it is softer": lambda p: {
+        "a.png": p,
+        "b.png": p.resize((300, 300)).filter(ImageFilter.GaussianBlur(1)),
+    },
+    "unchanged, not brightened": lambda p: {
+        "a.png": p.point(lambda v: min(255, v * 6 // 5)),
+        "b.png": p,
+    },
+    "unchanged, not darkened": lambda p: {"a.png": p.point(lambda v: v // 2), "b.png": p},
+    "unchanged, not of low contrast": lambda p: {
+        "a.png": p.point(lambda v: 40 + v * 2 // 3),
+        "b.png": p,
+    },
+    "unchanged, not of high contrast": lambda p: {
+        "a.png": p.point(lambda v: max(0, min(255, (v - 128) * 5 // 4 + 128))),
+        "b.png": p,
+    },
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", COPIES)
+def test_of_copies_the_best_is_kept_by_the_query_of_the_help_page(tmp_path: Path, case: str):
+    fill(tmp_path)
+    for name, copy in COPIES[case](photo()).items():
+        copy.save(tmp_path / name)
+    (tmp_path / "z.png").write_bytes((tmp_path / "b.png").read_bytes())
+    (tmp_path / "z.txt").write_text("the same file, with a caption")
+    dataset = check(tmp_path).dataset
+    help_page = Path(__file__).parents[4] / "web" / "docs" / "Pivotal_CheckDataset.md"
+    query = 'not flag == "copy" and not flag == "near_copy"'
+    assert query in help_page.read_text(encoding="utf-8")
+    kept, _ = split_dataset(dataset, query)
+    assert [r.name for r in kept.records if not r.name[0].isdigit()] == ["z.png"]
+
+
+def test_of_the_same_file_the_captioned_one_is_kept(tmp_path: Path):
+    fill(tmp_path)
+    (tmp_path / "a.png").write_bytes((tmp_path / "3.png").read_bytes())
+    health = check(tmp_path)
+    assert "copy" in flags(health, "a.png") and "copy" not in flags(health, "3.png")
+    assert "3.png = a.png: the same file; 3.png is kept" in health.report
+
+
+def brute_clusters(measures: list[Measures], limit: int = 20) -> list[list[int]]:
+    """Pairs one by one, joined by hand."""
+    group = list(range(len(measures)))
+    for i, left in enumerate(measures):
+        for j in range(i):
+            right = measures[j]
+            low = min(left.contrast, right.contrast) <= 0.04
+            near = distance(left.likeness, right.likeness) <= limit
+            colors = zip(left.color, right.color, strict=True)
+            if near and (not low or all(abs(a - b) <= 0.05 for a, b in colors)):
+                old, new = group[i], group[j]
+                group = [new if g == old else g for g in group]
+    found = {g: [i for i, other in enumerate(group) if other == g] for g in group}
+    return sorted(members for members in found.values() if len(members) > 1)
+
+
+def test_clusters_are_those_of_all_pairs_also_through_chains_and_flat_pictures():
+    draw = random.Random(1)
+    word, many = draw.getrandbits(256), list[Measures]()
+    for number in range(60):
+        if number % 20 == 0:
+            word = draw.getrandbits(256)
+        word ^= sum(1 << draw.randrange(256) for _ in range(12))  # a chain of near pictures
+        many.append(Measures(likeness=f"{word:064x}", contrast=0.3))
+    for number in range(60):
+        color = (draw.choice((0.1, 0.13, 0.5)), 0.2, 0.2)
+        contrast = draw.choice((0.0, 0.2))
+        many.append(Measures(likeness=f"{number % 2:064x}", contrast=contrast, color=color))
+    draw.shuffle(many)
+    assert sorted(near_copies(many)) == brute_clusters(many)
+    assert len(brute_clusters(many)) >= 4
+
+
+def test_thousands_of_copies_take_seconds_and_few_words():
+    draw = random.Random(2)
+    same = draw.getrandbits(256)
+    words = [same ^ (1 << draw.randrange(256)) for _ in range(6000)]
+    many = [Measures(content=str(n % 2), likeness=f"{w:064x}", contrast=0.3, sharpness=9.0)
+            for n, w in enumerate(words)]  # fmt: skip
+    records = [Record(path=Path(f"{n}.png"), caption="", width=64, height=64) for n in range(6000)]
+    started = time.monotonic()
+    health = examine(Dataset(name="x", records=tuple(records)), many, FRAMING)
+    assert time.monotonic() - started < 20, "pairs one by one take minutes"
+    kept = [r for r in health.dataset.records if not {"copy", "near_copy"} & set(r.flags)]
+    assert len(kept) == 1 and len(health.report) < 5000
+
+
+def landscape(kind: str) -> Image.Image:
+    """200 x 260: a plain sky over grainy land, bars, or a subject on a plain ground."""
+    picture = Image.new("RGB", (200, 260), (140, 180, 230))
+    place = random.Random(3)
+    land = drawing(50, (200, 160))
+    pen = ImageDraw.Draw(picture)
+    if kind == "sky over trees":
+        picture.paste(land, (0, 100))
+        for x in range(0, 200, 4):
+            pen.rectangle((x, 0, x + 3, 100 + place.randrange(50)), fill=(140, 180, 230))
+    elif kind == "sky over a straight horizon":
+        picture.paste(land, (0, 100))
+    elif kind == "a ball on a plain ground":
+        round_ = Image.new("L", (120, 120))
+        ImageDraw.Draw(round_).ellipse((0, 0, 119, 119), fill=255)
+        picture.paste(drawing(51, (120, 120)), (40, 70), round_)
+    elif kind == "bars above and below":
+        picture.paste(land, (0, 50))
+    elif kind == "bars left and right":
+        picture.paste(drawing(52, (150, 260)), (25, 0))
+    elif kind == "a frame":
+        picture.paste(drawing(53, (180, 240)), (10, 10))
+    return picture
+
+
+@pytest.mark.parametrize(
+    ("kind", "share"),
+    [
+        ("sky over trees", 0.0),
+        ("sky over a straight horizon", 0.0),
+        ("a ball on a plain ground", 0.0),
+        ("bars above and below", 100 / 260),
+        ("bars left and right", 50 / 200),
+        ("a frame", 1 - 180 * 240 / (200 * 260)),
+    ],
+)
+def test_bars_are_a_border_and_a_plain_sky_is_none(kind: str, share: float):
+    assert border_share(landscape(kind)) == pytest.approx(share, abs=0.02)
+    soft = landscape(kind).filter(ImageFilter.GaussianBlur(1))
+    assert border_share(soft) == pytest.approx(share, abs=0.05)
+
+
+def test_chinese_letters_count_as_tokens_and_english_words_as_before():
+    chinese = "\u4e00\u53ea\u732b\u5750\u5728\u6905\u5b50\u4e0a\u3002\u597d" * 35
+    assert rough_tokens(chinese) >= 315 and rough_tokens("a photo of TOK, outside") == 6
+    korean, japanese = "\uace0\uc591\uc774 \uc0ac\uc9c4", "\u30cd\u30b3\u306e\u5199\u771f"
+    assert (rough_tokens(korean), rough_tokens(japanese)) == (5, 5)
+
+
+FINISHED = [
+    'She says. He says "I am here."',
+    "A cat. It sleeps “like a log.”",
+    "A dog. So…",
+    "A dog. It waits...",
+    "A dog. It waits.**",
+    "一只猫。它睡着了。",
+    "猫がいる。「寝る。」",
+    "A dog. Wow!)",
+    "tag one, tag two",
+]
+UNFINISHED = ["A cat on a mat. It sleeps on", 'He says "stay." The dog then',
+              "\u4e00\u53ea\u732b\u3002\u5b83\u7761\u5728"]  # fmt: skip
+
+
+def test_a_caption_is_unfinished_only_where_a_sentence_is_cut():
+    assert [text for text in FINISHED if is_unfinished(text)] == []
+    assert [text for text in UNFINISHED if not is_unfinished(text)] == []

@@ -202,6 +202,22 @@ def test_a_photo_in_a_format_without_decoder_is_not_passed_over_in_silence(tmp_p
     assert read_folder(tmp_path).skipped[0].startswith("IMG_1.HEIC cannot be read as an image")
 
 
+@pytest.mark.parametrize("suffix", [".jfif", ".JPE", ".pjpeg", ".apng", ".dib", ".jif"])
+def test_other_names_of_a_format_are_read(tmp_path: Path, suffix: str):
+    kinds = {".apng": "PNG", ".dib": "DIB"}
+    Image.new("RGB", (8, 8)).save(tmp_path / f"a{suffix}", format=kinds.get(suffix, "JPEG"))
+    (tmp_path / "a.txt").write_text("x")
+    assert [r.caption for r in read_folder(tmp_path).records] == ["x"]
+
+
+def test_kinds_of_images_that_are_not_read_are_named(tmp_path: Path):
+    picture(tmp_path / "a.png")
+    for name in ("layers.PSD", "clip.mp4", "raw.nef", "notes.md"):
+        (tmp_path / name).write_bytes(b"x")
+    (note,) = read_folder(tmp_path).notes
+    assert note.startswith("Files of these kinds are not read: clip.mp4, layers.PSD, raw.nef.")
+
+
 def test_a_folder_without_a_picture_is_one_sentence(tmp_path: Path):
     (tmp_path / "notes.txt").write_text("hello")
     with pytest.raises(ValueError, match="There is no image in .*put some there") as error:

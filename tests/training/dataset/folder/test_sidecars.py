@@ -183,6 +183,103 @@ def test_pairs_of_cog_are_read(tmp_path: Path):
     assert (record.caption, record.mask) == ("a TOK", tmp_path / "0.mask.png")
 
 
+def flat(path: Path, mode: str, color: object, square: object) -> None:
+    """A mask of one color with a square in the upper left quarter."""
+    image = Image.new(mode, (16, 16), color)
+    image.paste(square, (0, 0, 8, 8))
+    image.save(path)
+
+
+MASKS = {
+    "gray with alpha": ("LA", (255, 0), (255, 255), (255, 0)),
+    "black in alpha": ("RGBA", (0, 0, 0, 0), (0, 0, 0, 255), (255, 0)),
+    "gray and opaque": ("LA", (0, 255), (255, 255), (255, 0)),
+    "black and opaque": ("RGBA", (0, 0, 0, 255), (0, 0, 0, 255), (0, 0)),
+    "white and opaque": ("LA", (255, 255), (255, 255), (255, 255)),
+    "nothing drawn": ("LA", (255, 0), (255, 0), (0, 0)),
+    "gray": ("L", 0, 255, (255, 0)),
+}
+
+
+@pytest.mark.parametrize("kind", MASKS)
+def test_a_mask_is_read_from_its_gray_or_from_where_it_is_drawn(tmp_path: Path, kind: str):
+    mode, color, square, expected = MASKS[kind]
+    picture(tmp_path / "a.png", (16, 16))
+    flat(tmp_path / "a_mask.png", mode, color, square)
+    (record,) = read_folder(tmp_path).records
+    mask = open_mask(record)
+    assert (mask.getpixel((2, 2)), mask.getpixel((12, 12))) == expected
+
+
+def test_a_mask_of_a_palette_with_a_clear_color_is_read_from_its_opacity(tmp_path: Path):
+    picture(tmp_path / "a.png", (16, 16))
+    image = Image.new("P", (16, 16), 0)
+    image.putpalette([255, 255, 255] * 2)
+    image.paste(1, (0, 0, 8, 8))
+    image.save(tmp_path / "a_mask.png", transparency=0)
+    (record,) = read_folder(tmp_path).records
+    assert open_mask(record).getpixel((2, 2)) == 255 and open_mask(record).getpixel((12, 12)) == 0
+
+
+@pytest.mark.parametrize("caption", ["a_mask.txt", "a_mask.caption", "metadata.jsonl"])
+def test_an_image_with_a_caption_of_its_own_is_no_mask(tmp_path: Path, caption: str):
+    for name in ("a.png", "a_mask.png", "masks/a.png"):
+        picture(tmp_path / name)
+    text = '{"file_name": "a_mask.png", "text": "a carnival mask"}'
+    (tmp_path / caption).write_text(text if "json" in caption else "a carnival mask")
+    dataset = read_folder(tmp_path)
+    assert [(r.name, r.caption) for r in dataset.records] == [
+        ("a.png", ""),
+        ("a_mask.png", "a carnival mask"),
+    ]
+    assert dataset.records[0].mask == tmp_path / "masks" / "a.png"
+    assert [note for note in dataset.notes if "a_mask.png has a caption" in note]
+
+
+def test_a_mask_of_onetrainer_stays_one_with_a_note(tmp_path: Path):
+    for name in ("a.png", "a-masklabel.png"):
+        picture(tmp_path / name)
+    (tmp_path / "a-masklabel.txt").write_text("by a tagger that took every image")
+    dataset = read_folder(tmp_path)
+    assert [r.mask for r in dataset.records] == [tmp_path / "a-masklabel.png"]
+    assert dataset.notes == ("a-masklabel.png is a mask, and its caption is not used.",)
+
+
+def test_folders_that_are_not_read_are_named_with_the_setting_that_reads_them(tmp_path: Path):
+    picture(tmp_path / "dog" / "deep" / "a.png")
+    (tmp_path / "texts").mkdir()
+    (tmp_path / "texts" / "a.txt").write_text("x")
+    with pytest.raises(ValueError, match='subfolders dog. To use them, set subfolders to "all"'):
+        read_folder(tmp_path)
+    picture(tmp_path / "b.png")
+    picture(tmp_path / "10_cat" / "deep" / "c.png")
+    picture(tmp_path / "10_cat" / "c.png")
+    dataset = read_folder(tmp_path)
+    assert [r.name for r in dataset.records] == ["b.png", "10_cat/c.png"]
+    assert dataset.notes == (
+        "These subfolders have images that are not read: dog, 10_cat/deep. To use them, set "
+        'subfolders to "all", or give them names such as 10_dog.',
+    )
+    none = read_folder(tmp_path, options=FolderOptions(subfolders=Subfolders.NONE))
+    assert "not read: 10_cat, dog." in none.notes[0]
+    every = read_folder(tmp_path, options=FolderOptions(subfolders=Subfolders.ALL))
+    assert len(every.records) == 4 and every.notes == ()
+
+
+JUNK = ["@eaDir", "#recycle", "@Recycle", "__MACOSX", ".thumbnails", "$RECYCLE.BIN", "#snapshot"]
+
+
+@pytest.mark.parametrize("name", JUNK)
+def test_thumbnails_and_trash_of_network_storage_are_left_out(tmp_path: Path, name: str):
+    picture(tmp_path / "a.png")
+    (tmp_path / "Thumbs.db").write_bytes(b"x")
+    picture(tmp_path / name / "a.png" / "SYNOPHOTO_THUMB_M.jpg")
+    picture(tmp_path / "deep" / name / "b.png")
+    for subfolders in Subfolders:
+        dataset = read_folder(tmp_path, options=FolderOptions(subfolders=subfolders))
+        assert [r.name for r in dataset.records] == ["a.png"] and dataset.notes == ()
+
+
 def test_a_mask_without_a_picture_is_noted(tmp_path: Path):
     picture(tmp_path / "a.png")
     picture(tmp_path / "masks" / "b.png")

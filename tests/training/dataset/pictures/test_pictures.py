@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from PIL import Image, ImageCms, ImageOps, features
 
+from pack.training.dataset.folder.read import read_folder
 from pack.training.dataset.pictures.decode import inspect_picture, open_picture
 from pack.training.dataset.records import Record
 
@@ -249,3 +250,13 @@ def test_a_picture_that_changed_on_disk_is_named(tmp_path: Path):
         ValueError, match=r"x\.png is 26x18 now and was 24x16 .*read the folder again"
     ):
         open_picture(record)
+
+
+@pytest.mark.parametrize("value", [0, 9, 255])
+def test_an_orientation_that_means_nothing_turns_nothing(tmp_path: Path, value: int):
+    image = Image.new("RGB", (16, 8))
+    exif = image.getexif()
+    exif[274] = value
+    image.save(tmp_path / "a.jpg", exif=exif)
+    (record,) = read_folder(tmp_path).records
+    assert (record.width, record.height, record.traits) == (16, 8, frozenset())
