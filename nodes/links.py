@@ -42,9 +42,9 @@ def guarded(node: type[io.ComfyNode]) -> type[io.ComfyNode]:
         unknown = [name for name in _named(fingerprint.__func__) if inputs.get(name, "") is None]
         return float("nan") if unknown else fingerprint.__func__(cls, **inputs)
 
-    node.execute = classmethod(checked)
+    node.execute = classmethod(checked)  # pyright: ignore[reportAttributeAccessIssue]
     if defined:
-        node.fingerprint_inputs = classmethod(stated)
+        node.fingerprint_inputs = classmethod(stated)  # pyright: ignore[reportAttributeAccessIssue]
     return node
 
 

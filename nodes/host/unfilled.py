@@ -203,6 +203,8 @@ def _vae_of_checkpoint(root: Any, arguments: Sequence[Any]) -> None:
     prefix = comfy.model_detection.unet_prefix_from_state_dict(tensors)
     tensors, metadata = _converted(tensors, prefix, metadata)
     config = comfy.model_detection.model_config_from_unet(tensors, prefix, metadata=metadata)
+    if config is None:
+        raise ValueError(f"ComfyUI does not know the family of {arguments[0]}.")
     prefixes = {name: "" for name in config.vae_key_prefix}
     inside = comfy.utils.state_dict_prefix_replace(tensors, prefixes, filter_keys=True)
     _load_vae(root, config.process_vae_state_dict(inside))

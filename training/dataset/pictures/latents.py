@@ -54,7 +54,7 @@ class LatentCache:
         folder: Path,
         codec: str,
         store: Store,
-        shape: Callable[[int, int], tuple[int, ...]] | None = None,
+        shape: Callable[[int, int], tuple[int, ...] | None] | None = None,
     ):
         self.folder, self.codec, self.store = folder, codec, store
         """`codec` is the digest of the autoencoder."""
@@ -124,8 +124,8 @@ class LatentCache:
         fits = latent.dtype == torch.float32 and bool(latent.isfinite().all())
         if CHECK in metadata:
             fits = fits and metadata[CHECK] == _check(path, latent)
-        elif self._shape is not None:
-            fits = fits and latent.shape == self._shape(crop.width, crop.height)
+        elif self._shape and (shape := self._shape(crop.width, crop.height)):
+            fits = fits and tuple(latent.shape) == shape
         if not fits:
             raise ValueError(f"{path} does not hold the latent that it is named after.")
         return latent
