@@ -43,11 +43,17 @@ def test_train_names_an_image_that_is_gone(sd15, run_graph: Run, lost: Dataset):
     assert refused(run_graph, graph).startswith("0.png is gone since its folder was read: put it")
 
 
-@pytest.mark.parametrize("kind", ["Pivotal_CheckDataset", "Pivotal_DatasetToLists"])
-def test_other_nodes_name_an_image_that_is_gone(run_graph: Run, lost: Dataset, kind: str):
+def test_dataset_to_lists_names_an_image_that_is_gone(run_graph: Run, lost: Dataset):
     graph = Graph()
-    graph.keep(graph.add(kind, dataset=graph.give(lost)).out())
+    graph.keep(graph.add("Pivotal_DatasetToLists", dataset=graph.give(lost)).out())
     assert refused(run_graph, graph).startswith("0.png is gone since its folder was read: put it")
+
+
+def test_check_dataset_reports_an_image_that_is_gone(run_graph: Run, lost: Dataset):
+    graph = Graph()
+    check = graph.add("Pivotal_CheckDataset", dataset=graph.give(lost))
+    graph.keep(check.out(1))
+    assert "warning: 0.png is gone since its folder was read" in run_graph(graph)[check, 1]
 
 
 def test_a_mask_that_is_gone_is_named(tmp_path: Path):
