@@ -13,12 +13,10 @@ from PIL import Image, ImageOps
 from torch import Tensor
 
 from ....training.dataset.captioning.ask import Asking, Captioner
-from ....training.dataset.captions.tags import join_tags, same_tag, split_tags
+from ....training.dataset.captions.tags import join_tags, same_tag, split_tags, with_blanks
 from ....training.dataset.pictures.pixels import to_tensor
 
 GENERAL, CHARACTER = "0", "4"
-SHORTEST_WORD = 4
-"""Shorter tags, such as ^_^ or o_o, are faces and keep their underscore."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -78,10 +76,8 @@ class Tagger:
 
 
 def written(name: str, *, spaces: bool) -> str:
-    """A tag as written in a caption: with blanks, unless it is a face such as ^_^."""
-    is_face = len(name) < SHORTEST_WORD or not any(part.isalnum() and len(part) > 1 for part in
-                                                   name.split("_"))  # fmt: skip
-    return name.replace("_", " ") if spaces and not is_face else name
+    """The tag as a caption has it."""
+    return with_blanks(name) if spaces else name
 
 
 def _pixels(picture: Image.Image, side: int) -> Tensor:

@@ -38,6 +38,7 @@ UNTRAINABLE = {
     "CosmosPredict2": "its attention uses an operator of ComfyUI that has no gradient",
     "Anima": "its attention uses an operator of ComfyUI that has no gradient",
     "JoyImage": "its attention uses an operator of ComfyUI that has no gradient",
+    "SD_X4Upscaler": "it enlarges images, and sees a small one of each",
     "SAM3": "it finds objects and draws no images",
     "RT_DETR_v4": "it finds objects and draws no images",
     "DepthAnything3": "it measures depth and draws no images",

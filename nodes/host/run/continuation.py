@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from ....training.config import TrainConfig
-from ....training.state import RunState, load_state
+from ....training.state import RULE, RunState, load_state
 from .identity import changes
 from .run_folder import STEP_FILE, RunFolder, run_folders, runs_root
 
@@ -53,7 +53,8 @@ class Origin:
             raise FileNotFoundError(
                 f"The checkpoint of step {self.step} of {self.run} is gone: choose another one."
             )
-        return load_state(path)
+        # What continues is a run of its own, by the rule of new runs.
+        return replace(load_state(path), rule=RULE)
 
     def changes(self, recipe: Mapping[str, Any], usual: Mapping[str, Any]) -> dict[str, Any]:
         """The settings that differ from the run that is continued: {setting: [before, now]}.

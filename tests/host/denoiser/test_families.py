@@ -163,6 +163,7 @@ def test_kinds_of_a_family_have_its_name(host):
         ("Anima", "operator of ComfyUI that has no gradient"),
         ("SAM31", "finds objects and draws no images"),
         ("StableAudio", "makes sound and no images"),
+        ("SD_X4Upscaler", "sees a small one of each"),
     ],
 )
 def test_a_model_that_cannot_be_trained_is_refused_with_the_reason(kind, sentence):

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from ..records import Dataset, Record
 from .label import Kind, Label, named_caption, rename_subject
 from .placeholders import split_caption, whole_word
-from .tags import join_tags, looks_like_tags, same_tag, split_tags
+from .tags import join_tags, looks_like_tags, same_tag, split_tags, with_blanks
 
 Rewrite = Callable[[str, Record], str]
 ARROW = "=>"
@@ -73,7 +73,24 @@ def _error(line: str, reason: str) -> ValueError:
 def replace_words(old: str, new: str) -> Rewrite:
     """Replace every `old` that is a whole word, ignoring case."""
     pattern = re.compile(whole_word(old), re.IGNORECASE)
-    return lambda caption, record: _spaced(pattern.sub(lambda match: new, caption))
+
+    def edit(caption: str, record: Record) -> str:
+        if pattern.search(caption) is None:
+            return caption
+        parts = caption.split(",")
+        if not any(map(pattern.search, parts)):  # what is replaced has commas itself
+            return _spaced(pattern.sub(lambda match: new, caption))
+        # Other tags stay to the letter, whatever signs they are made of.
+        kept = [part for part in map(rewritten, parts) if part is not None]
+        return ",".join(kept).strip()
+
+    def rewritten(part: str) -> str | None:
+        if pattern.search(part) is None:
+            return part
+        text = _spaced(pattern.sub(lambda match: new, part))
+        return part[: len(part) - len(part.lstrip())] + text if text else None
+
+    return edit
 
 
 def _replace_pattern(old: str, new: str) -> Rewrite:
@@ -171,7 +188,8 @@ def _no_boilerplate(caption: str, record: Record) -> str:
 def _spaced(text: str) -> str:
     """Remove double blanks, blanks before punctuation, and empty parts between commas."""
     text = re.sub(r"[ \t]{2,}", " ", text)
-    text = re.sub(r"\s+([,.;])", r"\1", text)
+    # A sign with more behind it is a tag, such as ;d or an ellipsis.
+    text = re.sub(r"\s+([,.;])(?=\s|$)", r"\1", text)
     return re.sub(r"(,\s*){2,}", ", ", text).strip(" ,") if "," in text else text.strip()
 
 
@@ -211,8 +229,7 @@ PLAIN: dict[str, Rewrite] = {
     "first sentence": _first_sentence,
     "one line": lambda caption, record: " ".join(caption.split()),
     "spaces for underscores": lambda caption, record: join_tags(
-        tag if not re.search(r"[A-Za-z0-9]{2}", tag) else tag.replace("_", " ")
-        for tag in split_tags(caption)
+        map(with_blanks, split_tags(caption))
     ),
     "no boilerplate": _no_boilerplate,
     "clear": lambda caption, record: "",

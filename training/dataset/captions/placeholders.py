@@ -20,9 +20,12 @@ UNSPACED = (
 def marks() -> str:
     """Ranges of the marks that belong to the letter before them, for a class of a pattern.
 
-    Python's \\w has none of them, such as the accents of decomposed text, which macOS writes.
+    Python's \\w has none of them, such as the accents of decomposed text, which macOS writes. What
+    changes a symbol, as in emoji, belongs to no word.
     """
-    found = {i for i in range(0x300, 0x20000) if unicodedata.category(chr(i))[0] == "M"}
+    symbols = {*range(0x20D0, 0x2100), *range(0xFE00, 0xFE10)}
+    every = {i for i in range(0x300, 0x20000) if unicodedata.category(chr(i)) in ("Mn", "Mc")}
+    found = every - symbols
     starts = sorted(i for i in found if i - 1 not in found)
     ends = sorted(i for i in found if i + 1 not in found)
     return "".join(f"{chr(a)}-{chr(b)}" for a, b in zip(starts, ends, strict=True))
@@ -44,10 +47,10 @@ def edges(word: str) -> tuple[str, str]:
     """
     spaced = rf"(?![{UNSPACED}])\w"
     before = rf"(?:(?<![\w{marks()}])|(?<=[{UNSPACED}]))" if re.match(spaced, word) else ""
+    if re.match(rf"(?![{UNSPACED}])[\w{marks()}]", word[-1]):
+        return before, rf"(?!{longer()})"
     # A mark is never the start of a word: it changes the letter before it.
-    ends_spaced = re.match(rf"{spaced}|[{marks()}]", word[-1])
-    behind = rf"(?!{longer()})" if ends_spaced else rf"(?![{marks()}])"
-    return before, behind if ends_spaced or re.match(r"\w", word[-1]) else ""
+    return before, rf"(?![{marks()}])" if re.match(rf"[\w{marks()}]", word[-1]) else ""
 
 
 def whole_word(word: str) -> str:

@@ -6,6 +6,7 @@ import csv
 import io
 import json
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, cast
@@ -39,10 +40,21 @@ def read_text(path: Path) -> tuple[str, bool]:
         ) from error
     if data[:2] in (b"\xff\xfe", b"\xfe\xff"):
         return data.decode("utf-16", "replace").strip(), False
+    if (wide := _without_mark(data)) is not None:
+        return clean(wide), False
     try:
         return clean(data.decode("utf-8-sig")), False
     except UnicodeDecodeError:
         return clean(data.removeprefix(b"\xef\xbb\xbf").decode("cp1252", "replace")), True
+
+
+def _without_mark(data: bytes) -> str | None:
+    """UTF-16 without a byte-order mark, by the zeros in every second byte of its Latin letters."""
+    for codec, zeros in (("utf-16-le", data[1::2]), ("utf-16-be", data[::2])):
+        if len(data) % 2 == 0 and 2 * zeros.count(0) > len(zeros):
+            with suppress(UnicodeDecodeError):
+                return data.decode(codec)
+    return None
 
 
 def clean(text: str) -> str:

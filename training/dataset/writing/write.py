@@ -12,6 +12,7 @@ from typing import Any
 
 from ....bundles.files.atomic import replace_text
 from ....bundles.files.journal import Journal
+from ..captions.tags import are_tags, merged_tags
 from ..folder.sidecars import read_text
 from ..records import Record
 from .tables import Csv, JsonLines, Kohya, Table
@@ -54,12 +55,17 @@ class FileChange:
 
 
 def joined(old: str, new: str, mode: OnExisting) -> str:
-    """Both texts combined; a part that is there already is not added again."""
+    """Both texts combined; a part that is there already is not added again.
+
+    Of two lists of tags, each tag is added that the first has in no spelling.
+    """
     old, new = old.strip(), new.strip()
     if not old or not new or mode is OnExisting.REPLACE:
         return new or old
     if mode is OnExisting.SKIP:
         return old
+    if are_tags(old, new):
+        return merged_tags(old, new) if mode is OnExisting.APPEND else merged_tags(new, old)
     if mode is OnExisting.APPEND:
         return old if old.endswith(new) else f"{old}, {new}"
     return old if old.startswith(new) else f"{new}, {old}"

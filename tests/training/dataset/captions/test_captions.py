@@ -71,12 +71,20 @@ def test_underscores_and_other_scripts_are_words():
         ("ภาพTOKบนหญ้า", "TOK"),
         ("小明在跑步", "小明"),
         ("写真は小明です", "小明"),
+        ("ที่A ในภาพ", "ที่"),
+        ("か\u30992", "か\u3099"),
     ],
 )
 def test_letters_of_scripts_without_blanks_are_no_part_of_a_word_beside_them(
     caption: str, word: str
 ):
     assert marked(caption, word) == caption.replace(word, f"{{{word}}}")
+
+
+@pytest.mark.parametrize("emoji", ["\u2764\ufe0f", "1\ufe0f\u20e3", "\u2b50\ufe0e"])
+def test_an_emoji_beside_a_word_is_no_part_of_it(emoji: str):
+    assert marked(f"{emoji}TOK in snow", "TOK") == f"{emoji}{{TOK}} in snow"
+    assert marked(f"a TOK{emoji[:1]}", "TOK") == f"a {{TOK}}{emoji[:1]}" or emoji[0] == "1"
 
 
 @pytest.mark.parametrize(
@@ -106,7 +114,7 @@ def reference_split(caption: str, placeholders: list[str]) -> list[tuple[bool, s
         end = at + len(word)
         left = at > 0 and is_spaced(caption[at - 1]) and is_spaced(word[0])
         behind = caption[end : end + 1]
-        mark = unicodedata.category(behind or " ")[0] == "M" and is_word(word[-1])
+        mark = unicodedata.category(behind or " ") in ("Mn", "Mc") and is_word(word[-1])
         right = is_spaced(behind or " ") and is_spaced(word[-1]) or mark
         return not left and not right
 
@@ -123,7 +131,8 @@ def reference_split(caption: str, placeholders: list[str]) -> list[tuple[bool, s
 
 
 def is_word(character: str) -> bool:
-    return character.isalnum() or character == "_" or unicodedata.category(character)[0] == "M"
+    mark = unicodedata.category(character) in ("Mn", "Mc") and character not in "\ufe0e\ufe0f"
+    return character.isalnum() or character == "_" or mark
 
 
 def is_spaced(character: str) -> bool:

@@ -12,6 +12,7 @@ from pack.training.dataset.captions.diff import before_after
 from pack.training.dataset.captions.label import Kind, Label, label_dataset
 from pack.training.dataset.captions.refusals import is_unfinished, problem, repeats_itself, tidied
 from pack.training.dataset.captions.statistics import caption_statistics, statistics_report
+from pack.training.dataset.captions.tags import with_blanks
 from pack.training.dataset.captions.texts import texts_of
 from pack.training.dataset.captions.vary import expand
 from pack.training.dataset.records import Dataset, Lines, Record, Template, Variation
@@ -36,6 +37,11 @@ def edited(operations: str, caption: str, **fields: object) -> str:
         ("replace: tok => TOK", "tok, TOKYO and TOK2, Tok's", "TOK, TOKYO and TOK2, TOK's"),
         ("replace: red hat =>", "a red hat, blue", "a, blue"),
         ("replace: tok => TOK", "一张tok的照片", "一张TOK的照片"),
+        ("replace: red hat => cap", "1girl, ;d, red hat, ..., >:)", "1girl, ;d, cap, ..., >:)"),
+        ("replace: red hat =>", "1girl, ;d, red hat, ..., ^_^", "1girl, ;d, ..., ^_^"),
+        ("replace: gone => x", "1girl,;d  , ...", "1girl,;d  , ..."),
+        ("remove: smile", "1girl, smile, ;d, ...", "1girl, ;d, ..."),
+        ("replace: a cat, a dog => pets", "with a cat, a dog, ;d", "with pets, ;d"),
         ("remove: 小明", "小明在跑步。", "在跑步。"),
         (r"regex: (\d+)girls? => \1 girls", "2girls, 1girl", "2 girls, 1 girls"),
         ("subject: woman => TOK woman", "a tall young woman sits", "TOK woman sits"),
@@ -187,3 +193,19 @@ def test_answers_of_models_are_tidied_and_bad_ones_named():
     assert repeats_itself("a red hat a red hat a red hat") and not repeats_itself(
         "a red hat and a red cap"
     )
+
+
+@pytest.mark.parametrize(
+    ("tag", "spoken"),
+    [
+        ("w_(arknights)", "w (arknights)"),
+        ("d.va_(overwatch)", "d.va (overwatch)"),
+        ("ch'en_(arknights)", "ch'en (arknights)"),
+        ("a_b_c", "a b c"),
+        *((face, face) for face in ("^_^", "o_o", "0_0", "(o)_(o)", "._.", "<|>_<|>", "||_||")),
+        *((face, face) for face in (">_o", "@_@", "3_3", "=_=")),
+    ],
+)
+def test_only_faces_keep_their_underscore(tag: str, spoken: str):
+    assert with_blanks(tag) == spoken
+    assert edited("spaces for underscores", f"1girl, {tag}") == f"1girl, {spoken}"

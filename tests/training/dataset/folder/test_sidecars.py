@@ -110,6 +110,8 @@ def test_utf16_and_old_windows_text_are_read(tmp_path: Path):
         "a": "zwölf".encode("utf-16"),
         "b": "zwölf – “ja”".encode("cp1252"),
         "c": "\ufeffzwölf\r\nzwei\r\n".encode(),
+        "d": "a TOK on grass".encode("utf-16-le"),
+        "e": "a TOK on grass".encode("utf-16-be"),
     }.items():
         picture(tmp_path / f"{name}.png")
         (tmp_path / f"{name}.txt").write_bytes(data)
@@ -117,6 +119,8 @@ def test_utf16_and_old_windows_text_are_read(tmp_path: Path):
         "a.png": "zwölf",
         "b.png": "zwölf – “ja”",
         "c.png": "zwölf\nzwei",
+        "d.png": "a TOK on grass",
+        "e.png": "a TOK on grass",
     }
 
 

@@ -15,6 +15,7 @@ from pack.training.dataset.writing.write import (
     CaptionFile,
     CaptionHistory,
     OnExisting,
+    joined,
     plan_changes,
 )
 
@@ -127,3 +128,19 @@ def test_a_write_that_fails_leaves_the_old_file_and_no_draft(folder, monkeypatch
         write(folder, CaptionHistory(folder.parent / "h.jsonl"), OnExisting.REPLACE, a="new")
     assert (folder / "a.txt").read_bytes() == OLD
     assert {p.name for p in folder.iterdir()} == {"a.png", "a.txt", "b.png", "c.png"}
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "appended", "prepended"),
+    [
+        ("1girl, red hat", "Red_Hat, smile", "1girl, red hat, smile", "Red_Hat, smile, 1girl"),
+        ("1girl, solo", "Solo", "1girl, solo", "Solo, 1girl"),
+        ("1girl,solo ", "smile", "1girl,solo, smile", "smile, 1girl, solo"),
+        ("a cat sits. It sleeps.", "cat, mat", "a cat sits. It sleeps., cat, mat",
+         "cat, mat, a cat sits. It sleeps."),
+    ],
+)  # fmt: skip
+def test_tags_are_merged_tag_by_tag_and_sentences_are_left_whole(old, new, appended, prepended):
+    assert joined(old, new, OnExisting.APPEND) == appended
+    assert joined(old, new, OnExisting.PREPEND) == prepended
+    assert joined(appended, new, OnExisting.APPEND) == appended
