@@ -19,6 +19,7 @@ from ....training.dataset.captioning.ask import (
     Order,
     Progress,
     caption_dataset,
+    named_like,
     question_digest,
 )
 from ....training.dataset.captioning.questions import Preset, preset_prompt
@@ -90,6 +91,11 @@ def run_captioner(
                 captions += run.captions
                 reports.append(run.report(concept))
             records |= {record.name: record for record in part.records}
+    if not reports:
+        reports.append(
+            f"No image was captioned: all {len(dataset.records)} have captions. Set on_existing to "
+            "append, prepend or replace to change them."
+        )
     if not getattr(model, "follows_instructions", True) and question.preset is not Preset.ANYTHING:
         reports.append("This model follows no instructions: presets and prompts change nothing.")
     reports += ["", *(f"{record.name}: {text}" for record, text in captions[:MOST_SHOWN])]
@@ -154,7 +160,9 @@ class _ConceptRun:
         self._last = progress
         self.captions += progress.fresh[: max(MOST_SHOWN - len(self.captions), 0)]
         if self._history:
-            captioned = [replace(record, caption=text) for record, text in progress.fresh]
+            captioned = [
+                replace(record, caption=named_like(record, text)) for record, text in progress.fresh
+            ]
             mode = self._order.on_existing
             self._history.write(plan_changes(captioned, CaptionFile.TXT, mode), self._revision)
         preview = None

@@ -12,12 +12,16 @@ from typing import Any, Protocol
 from PIL import Image
 
 from ....bundles.files.journal import Journal
+from ..captions.label import Kind, Label, named_caption
+from ..captions.placeholders import placeholder_pattern
 from ..captions.refusals import problem, tidied
 from ..pictures.decode import open_small
 from ..records import HUMAN, Dataset, Record
 from ..writing.write import OnExisting, joined
 
 RETRY_TEMPERATURE = 0.7
+STAND_INS = frozenset({"template", "default", "folder"})
+"""Sources of captions that nobody wrote for the image: a sentence, a setting, a folder's name."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -73,7 +77,7 @@ class Order:
             raise ValueError(f"limit is {self.limit}: use 0 (all) or more.")
 
     def wants(self, record: Record) -> bool:
-        if not record.caption.strip():
+        if not record.caption.strip() or record.caption_source in STAND_INS:
             return True
         if record.caption_source == HUMAN and not self.touch_human:
             return False
@@ -177,8 +181,23 @@ def _with(record: Record, captions: dict[str, str], mode: OnExisting) -> Record:
     caption = captions.get(record.name)
     if caption is None:
         return record
-    old = record.caption
-    return replace(record, caption=joined(old, caption, mode), caption_source="model")
+    old = "" if record.caption_source in STAND_INS else record.caption
+    text = joined(old, named_like(record, caption), mode)
+    return replace(record, caption=text, caption_source="model")
+
+
+def named_like(record: Record, caption: str) -> str:
+    """A new caption with the placeholder, if it takes the place of words that Label Dataset wrote.
+
+    They were there to name the concept, which the new caption has to do as well.
+    """
+    if record.caption_source not in STAND_INS or not record.kind:
+        return caption
+    if placeholder_pattern([record.concept]).search(record.caption) is None:
+        return caption
+    kind = Kind(record.kind)
+    label = Label(placeholder=record.concept, class_word=record.class_word, kind=kind)
+    return named_caption(caption, label)
 
 
 def _answers(

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from ..records import Dataset, Record
 from .label import Kind, Label, named_caption, rename_subject
 from .placeholders import split_caption, whole_word
+from .refusals import without_signs
 from .tags import join_tags, looks_like_tags, same_tag, split_tags, with_blanks
 
 Rewrite = Callable[[str, Record], str]
@@ -176,6 +177,7 @@ def _lower(caption: str, record: Record) -> str:
 
 
 def _no_boilerplate(caption: str, record: Record) -> str:
+    caption = without_signs(caption)
     text = re.sub(
         r"^\W*(this|the) (image|picture|photo|photograph) (shows|depicts|features|displays|is of) ",
         "",

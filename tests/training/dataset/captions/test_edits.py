@@ -10,7 +10,13 @@ import pytest
 from pack.training.dataset.captions.change import apply_operations, parse_operations
 from pack.training.dataset.captions.diff import before_after
 from pack.training.dataset.captions.label import Kind, Label, label_dataset
-from pack.training.dataset.captions.refusals import is_unfinished, problem, repeats_itself, tidied
+from pack.training.dataset.captions.refusals import (
+    is_unfinished,
+    opens_like_boilerplate,
+    problem,
+    repeats_itself,
+    tidied,
+)
 from pack.training.dataset.captions.statistics import caption_statistics, statistics_report
 from pack.training.dataset.captions.tags import with_blanks
 from pack.training.dataset.captions.texts import texts_of
@@ -209,3 +215,54 @@ def test_answers_of_models_are_tidied_and_bad_ones_named():
 def test_only_faces_keep_their_underscore(tag: str, spoken: str):
     assert with_blanks(tag) == spoken
     assert edited("spaces for underscores", f"1girl, {tag}") == f"1girl, {spoken}"
+
+
+REFUSED = (
+    "I apologize, but I cannot describe this image.",
+    "Sorry, but I can't help with that.",
+    "Sorry, I am not able to see it.",
+    "I'm afraid the image is missing.",
+    "I don't see an image.",
+    "很抱歉，我无法查看图片。",
+    "抱歉，我不能描述这张图片。",
+    "作为一个AI，我看不到图片。",
+    "申し訳ありませんが、画像を見られません。",
+    "...", "?!", "- - -",
+    "a dog and a cat and a dog and a cat and a dog and a cat and",
+    "the red, the red, the red",
+    "one two three four five one two three four five one two three four five",
+    "一只猫在睡觉，一只猫在睡觉，一只猫在睡觉，",
+    "哈哈哈哈哈哈哈哈哈哈",
+)  # fmt: skip
+KEPT = (
+    "Sorry! is the name of a board game on a table",
+    "a sign that says sorry",
+    "a person who apologizes to a friend",
+    "an error message on a screen: out of memory",
+    "a red car, a red house, a red door",
+    "very very very small",
+    "a man and a woman and a child and a dog",
+    "一只猫在睡觉，一只狗在睡觉",
+    "哈哈哈",
+    "抱着猫的女孩",
+    "1girl, ;d",
+)
+
+
+def test_apologies_loops_and_signs_alone_are_no_captions_and_other_sentences_stay():
+    assert [text for text in REFUSED if not problem(tidied(text))] == []
+    assert [text for text in KEPT if problem(tidied(text))] == []
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["a dog</s>", "<s>a dog", "a dog<|im_end|>", "assistant\na dog", "Assistant: a dog <eos>"],
+)
+def test_a_models_own_signs_are_flagged_and_removed(text: str):
+    assert opens_like_boilerplate(text)
+    assert edited("no boilerplate", text).strip() == "a dog" == tidied(text)
+
+
+def test_placeholders_between_angles_are_no_signs_of_a_model():
+    text = "a <s0><s1> on grass, assistant of a chef"
+    assert not opens_like_boilerplate(text) and edited("no boilerplate", text) == text
