@@ -10,7 +10,7 @@ from ..records import Dataset, Record
 from .label import Kind, Label, named_caption, rename_subject
 from .placeholders import split_caption, whole_word
 from .refusals import without_signs
-from .tags import join_tags, looks_like_tags, same_tag, split_tags, with_blanks
+from .tags import by_section, join_tags, looks_like_tags, same_tag, split_tags, with_blanks
 
 Rewrite = Callable[[str, Record], str]
 ARROW = "=>"
@@ -109,9 +109,12 @@ def remove_phrases(value: str, line: str) -> Rewrite:
     unwanted = {same_tag(tag) for tag in split_tags(value)}
     removals = [replace_words(tag, "") for tag in split_tags(value)]
 
+    def kept(section: str) -> str:
+        return join_tags(tag for tag in split_tags(section) if same_tag(tag) not in unwanted)
+
     def edit(caption: str, record: Record) -> str:
         if looks_like_tags(caption):
-            return join_tags(t for t in split_tags(caption) if same_tag(t) not in unwanted)
+            return by_section(caption, kept)
         for remove in removals:
             caption = remove(caption, record)
         return caption
@@ -134,12 +137,12 @@ def _first_tags(value: str, line: str) -> Rewrite:
     """Move these tags to the front, in this order."""
     order = [same_tag(tag) for tag in split_tags(value)]
 
-    def edit(caption: str, record: Record) -> str:
-        tags = split_tags(caption)
+    def sorted_by(section: str) -> str:
+        tags = split_tags(section)
         rank = {tag: order.index(same_tag(tag)) for tag in tags if same_tag(tag) in order}
         return join_tags(sorted(tags, key=lambda tag: rank.get(tag, len(order))))
 
-    return edit
+    return lambda caption, record: by_section(caption, sorted_by)
 
 
 def _at_most(value: str, line: str) -> Rewrite:
@@ -160,10 +163,17 @@ def _at_most(value: str, line: str) -> Rewrite:
 
 
 def _unique_tags(caption: str, record: Record) -> str:
-    tags: dict[str, str] = {}
-    for tag in split_tags(caption):
-        tags.setdefault(same_tag(tag), tag)
-    return join_tags(tags.values())
+    seen: set[str] = set()
+
+    def new(section: str) -> str:
+        fresh: list[str] = []
+        for tag in split_tags(section):
+            if same_tag(tag) not in seen:
+                fresh.append(tag)
+            seen.add(same_tag(tag))
+        return join_tags(fresh)
+
+    return by_section(caption, new)
 
 
 def _first_sentence(caption: str, record: Record) -> str:
@@ -227,11 +237,13 @@ VALUES: dict[str, Callable[[str, str], Rewrite]] = {
 PLAIN: dict[str, Rewrite] = {
     "lower": _lower,
     "unique tags": _unique_tags,
-    "sort tags": lambda caption, record: join_tags(sorted(split_tags(caption), key=same_tag)),
+    "sort tags": lambda caption, record: by_section(
+        caption, lambda section: join_tags(sorted(split_tags(section), key=same_tag))
+    ),
     "first sentence": _first_sentence,
     "one line": lambda caption, record: " ".join(caption.split()),
-    "spaces for underscores": lambda caption, record: join_tags(
-        map(with_blanks, split_tags(caption))
+    "spaces for underscores": lambda caption, record: by_section(
+        caption, lambda section: join_tags(map(with_blanks, split_tags(section)))
     ),
     "no boilerplate": _no_boilerplate,
     "clear": lambda caption, record: "",

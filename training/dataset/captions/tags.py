@@ -3,12 +3,20 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+
+MARK = "|||"
+"""kohya's mark between tags that stay in place, those that move, and a suffix that stays."""
 
 
 def split_tags(caption: str) -> list[str]:
-    """The tags of a caption, stripped, without empty ones."""
-    return [tag for part in caption.split(",") if (tag := part.strip())]
+    """The tags of a caption, stripped, without empty ones; a mark ends a tag as a comma does."""
+    return [tag for part in caption.replace(MARK, ",").split(",") if (tag := part.strip())]
+
+
+def by_section(caption: str, edit: Callable[[str], str]) -> str:
+    """An edit of tags that leaves each of them on its side of the marks."""
+    return f" {MARK} ".join(map(edit, caption.split(MARK))).strip()
 
 
 def join_tags(tags: Iterable[str]) -> str:

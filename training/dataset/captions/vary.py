@@ -8,10 +8,8 @@ import re
 from ...randomness import generator
 from ..records import Lines, Template, Variation
 from .placeholders import split_caption
-from .tags import join_tags, split_tags
+from .tags import MARK, join_tags, split_tags
 from .templates import template_caption
-
-KEEP = "|||"
 
 
 def vary(caption: str, placeholder: str, class_word: str, variation: Variation, *key: str | int):
@@ -33,7 +31,7 @@ def _varied(
         text = rng.choice([line.strip() for line in text.splitlines() if line.strip()])
     if variation.wildcards:
         text = expand(text, rng)
-    if variation.shuffle_tags or variation.tag_dropout or KEEP in text:
+    if variation.shuffle_tags or variation.tag_dropout or MARK in text:
         text = _tags(text, placeholder, variation, rng)
     if variation.template is not Template.NONE and rng.random() < variation.template_share:
         text = template_caption(variation.template, placeholder, class_word, text, rng)
@@ -54,7 +52,9 @@ def expand(text: str, rng: random.Random) -> str:
 
 
 def _tags(text: str, placeholder: str, variation: Variation, rng: random.Random) -> str:
-    before, mark, after = text.partition(KEEP)
+    # As sd-scripts reads it: a second mark begins a suffix, which stays in place too.
+    before, mark, after = text.partition(MARK)
+    after, _, end = after.partition(MARK)
     tags = split_tags(after if mark else text)
     kept = split_tags(before) if mark else tags[: variation.keep_tags]
     loose = tags if mark else tags[variation.keep_tags :]
@@ -63,7 +63,7 @@ def _tags(text: str, placeholder: str, variation: Variation, rng: random.Random)
     ]
     if variation.shuffle_tags:
         rng.shuffle(loose)
-    return join_tags([*kept, *loose])
+    return join_tags([*kept, *loose, *split_tags(end)])
 
 
 def _mentions(tag: str, placeholder: str) -> bool:

@@ -266,3 +266,28 @@ def test_a_models_own_signs_are_flagged_and_removed(text: str):
 def test_placeholders_between_angles_are_no_signs_of_a_model():
     text = "a <s0><s1> on grass, assistant of a chef"
     assert not opens_like_boilerplate(text) and edited("no boilerplate", text) == text
+
+
+@pytest.mark.parametrize(
+    ("operation", "after"),
+    [
+        ("remove: x", "TOK ||| a, red_hat, TOK ||| best"),
+        ("remove: red hat, best", "TOK, x ||| a, TOK |||"),
+        ("replace: x => y", "TOK, y ||| a, red_hat, TOK ||| best"),
+        ("unique tags", "TOK, x ||| a, red_hat ||| best"),
+        ("sort tags", "TOK, x ||| a, red_hat, TOK ||| best"),
+        ("spaces for underscores", "TOK, x ||| a, red hat, TOK ||| best"),
+    ],
+)
+def test_tags_at_kohyas_marks_are_edited_on_their_side_of_them(operation: str, after: str):
+    assert edited(operation, "TOK, x ||| a, red_hat, TOK ||| best") == after
+
+
+def test_a_second_mark_begins_a_suffix_that_stays():
+    """As sd-scripts documents keep_tokens_separator."""
+    texts = varied("TOK, x ||| a, b, c ||| best, y", shuffle_tags=True)
+    assert len(texts) == 6
+    for text in texts:
+        tags = text.split(", ")
+        assert tags[:2] == ["TOK", "x"] and tags[-2:] == ["best", "y"] and "|||" not in text
+        assert sorted(tags[2:-2]) == ["a", "b", "c"]
