@@ -64,7 +64,7 @@ def test_the_last_previews_read_their_prompts_as_the_graph_does(
     seen, graph = encoded_by(monkeypatch), Graph()
     drawn = drawing(graph, *PROMPTS, every=STEPS, negative=NEGATIVE)
     graph, node = concept_run(
-        "previewed", graph, kind, previews=drawn, run_name=f"read {len(kind[1])}", steps=STEPS,
+        "previewed", graph, kind, previews=drawn, run_name=f"drawn {len(kind[1])}", steps=STEPS,
         concepts=concepts(graph),
     )  # fmt: skip
     texts = {
@@ -91,7 +91,7 @@ def test_no_text_is_kept_while_anything_of_it_can_change(
     rate = graph.add("Pivotal_Optimizer", learning_rate=0.01).out()
     graph, _ = concept_run(
         "previewed", graph, ADAPTED, previews=drawing(graph, "a hill", every=2, negative=""),
-        run_name="moving", steps=STEPS, optimizer=rate,
+        run_name="drawn moving", steps=STEPS, optimizer=rate,
     )  # fmt: skip
     run_graph(graph)
     first, second, third = (made[0][0] for text, made in seen if text == "a hill")
@@ -104,7 +104,7 @@ def test_a_text_is_encoded_once_after_everything_in_it_is_frozen(
     seen, graph = encoded_by(monkeypatch), Graph()
     graph, _ = concept_run(
         "previewed", graph, previews=drawing(graph, "a TOK", every=1, negative="TOK"),
-        run_name="frozen", steps=STEPS, concepts=graph.concept(pivot=0.5),
+        run_name="drawn frozen", steps=STEPS, concepts=graph.concept(pivot=0.5),
     )  # fmt: skip
     run_graph(graph)
     # Before the third step the vectors move; from there on nothing does.
@@ -117,7 +117,7 @@ def test_previews_without_a_concept_say_its_own_words_wherever_it_stands(
     seen, graph = encoded_by(monkeypatch), Graph()
     drawn = drawing(graph, "TOK and embedding:tommy", every=STEPS, negative="", without=True)
     graph, node = concept_run(
-        "previewed", graph, previews=drawn, run_name="without", steps=STEPS,
+        "previewed", graph, previews=drawn, run_name="drawn without", steps=STEPS,
         concepts=concepts(graph),
     )  # fmt: skip
     plain = ("dog and embedding:tommy", "embedding:tok and dog")
@@ -128,7 +128,8 @@ def test_previews_without_a_concept_say_its_own_words_wherever_it_stands(
     for cond, key in zip(each[1:], kept, strict=True):
         assert torch.equal(cond, made[key, 0][0][0])
     names = [
-        path.name for path in RunFolder(host.base / "output/pivotal/without", "").previews.iterdir()
+        path.name
+        for path in RunFolder(host.base / "output/pivotal/drawn without", "").previews.iterdir()
     ]
     ends = {name.partition("_p1_s")[2][1:] for name in names}
     assert ends == {".jpg", "_without1.jpg", "_without2.jpg"}
