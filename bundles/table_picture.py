@@ -5,17 +5,17 @@ from __future__ import annotations
 import base64
 import io
 from collections.abc import Sequence
+from itertools import islice
 
 from PIL import Image, ImageDraw, ImageFont
 
 from .bundle import Bundle
+from .files.picture import open_thumbnail
 from .inspection import Inspection, cells, with_head
 
 THUMBNAIL = 256
 """Longest side of an image in a header, in pixels"""
 _SIZE, _LINE, _MARGIN = 15, 22, 16
-_MOST_PIXELS = 2_000_000
-"""A larger image is no thumbnail"""
 _MOST_FACTS, _MOST_ROWS, _MOST_THUMBNAILS = 40, 200, 8
 _INK, _PALE, _PAPER, _STRIPE = (32, 34, 38), (110, 114, 122), (252, 252, 252), (240, 242, 245)
 
@@ -35,8 +35,7 @@ def from_uri(uri: str) -> Image.Image | None:
     """Decode a data-URI image; None if it is invalid or far larger than a thumbnail."""
     try:
         data = base64.b64decode(uri.partition(",")[2], validate=True)
-        opened: Image.Image = Image.open(io.BytesIO(data))
-        return opened.convert("RGB") if opened.width * opened.height <= _MOST_PIXELS else None
+        return open_thumbnail(data).convert("RGB")
     # An image from a stranger's file can be damaged in any way.
     except Exception:
         return None
@@ -123,10 +122,11 @@ def _thumbnails(bundle: Bundle) -> list[tuple[str, Image.Image]]:
     uris = {"file": bundle.thumbnail}
     uris |= {name: entry.thumbnail for name, entry in bundle.entry_of.items()}
     decoded = ((name, from_uri(uri)) for name, uri in uris.items() if uri)
-    thumbnails = [(name, image) for name, image in decoded if image is not None]
-    for _, image in thumbnails[:_MOST_THUMBNAILS]:
+    whole = ((name, image) for name, image in decoded if image is not None)
+    thumbnails = list(islice(whole, _MOST_THUMBNAILS))
+    for _, image in thumbnails:
         image.thumbnail((THUMBNAIL, THUMBNAIL))
-    return thumbnails[:_MOST_THUMBNAILS]
+    return thumbnails
 
 
 def _cut(text: str, most: int) -> str:

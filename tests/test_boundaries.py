@@ -211,6 +211,19 @@ def test_no_word_that_the_registry_scan_flags():
     assert sorted(held - MAY_HOLD) == []
 
 
+OPENS_PICTURES = re.compile(
+    r"\bImage\.open\b|ImageFile\.Parser|PIL\.Image import .*\bopen\b|Jpeg\w+File\("
+)
+
+
+def test_pictures_are_opened_in_one_place():
+    """There the formats and the pixels are limited."""
+    places = [
+        relative(path) for path in PACK if OPENS_PICTURES.search(path.read_text(encoding="utf-8"))
+    ]
+    assert places == ["bundles/files/picture.py"]
+
+
 @pytest.mark.parametrize("folder", ROOMS)
 def test_rooms_import_each_other_in_no_circle(folder: str):
     ways: dict[str, set[str]] = defaultdict(set)

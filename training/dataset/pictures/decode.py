@@ -12,6 +12,7 @@ from pathlib import Path
 from PIL import ExifTags, Image, ImageCms, ImageFile, UnidentifiedImageError
 from PIL.TiffImagePlugin import TiffImageFile
 
+from ....bundles.files.picture import TooLarge, has_alpha, open_picture_file
 from ..facts import gone
 from ..records import Record, Transparency
 
@@ -61,7 +62,7 @@ class PictureHeader:
 def inspect_picture(path: Path) -> PictureHeader:
     """Size and traits of the upright picture; ValueError if the file is visibly damaged."""
     try:
-        image = Image.open(path)
+        image = open_picture_file(path)
         with image:
             check_mode(image)
             header = PictureHeader(*upright_size(image), frozenset(_traits(image)))
@@ -87,11 +88,6 @@ def _traits(image: ImageFile.ImageFile) -> Iterator[str]:
         yield "cmyk"
 
 
-def has_alpha(image: Image.Image) -> bool:
-    """Whether parts of the picture may be transparent."""
-    return image.mode in ("LA", "PA", "RGBA") or "transparency" in image.info
-
-
 def open_picture(record: Record) -> Image.Image:
     """Decode the first frame as upright sRGB without transparency.
 
@@ -109,7 +105,7 @@ def open_mask(record: Record) -> Image.Image | None:
         is_mask = record.transparency is Transparency.MASK and "alpha" in record.traits
         return open_alpha(record) if is_mask else None
     try:
-        opened = Image.open(record.mask)
+        opened = open_picture_file(record.mask)
         with opened:
             check_mode(opened)
             turned = eight_bits(upright(opened))
@@ -124,7 +120,7 @@ def open_mask(record: Record) -> Image.Image | None:
 
 def open_alpha(record: Record) -> Image.Image:
     """The opacity of a picture, 8-bit gray."""
-    return _decode(record, lambda image: image.convert("RGBA").getchannel("A"))
+    return _decode(record, opacity)
 
 
 def open_small(record: Record, side: int) -> Image.Image:
@@ -159,7 +155,7 @@ def _decode(
     record: Record, convert: Callable[[Image.Image], Image.Image], draft: int = 0
 ) -> Image.Image:
     try:
-        image = Image.open(record.path)
+        image = open_picture_file(record.path)
         with image:
             check_mode(image)
             size = upright_size(image)
@@ -180,6 +176,8 @@ def _decode(
 
 def unreadable_picture(path: Path, error: Exception) -> ValueError:
     """A sentence for a file that Pillow cannot read, without the path that Pillow's own has."""
+    if isinstance(error, TooLarge):
+        return ValueError(f"{path.name} {error}")
     reason = str(error) or type(error).__name__
     plugin = UNDECODED.get(path.suffix.lower())
     if isinstance(error, UnidentifiedImageError):
@@ -244,11 +242,19 @@ def to_rgb(image: Image.Image, record: Record) -> Image.Image:
     profile = image.info.get("icc_profile")
     image, alpha = eight_bits(image), None
     if has_alpha(image):
-        alpha = image.convert("RGBA").getchannel("A")
+        alpha = opacity(image)
     color = to_srgb(without_transparency(image), profile)
     if alpha is None:
         return color
-    return Image.composite(color, backdrop(record, image.size), alpha)
+    # Image.composite makes one more copy.
+    behind = backdrop(record, image.size)
+    behind.paste(color, mask=alpha)
+    return behind
+
+
+def opacity(image: Image.Image) -> Image.Image:
+    """The opacity of a picture, 8-bit gray."""
+    return (image if image.mode == "RGBA" else image.convert("RGBA")).getchannel("A")
 
 
 def eight_bits(image: Image.Image) -> Image.Image:
