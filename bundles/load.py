@@ -38,6 +38,8 @@ class Glance:
     family: str
     thumbnail: str
     notes: tuple[str, ...]
+    opened: bool = True
+    """Whether the file was looked into at all"""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -66,9 +68,17 @@ def load_bundle(path: Path, *, token_map: str = "", finite: bool = True) -> Bund
 
 
 def peek(path: Path) -> Glance:
-    """What a bundle is called by in prompts, from headers alone: no tensor is read."""
+    """What a bundle is called by in prompts, from headers alone: no tensor is read.
+
+    Files of torch have no header, and they are not opened by merely looking at a workflow.
+    """
     if not path.exists():
         raise FileNotFoundError(f"There is no file {path.name}: refresh the list.")
+    closed = [file for file in files_of(path) if file.suffix.lower() in TORCH_SUFFIXES]
+    if closed:
+        names = ", ".join(short(file.name) for file in closed)
+        note = f"{names}: files of this kind can hold code, so they are opened only by a run."
+        return Glance(entries=(), lora=0, family="", thumbnail="", notes=(cut(note),), opened=False)
     try:
         unchecked = _read(path, {}, _open_header)
     except ValueError as error:
@@ -114,9 +124,7 @@ class _Header(Protocol):
 
 
 def _open_header(path: Path) -> Source:
-    """A file with tensors that have a shape and no content; torch's own files are small."""
-    if path.suffix.lower() in TORCH_SUFFIXES:
-        return open_source(path)
+    """A file with tensors that have a shape and no content."""
     try:
         opened = safe_open(str(path), framework="pt", device="cpu")
         with cast("AbstractContextManager[_Header]", opened) as file:

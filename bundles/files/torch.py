@@ -1,19 +1,32 @@
-"""Embedding files of torch (`.pt`, `.bin`), read without running anything that they hold."""
+"""Embedding files of torch (`.pt`, `.bin`), read without running anything that they hold.
+
+torch reads only what was checked: the bytes are taken from the disk once, and an archive is written
+anew from its checked parts, so that the two readers cannot disagree about what a file says.
+"""
 
 from __future__ import annotations
 
 import io
 import pickletools
+import re
+import tarfile
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import BinaryIO, cast
+from typing import cast
 
 import torch
 from torch import Tensor
+from torch.torch_version import TorchVersion
 
 SUFFIXES = frozenset({".pt", ".bin"})
+SAFE_TORCH = "2.10"
+"""The first version whose `weights_only` has no known hole.
+
+Version 2.6 closed CVE-2025-32434, where a file could run code. Version 2.10 closed CVE-2026-24747,
+where a file could overwrite memory.
+"""
 _STORAGES = ("Float", "Half", "BFloat16", "Double", "Long", "Int", "Short", "Char", "Byte", "Bool")
 
 
@@ -63,6 +76,13 @@ _LEGACY = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
 # It holds five objects: magic number, protocol, system, content and list of storages.
 _LEGACY_PARTS = 5
 _MAX_OPCODES, _MAX_DEPTH, _MAX_TEXT = 2_000_000, 2, 1000
+_ARCHIVE, _ARCHIVE_END, _END_LENGTH = b"PK\x03\x04", b"PK\x05\x06", 22
+_OBJECTS = "data.pkl"
+# What torch.save writes into the one folder of its archive.
+_ENTRY = re.compile(
+    r"data\.pkl|data/[0-9]+|version|byteorder|\.format_version|\.storage_alignment"
+    r"|\.data/serialization_id"
+)
 
 
 def read_torch(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -71,17 +91,16 @@ def read_torch(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     ValueError for a file that is damaged, refers to anything but tensors, or would take up more
     memory than it is long.
     """
-    size = path.stat().st_size
-    with path.open("rb") as file:
-        places = _check_names(path, file, size)
-        file.seek(0)
-        try:
-            source = _with_stand_ins(file, places) if places else file
-            with _known_stand_in():
-                loaded: object = torch.load(source, map_location="cpu", weights_only=True)
-        # A damaged file can fail anywhere inside the library, in many ways.
-        except Exception as error:
-            raise _unreadable(path, str(error).split("\n")[0][:200]) from error
+    _check_torch(path)
+    content = path.read_bytes()
+    size = len(content)
+    checked = _checked(path, content)
+    try:
+        with _known_stand_in():
+            loaded: object = torch.load(io.BytesIO(checked), map_location="cpu", weights_only=True)
+    # A damaged file can fail anywhere inside the library, in many ways.
+    except Exception as error:
+        raise _unreadable(path, str(error).split("\n")[0][:200]) from error
     if not isinstance(loaded, Mapping):
         raise ValueError(
             f"{path} holds a {type(loaded).__name__} without names, so it is not clear what its "
@@ -99,22 +118,38 @@ def _known_stand_in() -> AbstractContextManager[object]:
     return known([_StandIn]) if known else nullcontext()
 
 
-def _with_stand_ins(file: BinaryIO, places: Sequence[tuple[int, int]]) -> BinaryIO:
-    """The file with the stand-in's name at these places (from, to) of its list of objects.
+def _check_torch(path: Path) -> None:
+    """Raise ValueError if the installed torch is not safe against a made-up file."""
+    if TorchVersion(torch.__version__) < SAFE_TORCH:
+        raise ValueError(
+            f"{path} is a torch file, and torch {torch.__version__} has known security holes that "
+            f"such a file can use: update torch to {SAFE_TORCH} or newer, or get the file as "
+            "safetensors."
+        )
 
-    torch would also find the name of the real object if another pack has allowed that.
+
+def _checked(path: Path, content: bytes) -> bytes:
+    """The file for torch, with the stand-in's name in place of the objects that it replaces.
+
+    torch would also find the real object under its own name if another pack has allowed that.
     """
-    if file.read(len(_LEGACY)) == _LEGACY:
-        file.seek(0)
-        return io.BytesIO(_renamed(file.read(), places))
-    copy = io.BytesIO()
-    with zipfile.ZipFile(file) as archive, zipfile.ZipFile(copy, "w") as made:
-        for entry in archive.infolist():
-            content = archive.read(entry)
-            listed = entry.filename.endswith("data.pkl")
-            made.writestr(entry.filename, _renamed(content, places) if listed else content)
-    copy.seek(0)
-    return copy
+    if not content.startswith(_LEGACY):
+        entries = _entries(path, content)
+        objects = entries[_OBJECTS]
+        entries[_OBJECTS] = _renamed(objects, _check_names(path, objects, 1))
+        return _archive(entries)
+    # In such a file torch looks for an archive of the kinds that it wrote before and after.
+    if zipfile.is_zipfile(io.BytesIO(content)) or tarfile.is_tarfile(io.BytesIO(content)):
+        raise _unreadable(path, "it is an old file of torch and an archive at once")
+    return _renamed(content, _check_names(path, content, _LEGACY_PARTS))
+
+
+def _archive(entries: Mapping[str, bytes]) -> bytes:
+    made = io.BytesIO()
+    with zipfile.ZipFile(made, "w") as archive:
+        for name, content in entries.items():
+            archive.writestr(f"archive/{name}", content)
+    return made.getvalue()
 
 
 def _renamed(objects: bytes, places: Sequence[tuple[int, int]]) -> bytes:
@@ -156,16 +191,12 @@ def _plain(path: Path, key: str, tensor: Tensor, size: int) -> Tensor:
     return tensor.contiguous().clone()
 
 
-def _check_names(path: Path, file: BinaryIO, size: int) -> list[tuple[int, int]]:
-    """Before a file is loaded, refuse it if it refers to a function or compresses its data.
+def _check_names(path: Path, content: bytes, count: int) -> list[tuple[int, int]]:
+    """Refuse lists of objects (so many, one after the other) that refer to a function.
 
-    Returns where its list of objects has names that a stand-in takes the place of.
+    Returns where they have names that a stand-in takes the place of.
     """
-    if file.read(len(_LEGACY)) == _LEGACY:
-        stream, count = file, _LEGACY_PARTS
-        file.seek(0)
-    else:
-        stream, count = _object_list(path, file, size), 1
+    stream = io.BytesIO(content)
     places: list[tuple[int, int]] = []
     try:
         for _ in range(count):
@@ -181,7 +212,7 @@ class _Foreign(ValueError):
     """The file holds more than tensors."""
 
 
-def _check_opcodes(path: Path, stream: BinaryIO) -> Iterator[tuple[int, int]]:
+def _check_opcodes(path: Path, stream: io.BytesIO) -> Iterator[tuple[int, int]]:
     bytes_seen = _BytesCheck()
     for number, (opcode, argument, position) in enumerate(pickletools.genops(stream)):
         if not bytes_seen.allows(opcode.name, argument):
@@ -195,9 +226,17 @@ def _check_opcodes(path: Path, stream: BinaryIO) -> Iterator[tuple[int, int]]:
                 f"{path} holds {what[:60].replace(' ', '.')}, which is not a tensor and could run "
                 "code: it is not loaded. Ask for a safetensors file."
             )
-        if opcode.name == "GLOBAL" and argument in _REPLACED and position is not None:
-            # A letter and two lines; the argument has a blank between them.
-            yield position, position + len(argument.encode()) + 2
+        if opcode.name == "GLOBAL" and position is not None:
+            # A letter and two lines; the argument has a blank between them. Written with escapes,
+            # torch would read another name than the one checked here, and another length.
+            spelled = b"c" + str(argument).replace(" ", "\n").encode() + b"\n"
+            after = position + len(spelled)
+            if stream.getvalue()[position:after] != spelled:
+                raise _Foreign(
+                    f"{path} spells names in a way that torch does not: it is not loaded."
+                )
+            if argument in _REPLACED:
+                yield position, after
 
 
 class _BytesCheck:
@@ -227,21 +266,44 @@ class _BytesCheck:
         return True
 
 
-def _object_list(path: Path, file: BinaryIO, size: int) -> BinaryIO:
-    """The list of objects in the archive that newer files are."""
+def _entries(path: Path, content: bytes) -> dict[str, bytes]:
+    """The parts of the archive that newer files are, by their names inside its one folder."""
+    # Another reader could find a second archive in front of this one or behind it.
+    end = content[-_END_LENGTH:]
+    if not (content.startswith(_ARCHIVE) and end.startswith(_ARCHIVE_END)):
+        raise _unreadable(path, "its archive is damaged")
     try:
-        with zipfile.ZipFile(file) as archive:
-            entries = archive.infolist()
-            if sum(entry.file_size for entry in entries) > size:
-                raise _unreadable(path, "it unpacks to more than its size")
-            listed = [entry for entry in entries if entry.filename.endswith("data.pkl")]
-            if len(listed) != 1:
-                raise _unreadable(path, "it has no list of tensors")
-            return io.BytesIO(archive.read(listed[0]))
+        with zipfile.ZipFile(io.BytesIO(content)) as archive:
+            listed = archive.infolist()
+            _check_form(path, listed, len(content))
+            return {_split(entry)[1]: archive.read(entry) for entry in listed}
     except ValueError:
         raise
     except Exception as error:
         raise _unreadable(path, "its archive is damaged") from error
+
+
+def _check_form(path: Path, entries: Sequence[zipfile.ZipInfo], size: int) -> None:
+    """Raise ValueError for an archive of another form than torch.save writes."""
+    if sum(entry.file_size for entry in entries) > size:
+        raise _unreadable(path, "it unpacks to more than its size")
+    if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries):
+        raise _unreadable(path, "its archive is compressed")
+    roots, names = {_split(e)[0] for e in entries}, [_split(e)[1] for e in entries]
+    foreign = [name for name in names if not _ENTRY.fullmatch(name)]
+    if foreign or len(roots) != 1:
+        what = repr(foreign[0])[:60] if foreign else "several folders"
+        raise _unreadable(path, f"its archive holds {what}, which torch does not write")
+    if len(set(names)) != len(names):
+        raise _unreadable(path, "its archive holds two parts of the same name")
+    if _OBJECTS not in names:
+        raise _unreadable(path, "it has no list of tensors")
+
+
+def _split(entry: zipfile.ZipInfo) -> tuple[str, str]:
+    """(the archive's folder, the name inside it); orig_filename is what stands in the file."""
+    folder, _, name = entry.orig_filename.partition("/")
+    return folder, name
 
 
 def _unreadable(path: Path, reason: str) -> ValueError:

@@ -39,6 +39,8 @@ async function show(node, fresh = false) {
 
 function draw(root, found) {
   if (!found) return root.replaceChildren(say("The connected bundle."));
+  const notes = found.notes.map((note) => make("div.pivotal-about", {}, note));
+  if (found.opened === false) return root.replaceChildren(...notes);
   const names = found.names.map((one) => chip(one));
   const said = names.length ? [] : [say("No names in this file.")];
   const all = found.names.map((one) => one.trigger).join(", ");
@@ -47,7 +49,6 @@ function draw(root, found) {
   const lora = found.lora ? say("{count} LoRA tensors", { count: found.lora }) : say("no LoRA");
   const about = [found.family, lora];
   const line = make("div.pivotal-about", {}, about.filter(Boolean).join(", "));
-  const notes = found.notes.map((note) => make("div.pivotal-about", {}, note));
   const text = make("div.pivotal-text", {}, line, list, ...notes);
   root.replaceChildren(...picture(found.thumbnail, "thumbnail"), text);
 }

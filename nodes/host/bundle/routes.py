@@ -32,6 +32,7 @@ def bundle_overview(call: Call) -> dict[str, Any]:
         "family": bundle.family,
         "thumbnail": bundle.thumbnail,
         "notes": list(bundle.notes),
+        "opened": bundle.opened,
     }
 
 

@@ -1,4 +1,4 @@
-"""A workflow that was saved on Windows names its files with backslashes: they are found."""
+"""Files of other systems: backslashes in names from Windows, and torch files in the view."""
 
 from __future__ import annotations
 
@@ -69,3 +69,14 @@ def test_no_slash_leads_out_of_the_folders(file: Path, name: str):
     assert as_listed(name) is None
     with pytest.raises(FileNotFoundError):
         bundle_path(name)
+
+
+def test_the_view_of_a_torch_file_says_why_it_is_closed(file: Path, monkeypatch):
+    """A workflow that merely opens must not unpickle a file that came with it."""
+    path = file.parent.parent / "closed.pt"
+    folder_paths.filename_list_cache.clear()
+    torch.save({"string_to_param": {"*": torch.ones(1, 768)}}, path)
+    monkeypatch.setattr(torch, "load", None)
+    seen = bundle_overview(Call(ids={}, query={"file": "embeddings/closed.pt"}))
+    assert seen["opened"] is False and seen["names"] == []
+    assert "closed.pt: files of this kind can hold code" in seen["notes"][0]
