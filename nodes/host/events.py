@@ -35,7 +35,12 @@ def send_event(noun: str, data: Mapping[str, Any]) -> None:
 
 
 def show_text(text: str) -> str:
-    """Show a text on the running node, in the editor that queued the graph; return the text."""
+    """Show a text on the running node, in the editor that queued the graph; return the text.
+
+    A file name that is no UTF-8 gets marks in the place of its unreadable bytes: neither the
+    editor nor a node that takes the text could send them on.
+    """
+    text = text.encode("utf-8", "replace").decode()
     server, context = getattr(PromptServer, "instance", None), get_executing_context()
     if server is not None and context is not None:
         lines = text.splitlines()

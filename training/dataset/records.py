@@ -36,6 +36,18 @@ class Box:
     height: int
 
 
+@dataclass(frozen=True, slots=True)
+class CaptionPlace:
+    """Where a caption was read, and where it is written again."""
+
+    path: Path
+    """A text file, or a table."""
+    row: str
+    """What its row calls the picture; empty for a text file."""
+    text: str
+    """The caption as it was read."""
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Record:
     """One picture of a dataset with its caption."""
@@ -52,6 +64,8 @@ class Record:
     """Path within the dataset, such as "10_dog/cat 1.png"; if empty, the file's name."""
     caption_source: str = ""
     """Where the caption comes from, such as ".txt" or "metadata.jsonl"; empty if there is none."""
+    read_from: CaptionPlace | None = None
+    """The file of the caption, also of one that was changed since; None if there was no file."""
     mask: Path | None = None
     """A picture whose brightness weighs the loss."""
     transparency: Transparency = Transparency.WHITE

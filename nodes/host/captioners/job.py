@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from typing import Any
@@ -19,14 +19,14 @@ from ....training.dataset.captioning.ask import (
     Order,
     Progress,
     caption_dataset,
-    named_like,
+    captioned,
     question_digest,
 )
 from ....training.dataset.captioning.questions import Preset, preset_prompt
 from ....training.dataset.facts import Store
 from ....training.dataset.pictures.decode import open_small
 from ....training.dataset.records import Dataset, Record, Transparency
-from ....training.dataset.writing.write import CaptionFile, plan_changes
+from ....training.dataset.writing.write import CaptionFile, check_shared, plan_changes
 from ..dataset.caption_files import caption_history, check_writable, remove_leftovers
 from ..events import show_text
 from ..folders import file_facts, sweep_caches, user_folder
@@ -67,6 +67,7 @@ def run_captioner(
     """Caption a dataset concept by concept, since the prompt names the concept."""
     if write:
         check_writable(dataset)
+        check_shared([record for record in dataset.records if order.wants(record)])
         remove_leftovers(dataset)
     sweep_caches()
     model = chosen(captioner, clip)
@@ -139,6 +140,7 @@ class _ConceptRun:
         self._history = caption_history() if write else None
         self._revision = self._history.revision() + 1 if self._history else 0
         self._started, self._count, self._last = time.monotonic(), 0, Progress(total=0)
+        self._of_tables: list[Record] = []
         self.captions: list[tuple[Record, str]] = []
         """The first captions."""
 
@@ -149,28 +151,35 @@ class _ConceptRun:
 
     def follow(self, steps: Generator[Progress, None, Dataset]) -> Dataset:
         """Drive a captioning to its end. Cancel raises between two tokens; what is done is kept."""
-        while True:
-            try:
-                progress = next(steps)
-            except StopIteration as end:
-                return end.value
-            self._show(progress)
+        try:
+            while True:
+                try:
+                    progress = next(steps)
+                except StopIteration as end:
+                    return end.value
+                self._show(progress)
+        finally:
+            # A table is written as a whole, and its history keeps the whole: once, not per batch.
+            self._write(self._of_tables)
 
     def _show(self, progress: Progress) -> None:
         self._last = progress
         self.captions += progress.fresh[: max(MOST_SHOWN - len(self.captions), 0)]
-        if self._history:
-            captioned = [
-                replace(record, caption=named_like(record, text)) for record, text in progress.fresh
-            ]
-            mode = self._order.on_existing
-            self._history.write(plan_changes(captioned, CaptionFile.TXT, mode), self._revision)
+        mode = self._order.on_existing
+        done = [captioned(record, text, mode) for record, text in progress.fresh]
+        self._of_tables += [record for record in done if record.read_from and record.read_from.row]
+        self._write([r for r in done if not (r.read_from and r.read_from.row)])
         preview = None
         if progress.fresh and progress.done > progress.reused:
             preview = ("JPEG", open_small(progress.fresh[-1][0], PREVIEW_SIDE), PREVIEW_SIDE)
         self._bar.update_absolute(self._bar.current + progress.done - self._count, preview=preview)
         self._count = progress.done
         show_text(self.report(""))
+
+    def _write(self, records: Sequence[Record]) -> None:
+        if self._history:
+            changes = plan_changes(records, CaptionFile.AS_READ, self._order.on_existing)
+            self._history.write(changes, self._revision)
 
     def report(self, concept: str) -> str:
         """Counts and speed, then one line for each picture that failed."""

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import difflib
+
 from ....bundles.files.atomic import remove_drafts
+from ....training.dataset.folder.tables import TABLES
 from ....training.dataset.records import Dataset
 from ....training.dataset.writing.write import (
     CaptionFile,
@@ -10,6 +13,7 @@ from ....training.dataset.writing.write import (
     FileChange,
     OnExisting,
     plan_changes,
+    read_before,
 )
 from ..folders import is_writable, user_folder, writable_roots
 
@@ -29,6 +33,11 @@ def save_captions(dataset: Dataset, kind: CaptionFile, mode: OnExisting, *, dry_
     shown = [line for change in changes[:MOST_FILES] for line in change_lines(change)]
     if len(changes) > MOST_FILES:
         shown.append(f"and {len(changes) - MOST_FILES} more")
+    if first := read_before(dataset.records, kind):
+        shown.append(
+            f"{len(first)} images have other captions in files that are read before {kind.value}, "
+            f"such as {first[0].name}: what is saved here is not used while those are there."
+        )
     if dry_run or not changes:
         verb = "would be written: switch dry_run off to write" if changes else "need to be written"
         return "\n".join([f"{len(changes)} files {verb}", *shown])
@@ -61,6 +70,13 @@ def remove_leftovers(dataset: Dataset) -> None:
 
 
 def change_lines(change: FileChange) -> list[str]:
-    """The name of a file, then its old and its new text."""
-    old = "(no file)" if change.before is None else change.before.strip()
-    return [change.path.name, f"  - {old[:300]}", f"  + {(change.after or '').strip()[:300]}"]
+    """The name of a file, then its old and its new text; of a table, lines that differ."""
+    new = (change.after or "").strip()
+    if change.path.suffix.lower() in TABLES:
+        lines = difflib.unified_diff(change.old.splitlines(), new.splitlines(), n=0, lineterm="")
+        rows = [line for line in lines if not line.startswith(("---", "+++", "@@"))]
+        more = [f"  and {len(rows) - MOST_FILES} more lines"] if len(rows) > MOST_FILES else []
+        shown = [f"  {row[0]} {row[1:301]}" for row in rows[:MOST_FILES]]
+        return [change.path.name, *shown, *more]
+    old = "(no file)" if change.before is None else change.old
+    return [change.path.name, f"  - {old[:300]}", f"  + {new[:300]}"]

@@ -11,7 +11,7 @@ from typing import Any
 
 from ....training.dataset.captions.placeholders import placeholder_pattern
 from ....training.dataset.checks.findings import rough_tokens
-from ....training.dataset.folder.sidecars import read_text
+from ....training.dataset.folder.text_files import read_text
 from ....training.dataset.pictures.crops import plan_crops
 from ....training.dataset.pictures.sheets import trained_view
 from ....training.dataset.records import Dataset, Framing, Record, Transparency, file_stamp
@@ -94,8 +94,8 @@ def _record(reviewed: Reviewed, item: str) -> Record:
 
 def _caption_file(record: Record) -> Path | None:
     """The text file of a caption; None for captions from tables or without a file."""
-    source = record.caption_source
-    return record.path.with_suffix(source) if source.startswith(".") else None
+    place = record.read_from
+    return place.path if place is not None and not place.row else None
 
 
 def _stamp(record: Record) -> str:

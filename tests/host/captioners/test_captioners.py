@@ -18,6 +18,7 @@ from safetensors.torch import load_file, save_file
 from harness.host.graphs import Graph
 from harness.host.runner import GraphFailed, GraphInterrupted, Host
 from harness.models.captioners import FAMILIES, save_captioner
+from harness.models.tagger import make_tagger
 from pack.nodes.host.captioners.find import captioner_folder, captioner_names
 from pack.nodes.host.captioners.job import Question, run_captioner
 from pack.nodes.host.captioners.model import ComputePrecision, FolderCaptioner
@@ -304,32 +305,6 @@ def test_a_package_that_a_family_wants_is_named(models, monkeypatch):
         ValueError, match="smolvlm needs the package num2words, .*install num2words"
     ):
         FolderCaptioner(folder, ComputePrecision.FP32)
-
-
-def make_tagger(folder: Path) -> Path:
-    """An ONNX file whose tags answer to the mean of blue, green and red, and to whiteness."""
-    import onnx
-    from onnx import TensorProto, helper
-
-    folder.mkdir()
-    names = ["rating", "1girl", "blue_sky", "^_^", "hatsune_miku"]
-    rows = zip(names, [9, 0, 0, 0, 4], strict=True)
-    lines = ["tag_id,name,category,count", *(f"{n},{a},{b},9" for n, (a, b) in enumerate(rows))]
-    (folder / "selected_tags.csv").write_text("\n".join(lines))
-    weight = [0, 0, 1 / 255, 1 / 255, 0, 0, 0, 1 / 255, 0, 0, 0, 0, 0, 0, 1 / 255]
-    graph = helper.make_graph(
-        [
-            helper.make_node("ReduceMean", ["x"], ["m"], axes=[1, 2], keepdims=0),
-            helper.make_node("MatMul", ["m", "w"], ["y"]),
-        ],
-        "tagger",
-        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", 16, 16, 3])],
-        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["n", 5])],
-        [helper.make_tensor("w", TensorProto.FLOAT, [3, 5], weight)],
-    )
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8)
-    onnx.save(model, folder / "model.onnx")
-    return folder
 
 
 def test_a_tagger_pads_with_white_reads_blue_first_and_keeps_faces(tmp_path: Path):

@@ -174,11 +174,13 @@ def caption_dataset(
             captions[record.name] = caption
         progress.done += len(chunk)
         yield progress
-    return dataset.with_records(lambda record: _with(record, captions, order.on_existing))
+    return dataset.with_records(
+        lambda record: captioned(record, captions.get(record.name), order.on_existing)
+    )
 
 
-def _with(record: Record, captions: dict[str, str], mode: OnExisting) -> Record:
-    caption = captions.get(record.name)
+def captioned(record: Record, caption: str | None, mode: OnExisting) -> Record:
+    """A picture with a model's caption beside or in place of its own; None changes nothing."""
     if caption is None:
         return record
     old = "" if record.caption_source in STAND_INS else record.caption
@@ -244,7 +246,9 @@ def _ask(
     if not pairs:
         return []
     # Each picture has its own seed, so a resumed run draws what the first would have drawn.
-    seeds = [random.Random(f"{asking.seed} {record.name}").getrandbits(32) for record, _ in pairs]
+    # Names of files may be no UTF-8; a seed of text and one of its bytes are the same.
+    keys = [f"{asking.seed} {record.name}".encode("utf-8", "surrogatepass") for record, _ in pairs]
+    seeds = [random.Random(key).getrandbits(32) for key in keys]
     try:
         texts = captioner.caption([picture for _, picture in pairs], asking, seeds)
     except ValueError as error:

@@ -10,6 +10,7 @@ from enum import Enum
 from torch import Tensor
 
 from ..facts import Store
+from ..folder.notes import Notes
 from ..merge import describe
 from ..pictures.crops import histogram, plan_crops
 from ..records import Dataset, Framing, Record
@@ -67,7 +68,11 @@ def examine(
     kept = [i for i, measure in enumerate(measures) if not measure.error]
     records = [dataset.records[i] for i in kept]
     good = [measures[i] for i in kept]
-    broken = tuple(measure.error for measure in measures if measure.error)
+    unread = Notes()
+    for record, measured in zip(dataset.records, measures, strict=True):
+        if measured.error:
+            unread.add(measured.error, record.path.name)
+    broken = unread.sentences()
     crops = [each[0] for each in plan_crops(records, framing)]
     clusters = near_copies(good)
     compared = distinct(good, clusters)

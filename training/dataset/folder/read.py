@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePath
 
 from ..pictures.decode import EXTENSIONS, inspect_picture, open_picture
 from ..records import Dataset, Record, Transparency, digest, file_stamp, listed
 from .names import natural_key, split_concept
+from .notes import Notes
 from .scan import (
     TABLE_EXTENSIONS,
     UNREAD_EXTENSIONS,
@@ -18,7 +19,7 @@ from .scan import (
     passed_over,
     scan_folder,
 )
-from .sidecars import Sidecars
+from .sidecars import CaptionTable, Sidecars, read_tables
 
 __all__ = ["FolderOptions", "folder_fingerprint", "open_picture", "read_folder"]
 
@@ -52,22 +53,22 @@ def read_folder(
     oddities. Raises FileNotFoundError for a missing folder and ValueError if no picture is usable.
     """
     options = options or FolderOptions(caption_extension=caption_extension, repeats=repeats)
-    skipped: list[str] = []
-    notes: list[str] = []
+    skipped, notes = Notes(), Notes()
     records: list[Record] = []
     places = scan_folder(folder, options.subfolders)
+    tables = read_tables(places, notes) if options.every_kind else []
     for place in places:
-        records += _read_place(place, options, skipped, notes)
+        records += _read_place(place, tables, options, skipped, notes)
     unread = [name for place in places for name in passed_over(place, options.subfolders)]
     if not records:
         raise ValueError(no_picture(folder, skipped, unread))
     if unread:
-        notes.append(f"These subfolders have images that are not read: {_cure(unread)}.")
+        notes.add(f"These subfolders have images that are not read: {_cure(unread)}.")
     return Dataset(
         name=folder.name,
         records=tuple(records),
-        skipped=tuple(skipped),
-        notes=tuple(dict.fromkeys(notes)),
+        skipped=skipped.sentences(),
+        notes=notes.sentences(),
     )
 
 
@@ -79,14 +80,18 @@ def _cure(unread: Sequence[str]) -> str:
 
 
 def _read_place(
-    place: ScannedFolder, options: FolderOptions, skipped: list[str], notes: list[str]
+    place: ScannedFolder,
+    tables: Sequence[CaptionTable],
+    options: FolderOptions,
+    skipped: Notes,
+    notes: Notes,
 ) -> Iterator[Record]:
     extension = checked_extension(options.caption_extension)
-    sidecars = Sidecars(place, extension, every_kind=options.every_kind, notes=notes)
+    sidecars = Sidecars(place, extension, tables, every_kind=options.every_kind, notes=notes)
     place = _with_captioned_masks(place, sidecars, notes)
-    used: set[Path] = set()
+    users: dict[Path, str] = {}
     if others := _unread_files(place):
-        notes.append(
+        notes.add(
             f"Files of these kinds are not read: {listed(others)}. Save images as PNG or JPEG."
         )
     for picture in place.pictures:
@@ -94,10 +99,11 @@ def _read_place(
             header = inspect_picture(picture)
             sidecar = sidecars.caption(picture)
         except ValueError as error:
-            skipped.append(str(error))
+            skipped.add(str(error), picture.name)
             continue
         mask = mask_of(place, picture) if options.masks else None
-        used |= {mask} if mask else set()
+        if mask and (other := users.setdefault(mask, picture.name)) != picture.name:
+            notes.add(f"{other} and {picture.name} share the mask {mask.name}.", picture.stem)
         text, source = sidecar.text, sidecar.source
         if not text and (words := options.default_caption.strip() or place.words):
             text, source = words, "default" if options.default_caption.strip() else "folder"
@@ -106,6 +112,7 @@ def _read_place(
             key=place.key + picture.name,
             caption=text,
             caption_source=source if text else "",
+            read_from=sidecar.place,
             width=header.width,
             height=header.height,
             repeats=options.repeats * place.repeats,
@@ -115,25 +122,25 @@ def _read_place(
             traits=header.traits,
         )
     if options.masks:
-        notes += [f"The mask {path.name} belongs to no image." for path in _unused(place, used)]
+        for path in _unused(place, users):
+            notes.add(f"The mask {path.name} belongs to no image.", path.name)
 
 
-def _with_captioned_masks(
-    place: ScannedFolder, sidecars: Sidecars, notes: list[str]
-) -> ScannedFolder:
+def _with_captioned_masks(place: ScannedFolder, sidecars: Sidecars, notes: Notes) -> ScannedFolder:
     """The folder with images that are called like masks and have captions among its pictures."""
     pictures, masks = list(place.pictures), dict(place.masks_beside)
     for base, path in place.masks_beside.items():
         if not _is_captioned(path, sidecars):
             continue
         if path.stem.lower().endswith("-masklabel"):  # nobody calls a photo so
-            notes.append(f"{path.name} is a mask, and its caption is not used.")
+            notes.add(f"{path.name} is a mask, and its caption is not used.", path.name)
             continue
         del masks[base]
         pictures.append(path)
-        notes.append(
+        notes.add(
             f"{path.name} has a caption and is read as an image of its own: delete the caption if "
-            "it is a mask."
+            "it is a mask.",
+            path.name,
         )
     pictures.sort(key=lambda path: natural_key(path.name))
     return replace(place, pictures=tuple(pictures), masks_beside=masks)
@@ -152,7 +159,7 @@ def _unread_files(place: ScannedFolder) -> list[str]:
     return sorted(names, key=natural_key)
 
 
-def _unused(place: ScannedFolder, used: set[Path]) -> list[Path]:
+def _unused(place: ScannedFolder, used: Container[Path]) -> list[Path]:
     return [path for path in dict.fromkeys(place.masks.values()) if path not in used]
 
 
@@ -177,11 +184,11 @@ def checked_extension(extension: str) -> str:
     return f".{name}"
 
 
-def no_picture(folder: Path, skipped: Sequence[str], unread: Sequence[str] = ()) -> str:
+def no_picture(folder: Path, skipped: Notes, unread: Sequence[str]) -> str:
     """Why a folder has no usable picture, and what to do."""
     if skipped:
         first = f"None of the {len(skipped)} images in {folder} can be used"
-        return f"{first}: {skipped[0]}"
+        return f"{first}: {skipped.sentences()[0]}"
     if unread:
         return f"There is no image in {folder} itself, but in its subfolders {_cure(unread)}."
     kinds = ", ".join(sorted(kind.lstrip(".") for kind in EXTENSIONS))

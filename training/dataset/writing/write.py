@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import Enum
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 from ....bundles.files.atomic import replace_text
 from ....bundles.files.journal import Journal
 from ..captions.tags import are_tags, merged_tags
-from ..folder.sidecars import read_text
+from ..folder.names import same_name
+from ..folder.tables import TABLES, match_rows, parse_table
+from ..folder.text_files import decoded, read_text
 from ..records import Record
-from .tables import Csv, JsonLines, Kohya, Table
 
 
 class OnExisting(str, Enum):
@@ -35,6 +37,8 @@ class CaptionFile(str, Enum):
     JSONL = "metadata.jsonl"
     CSV = "metadata.csv"
     KOHYA = "kohya meta.json"
+    AS_READ = "the files they were read from"
+    """A caption without a file goes to a .txt file."""
 
 
 TABLE_FILES = {
@@ -52,6 +56,11 @@ class FileChange:
     before: str | None
     after: str | None
     """None deletes the file."""
+
+    @property
+    def old(self) -> str:
+        """The present text as a person reads it, whatever its encoding."""
+        return decoded((self.before or "").encode("utf-8", "surrogateescape"))[0]
 
 
 def joined(old: str, new: str, mode: OnExisting) -> str:
@@ -74,50 +83,157 @@ def joined(old: str, new: str, mode: OnExisting) -> str:
 def plan_changes(
     records: Sequence[Record], kind: CaptionFile, mode: OnExisting
 ) -> Iterator[FileChange]:
-    """The changes that write captions into files; pictures without a caption change nothing."""
+    """The changes that write captions into files; pictures without a caption change nothing.
+
+    `mode` says what becomes of captions in the files. A caption that goes back where it was read is
+    not added to what it was there, which is part of it already. Raises ValueError before the first
+    change if two pictures would write different captions into one place.
+    """
     described = [record for record in records if record.caption.strip()]
-    if kind in TABLE_FILES:
-        yield from _plan_tables(described, kind, mode)
-        return
-    for record in described:
-        path = record.path.with_suffix(kind.value)
-        old = read_text(path)[0] if path.exists() else ""
-        after = joined(old, record.caption, mode)
-        if after != old:
-            yield FileChange(path, text_now(path), f"{after}\n")
-
-
-def _plan_tables(
-    records: Sequence[Record], kind: CaptionFile, mode: OnExisting
-) -> Iterator[FileChange]:
-    folders: dict[Path, list[Record]] = defaultdict(list)
-    for record in records:
-        folders[record.path.parent].append(record)
-    for folder, own in folders.items():
-        path = folder / TABLE_FILES[kind]
+    places = _places(described, kind, _same_caption)
+    for path, own in places.items():
         before = text_now(path)
-        after = _rewritten(before or "", own, kind, mode)
+        if path.suffix.lower() in TABLES:
+            after = _rewritten(path, before or "", own, mode, read=kind is CaptionFile.AS_READ)
+        else:
+            after = _written(path, before, own[0], mode, read=kind is CaptionFile.AS_READ)
         if after != (before or ""):
             yield FileChange(path, before, after)
 
 
-def _rewritten(before: str, records: Sequence[Record], kind: CaptionFile, mode: OnExisting) -> str:
-    """The table with the captions; the same text if no caption changes."""
-    table, changed = TABLES[kind](before), False
+def read_before(records: Sequence[Record], kind: CaptionFile) -> list[Path]:
+    """Files with other captions that a folder's reader takes before those that are written."""
+    if kind is CaptionFile.AS_READ:
+        return []
+    order = [".txt", ".caption", ".jsonl", ".csv", ".json"]  # other extensions come first
+    own = order.index(PurePath(TABLE_FILES.get(kind, f"a{kind.value}")).suffix)
+    return [
+        place.path
+        for record in records
+        if (place := record.read_from) is not None
+        and place.path.suffix.lower() not in order[own:]
+        and place.text not in ("", record.caption.strip())
+    ]
+
+
+def check_shared(records: Sequence[Record]) -> None:
+    """Raise ValueError if two pictures would get their captions in one place."""
+    _places(records, CaptionFile.AS_READ, lambda one, other: one.path == other.path)
+
+
+def _same_caption(one: Record, other: Record) -> bool:
+    return one.caption.strip() == other.caption.strip()
+
+
+def _places(
+    records: Sequence[Record], kind: CaptionFile, may_share: Callable[[Record, Record], bool]
+) -> dict[Path, list[Record]]:
+    """The files to write and the pictures whose captions go there, each place once."""
+    folders = _Folders()
+    places: dict[Path, list[Record]] = defaultdict(list)
+    users: dict[tuple[Path, str], Record] = {}
     for record in records:
-        old = table.caption(record)
-        new = joined(old, record.caption, mode)
+        path, row = folders.place(record, kind)
+        other = users.setdefault((path, row), record)
+        if other is record:
+            places[path].append(record)
+        elif not may_share(other, record):
+            raise ValueError(_shared(path, other, record))
+    return places
+
+
+def _shared(path: Path, one: Record, other: Record) -> str:
+    if one.path == other.path:
+        return (
+            f"{one.path.name} is in the dataset several times with different captions, but "
+            f"{path.name} can hold only one: leave out the others first."
+        )
+    return (
+        f"{one.path.name} and {other.path.name} would both write their captions into {path.name}: "
+        "rename one of the two, or save the captions as metadata.jsonl."
+    )
+
+
+class _Folders:
+    """The files of folders by their name in any case and form, as the reader finds them."""
+
+    def __init__(self) -> None:
+        self._files: dict[Path, dict[str, str]] = {}
+
+    def place(self, record: Record, kind: CaptionFile) -> tuple[Path, str]:
+        """The file of a picture's caption, and its row if it is a table."""
+        read = record.read_from
+        if kind is CaptionFile.AS_READ and read is not None:
+            return read.path, read.row
+        if kind in TABLE_FILES:
+            path = self.find(record.path.with_name(TABLE_FILES[kind]))
+            if read is not None and read.path == path:
+                return path, read.row
+            # kohya calls pictures by their stems.
+            return path, record.path.stem if kind is CaptionFile.KOHYA else record.path.name
+        ending = CaptionFile.TXT if kind is CaptionFile.AS_READ else kind
+        return self.find(record.path.with_suffix(ending.value)), ""
+
+    def find(self, path: Path) -> Path:
+        """The file with this name, or the one that has it in another case or form."""
+        if path.parent not in self._files:
+            names = sorted(p.name for p in path.parent.iterdir()) if path.parent.is_dir() else []
+            self._files[path.parent] = {same_name(name): name for name in names}
+        if os.path.lexists(path):
+            return path
+        return path.with_name(self._files[path.parent].get(same_name(path.name), path.name))
+
+
+def _written(
+    path: Path, before: str | None, record: Record, mode: OnExisting, *, read: bool
+) -> str:
+    """The text of a caption's file; the same text if the caption does not change."""
+    old = "" if before is None else read_text(path)[0]
+    new = _joined(old, record, path, mode, read=read)
+    return (before or "") if new == old else f"{new}\n"
+
+
+def _joined(old: str, record: Record, path: Path, mode: OnExisting, *, read: bool) -> str:
+    """The caption to write where there is an old one."""
+    source = record.read_from
+    if mode is OnExisting.SKIP or not read or source is None:
+        return joined(old, record.caption, mode)
+    if source.path == path and source.text == old:
+        return record.caption.strip()
+    return joined(old, record.caption, mode)
+
+
+def _rewritten(
+    path: Path, before: str, records: Sequence[Record], mode: OnExisting, *, read: bool
+) -> str:
+    """The table with the captions; the same text if no caption changes."""
+    try:
+        table = parse_table(path, before)
+    except ValueError as error:
+        raise ValueError(_unwritable(path, str(error))) from error
+    if table.unsafe:
+        raise ValueError(_unwritable(path, table.unsafe))
+    rows = match_rows(table, [record.path for record in records], path.parent).rows
+    names = {name: place for place, name in enumerate(table.names)}
+    changed = False
+    for record in records:
+        source = record.read_from
+        place = rows.get(record.path)
+        if source is not None and source.path == path:
+            place = names.get(source.row, place)
+        old = "" if place is None else table.caption(place)
+        new = _joined(old, record, path, mode, read=read)
         if new != old:
-            table.put(record, new)
+            table.put(place, record.path.relative_to(path.parent).as_posix(), new)
             changed = True
     return table.text() if changed else before
 
 
-TABLES: dict[CaptionFile, Callable[[str], Table]] = {
-    CaptionFile.JSONL: JsonLines,
-    CaptionFile.CSV: Csv,
-    CaptionFile.KOHYA: Kohya,
-}
+def _unwritable(path: Path, why: str) -> str:
+    return (
+        f"{path.name} cannot be written, since {why}: correct it, or choose another format. "
+        "Nothing was written."
+    )
 
 
 class CaptionHistory:

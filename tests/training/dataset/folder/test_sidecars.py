@@ -79,6 +79,101 @@ def test_the_first_of_extension_txt_caption_jsonl_csv_json_wins_and_differences_
     assert note == "a.png has different captions in .txt and .caption: .txt is used."
 
 
+@pytest.mark.parametrize("table", ["metadata.jsonl", "metadata.csv", "meta.json"])
+def test_a_table_beside_folders_has_the_captions_of_the_images_in_them(tmp_path: Path, table: str):
+    names = ["cat/1.png", "dog/1.png", "2_bird/1.png", "2.png"]
+    for name in names:
+        picture(tmp_path / name)
+    texts = {name: f"this is {name}" for name in names}
+    (tmp_path / table).write_text(
+        {
+            "metadata.jsonl": rows(*texts.items()),
+            "metadata.csv": "\n".join(["file_name,text", *(f"{n},{t}" for n, t in texts.items())]),
+            "meta.json": json.dumps({n[:-4]: {"caption": t} for n, t in texts.items()}),
+        }[table]
+    )
+    assert captions(tmp_path, subfolders=Subfolders.ALL) == texts
+    read = captions(tmp_path, subfolders=Subfolders.CONCEPTS)
+    assert read == {name: texts[name] for name in ("2.png", "2_bird/1.png")}
+
+
+def test_the_nearer_of_two_tables_is_used_and_the_difference_is_noted(tmp_path: Path):
+    picture(tmp_path / "cat" / "1.png")
+    (tmp_path / "metadata.jsonl").write_text(rows(("cat/1.png", "far")))
+    (tmp_path / "cat" / "metadata.jsonl").write_text(rows(("1.png", "near")))
+    dataset = read_folder(tmp_path, options=FolderOptions(subfolders=Subfolders.ALL))
+    assert [r.caption for r in dataset.records] == ["near"]
+    assert "different captions" in dataset.notes[0]
+
+
+def test_rows_of_no_image_and_of_several_are_noted_once_a_table(tmp_path: Path):
+    for name in ("cat/1.png", "dog/1.png"):
+        picture(tmp_path / name)
+    (tmp_path / "metadata.jsonl").write_text(
+        rows(*((f"{i}.png", "gone") for i in range(5, 10)), ("1.png", "which?"))
+    )
+    dataset = read_folder(tmp_path, options=FolderOptions(subfolders=Subfolders.ALL))
+    assert [r.caption for r in dataset.records] == ["", ""]
+    assert dataset.notes == (
+        "metadata.jsonl has captions of files that are no images here: 5.png, 6.png, 7.png and 2 "
+        "more.",
+        "metadata.jsonl has captions that could be of several images and are not used: write their "
+        "folders too (1.png).",
+    )
+
+
+FOREIGN = {
+    "sales.csv": "id;price\n1;9,99\n",
+    "long.csv": "id,data\n1," + "x" * 131_073 + "\n",
+    "workflow.json": json.dumps({"3": {"inputs": {"seed": 1}, "class_type": "KSampler"}}),
+    "deep.json": "[" * 100_000,
+    "list.json": "[1, 2]",
+    "null.csv": "a\0b,c\n1,2\n",
+    "empty.csv": "",
+}
+
+
+@pytest.mark.parametrize("file", FOREIGN)
+def test_a_foreign_table_ends_no_load_and_a_csv_is_said_to_be_none(tmp_path: Path, file: str):
+    picture(tmp_path / "a.png")
+    (tmp_path / file).write_text(FOREIGN[file])
+    (tmp_path / "metadata.csv").write_text("file_name,text\na.png,said\n")
+    dataset = read_folder(tmp_path)
+    assert [r.caption for r in dataset.records] == ["said"]
+    noted = [note for note in dataset.notes if file in note]
+    assert len(noted) == (file not in ("workflow.json", "list.json", "empty.csv"))
+
+
+def test_halves_of_characters_in_a_table_are_joined_or_replaced(tmp_path: Path):
+    picture(tmp_path / "a.png")
+    picture(tmp_path / "b.png")
+    lines = [
+        '{"file_name": "a.png", "text": "a \\ud83d\\ude00 face"}',
+        '{"file_name": "b.png", "text": "a \\ud83d face"}',
+    ]
+    (tmp_path / "metadata.jsonl").write_text("\n".join(lines))
+    assert captions(tmp_path) == {"a.png": "a \U0001f600 face", "b.png": "a \ufffd face"}
+
+
+def test_many_oddities_of_a_kind_are_one_note(tmp_path: Path):
+    for number in range(40):
+        picture(tmp_path / f"{number}.png")
+        (tmp_path / f"{number}.txt").write_bytes("it\u2019s a cat".encode("cp1252"))
+        (tmp_path / f"broken {number}.png").write_bytes(b"no")
+    dataset = read_folder(tmp_path)
+    assert dataset.notes == (
+        "0.txt is not UTF-8 text and was read as Windows-1252: save it as UTF-8. The same is true "
+        "of 39 others: 1.txt, 2.txt, 3.txt and 36 more.",
+    )
+    assert len(dataset.skipped) == 1 and "39 others" in dataset.skipped[0]
+
+
+def test_two_images_that_share_a_mask_are_noted(tmp_path: Path):
+    for name in ("a.jpg", "a.png", "masks/a.png"):
+        picture(tmp_path / name)
+    assert read_folder(tmp_path).notes == ("a.jpg and a.png share the mask a.png.",)
+
+
 def test_other_kinds_can_be_left_alone(tmp_path: Path):
     picture(tmp_path / "a.png")
     (tmp_path / "metadata.jsonl").write_text(FORMS["metadata.jsonl"])

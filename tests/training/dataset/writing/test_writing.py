@@ -10,13 +10,15 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from pack.training.dataset.folder.read import read_folder
+from pack.training.dataset.folder.read import FolderOptions, read_folder
+from pack.training.dataset.folder.scan import Subfolders
 from pack.training.dataset.writing.write import (
     CaptionFile,
     CaptionHistory,
     OnExisting,
     joined,
     plan_changes,
+    read_before,
 )
 
 OLD = b"\xef\xbb\xbfold caf\xe9\r\n"
@@ -144,3 +146,128 @@ def test_tags_are_merged_tag_by_tag_and_sentences_are_left_whole(old, new, appen
     assert joined(old, new, OnExisting.APPEND) == appended
     assert joined(old, new, OnExisting.PREPEND) == prepended
     assert joined(appended, new, OnExisting.APPEND) == appended
+
+
+def rewritten(
+    folder: Path, mode: OnExisting = OnExisting.REPLACE, **captions: str
+) -> dict[str, str]:
+    """The captions that are read again after these were written where captions were read."""
+    history = CaptionHistory(folder.parent / "history.jsonl")
+    history.write(plan_changes(captioned(folder, **captions), CaptionFile.AS_READ, mode))
+    return {r.path.stem: r.caption for r in read_folder(folder).records}
+
+
+PLACES = {
+    "a.caption": "old\n",
+    "A.TXT": "old\n",
+    "metadata.jsonl": '{"file_name": "a.png", "text": "old"}\n',
+    "metadata.csv": "file_name;caption\na.png;old\n",
+    "meta.json": '{"/elsewhere/a.png": {"caption": "old"}}',
+    "meta_lat.json": '{"a": {"tags": "old"}}',
+}
+
+
+@pytest.mark.parametrize("file", PLACES)
+def test_a_caption_is_written_where_it_was_read(folder: Path, file: str):
+    (folder / "a.txt").unlink()
+    (folder / file).write_text(PLACES[file])
+    assert [r.caption for r in read_folder(folder).records] == ["old", "", ""]
+    wanted = {"a": "old, and new", "b": "two", "c": ""}
+    assert rewritten(folder, a="old, and new", b="two") == wanted
+    assert {p.name for p in folder.iterdir() if p.suffix != ".png"} == {file, "b.txt"}
+    assert rewritten(folder, OnExisting.SKIP, a="later", c="three") == {**wanted, "c": "three"}
+
+
+def test_a_caption_in_a_table_above_its_folder_is_written_there(tmp_path: Path):
+    folder = tmp_path / "set"
+    for name in ("cat", "dog"):
+        (folder / name).mkdir(parents=True)
+        Image.new("RGB", (8, 8)).save(folder / name / "1.png")
+    lines = [json.dumps({"file_name": f"{name}/1.png", "text": name}) for name in ("cat", "dog")]
+    (folder / "metadata.jsonl").write_text("\n".join(lines) + "\n")
+    options = FolderOptions(subfolders=Subfolders.ALL)
+    records = [
+        replace(r, caption=f"a {r.caption}") for r in read_folder(folder, options=options).records
+    ]
+    history = CaptionHistory(tmp_path / "h.jsonl")
+    assert history.write(plan_changes(records, CaptionFile.AS_READ, OnExisting.REPLACE)) == 1
+    found = {r.name: r.caption for r in read_folder(folder, options=options).records}
+    assert found == {"cat/1.png": "a cat", "dog/1.png": "a dog"}
+    # In a file of another kind, each folder has its own.
+    history.write(plan_changes(records, CaptionFile.CSV, OnExisting.REPLACE))
+    assert (folder / "dog" / "metadata.csv").read_text() == "file_name,text\n1.png,a dog\n"
+
+
+def test_a_caption_edited_by_hand_since_it_was_read_is_kept(folder: Path):
+    (folder / "a.txt").write_text("old")
+    records = captioned(folder, a="old, new")
+    (folder / "a.txt").write_text("by hand, old")
+    history = CaptionHistory(folder.parent / "history.jsonl")
+    history.write(plan_changes(records, CaptionFile.AS_READ, OnExisting.APPEND))
+    assert texts(folder)["a.txt"] == "by hand, old, new\n"
+
+
+NAMES = [("Cat.JPG", "Cat.TXT"), ("cat.jpg", "CAT.txt"), ("caf\u00e9.jpg", "cafe\u0301.txt")]
+
+
+@pytest.mark.parametrize(("image", "text"), NAMES)
+@pytest.mark.parametrize("mode", list(OnExisting), ids=lambda mode: mode.value)
+def test_the_file_that_was_read_is_the_one_that_is_saved(tmp_path: Path, image, text, mode):
+    (tmp_path / "set").mkdir()
+    Image.new("RGB", (8, 8)).save(tmp_path / "set" / image)
+    (tmp_path / "set" / text).write_text("by hand")
+    records = [replace(r, caption="new") for r in read_folder(tmp_path / "set").records]
+    history = CaptionHistory(tmp_path / "history.jsonl")
+    history.write(plan_changes(records, CaptionFile.TXT, mode))
+    assert {p.name for p in (tmp_path / "set").iterdir()} == {image, text}
+    (record,) = read_folder(tmp_path / "set").records
+    assert ("by hand" in record.caption) == (mode is not OnExisting.REPLACE)
+
+
+def twins(folder: Path, *captions: str):
+    (folder / "a.txt").unlink()
+    Image.new("RGB", (8, 8)).save(folder / "a.jpg")
+    records = [r for r in read_folder(folder).records if r.path.stem == "a"]
+    return [replace(r, caption=c) for r, c in zip(records, captions, strict=True)]
+
+
+@pytest.mark.parametrize(
+    "kind", [CaptionFile.AS_READ, CaptionFile.TXT, CaptionFile.CAPTION, CaptionFile.KOHYA]
+)
+def test_two_captions_for_one_file_are_refused_before_anything_is_written(folder: Path, kind):
+    with pytest.raises(ValueError, match="a.jpg and a.png would both write"):
+        list(plan_changes(twins(folder, "one", "two"), kind, OnExisting.REPLACE))
+
+
+def test_two_images_may_share_a_caption_and_a_table_holds_both(folder: Path):
+    records = twins(folder, "one", "one")
+    (change,) = plan_changes(records, CaptionFile.TXT, OnExisting.REPLACE)
+    assert change.after == "one\n"
+    history = CaptionHistory(folder.parent / "history.jsonl")
+    two = [replace(r, caption=r.name) for r in records]
+    history.write(plan_changes(two, CaptionFile.JSONL, OnExisting.REPLACE))
+    found = [r.caption for r in read_folder(folder).records]
+    assert found == ["a.jpg", "a.png", "", ""]
+
+
+def test_an_image_that_is_in_a_dataset_twice_is_written_once_or_refused(folder: Path):
+    (record, *_) = captioned(folder, a="one")
+    again = replace(record, key="other/a.png")
+    assert len(list(plan_changes([record, again], CaptionFile.TXT, OnExisting.REPLACE))) == 1
+    with pytest.raises(ValueError, match="a.png is in the dataset several times"):
+        changed = replace(again, caption="two")
+        list(plan_changes([record, changed], CaptionFile.TXT, OnExisting.REPLACE))
+
+
+def test_files_that_hide_what_is_saved_are_found(folder: Path):
+    (folder / "a.txt").write_text("old")
+    (folder / "b.caption").write_text("two")
+    records = captioned(folder, a="new", b="two", c="three")
+    assert read_before(records, CaptionFile.JSONL) == [folder / "a.txt"]
+    assert read_before(records, CaptionFile.TXT) == []
+
+
+def test_a_table_that_cannot_be_kept_whole_is_not_written(folder: Path):
+    (folder / "metadata.jsonl").write_text('{"file_name": "b.png", "text": "two"}\n{oops\n')
+    with pytest.raises(ValueError, match="metadata.jsonl cannot be written, since its line 2"):
+        list(plan_changes(captioned(folder, a="new"), CaptionFile.JSONL, OnExisting.REPLACE))
