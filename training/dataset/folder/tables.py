@@ -163,7 +163,7 @@ class Kohya(Table):
 
     def __init__(self, before: str, _file: str = "meta.json"):
         try:
-            read = parsed_json(before.removeprefix(MARK)) if before.strip() else {}
+            read: Any = parsed_json(before.removeprefix(MARK)) if before.strip() else {}
         except ValueError as error:
             raise ValueError(f"it is not JSON: {error}") from error
         rows: dict[str, Any] = cast("Any", read) if isinstance(read, dict) else {"": None}
@@ -212,7 +212,7 @@ TABLES: dict[str, type[JsonLines] | type[Csv] | type[Kohya]] = {
 
 
 def parse_table(path: Path, text: str) -> Table:
-    """The table in a file's text; ValueError says why it is none, such as "it is not JSON: ..."."""
+    """The table in a file's text; ValueError says why it is not one, such as "it is not JSON: ..."."""
     return TABLES[path.suffix.lower()](text, path.name)
 
 
@@ -258,7 +258,7 @@ Parts = tuple[str, ...]
 
 @dataclass(frozen=True, slots=True)
 class Matches:
-    """Which rows of a table are of which pictures."""
+    """Which rows of a table belong to which pictures."""
 
     rows: dict[Path, int]
     """The row of each picture."""
@@ -267,7 +267,7 @@ class Matches:
     vague: list[str]
     """Names of rows that could be of several pictures, and are of none."""
     twice: list[Path]
-    """Pictures with different captions in several rows, of which the last one counts."""
+    """Pictures with different captions in several rows; the last one counts."""
     alike: list[Path]
     """Pictures that several full paths could mean, which have different captions: none counts."""
 
@@ -305,7 +305,7 @@ def match_rows(table: Table, pictures: Iterable[Path], folder: Path) -> Matches:
         elif len(names) == 1:
             matches.rows[path] = places[-1]
             matches.twice.append(path)
-        else:  # full paths that end alike are of different pictures, of which this is one at most
+        else:  # full paths that end alike are of different pictures, at most one of them this
             matches.alike.append(path)
     return matches
 
