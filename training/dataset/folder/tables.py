@@ -212,7 +212,7 @@ TABLES: dict[str, type[JsonLines] | type[Csv] | type[Kohya]] = {
 
 
 def parse_table(path: Path, text: str) -> Table:
-    """The table in a file's text; ValueError says why it is not one, such as "it is not JSON: ..."."""
+    """The table in a file's text; ValueError says why it is not one, as in "it is not JSON"."""
     return TABLES[path.suffix.lower()](text, path.name)
 
 
