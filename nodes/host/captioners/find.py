@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
-from typing import Any
 
 import folder_paths
+
+from .damage import CONFIG, INDEX, PICKLED, read_object
 
 KIND = "LLM"
 OTHER_FOLDERS = ("VLM", "LLavacheckpoints", "florence2", "prompt_generator")
 NONE = "(none found)"
-# The first version of transformers that loads a model without code from elsewhere.
-FLOORS = {"florence2": "4.56", "internvl": "4.52", "qwen3_vl": "4.57", "gemma3n": "4.53"}
-FLOORS |= {"qwen3_5": "5.0", "gemma4": "5.0", "lfm2_vl": "4.57", "smolvlm": "4.50"}
 
 
 def captioner_roots() -> list[Path]:
@@ -61,21 +58,21 @@ def tagger_folder(name: str) -> Path:
     return path
 
 
-def model_type(folder: Path) -> str:
-    """The `model_type` in a folder's config; empty if there is none."""
-    try:
-        config: Any = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return ""
-    return str(config.get("model_type", "")) if isinstance(config, dict) else ""
-
-
 def _found() -> dict[str, Path]:
+    """Folders of models, damaged ones too: to load one says what is wrong with it."""
     return {
         name: path
-        for name, path in _folders("config.json").items()
-        if model_type(path) and _has_weights(path)
+        for name, path in _folders(CONFIG).items()
+        if _may_be_model(path) and _has_weights(path)
     }
+
+
+def _may_be_model(folder: Path) -> bool:
+    """Whether the configuration names a model of transformers, or cannot be read."""
+    try:
+        return bool(read_object(folder / CONFIG).get("model_type"))
+    except ValueError:
+        return True
 
 
 def _taggers() -> dict[str, Path]:
@@ -93,6 +90,4 @@ def _folders(file: str) -> dict[str, Path]:
 
 
 def _has_weights(folder: Path) -> bool:
-    return any(True for _ in folder.glob("*.safetensors")) or any(
-        True for _ in folder.glob("pytorch_model*.bin")
-    )
+    return any(path for name in ("*.safetensors", INDEX, PICKLED) for path in folder.glob(name))

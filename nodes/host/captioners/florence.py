@@ -6,14 +6,16 @@ translated while they load; the folder is not changed.
 
 from __future__ import annotations
 
-import json
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors.torch import load_file
 from torch import Tensor
+
+from .damage import WEIGHTS
 
 IMAGE_TOKEN = "<image>"
 RENAMES = (
@@ -33,12 +35,8 @@ RENAMES = (
 PROJECTION = "model.multi_modal_projector.image_projection.weight"
 
 
-def is_legacy(folder: Path) -> bool:
-    """Whether a folder has the configuration of the first release."""
-    try:
-        config: Any = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return False
+def is_legacy(config: Mapping[str, Any]) -> bool:
+    """Whether this is a configuration of the first release."""
     text = config.get("text_config") or {}
     return config.get("model_type") == "florence2" and text.get("model_type") in (
         "florence2_language",
@@ -46,8 +44,11 @@ def is_legacy(folder: Path) -> bool:
     )
 
 
-def load_legacy(folder: Path, dtype: torch.dtype) -> tuple[Any, Any]:
-    """Processor and model, translated; ValueError if a weight is missing or unexpected."""
+def load_legacy(folder: Path, old: Mapping[str, Any], dtype: torch.dtype) -> tuple[Any, Any]:
+    """Processor and model, translated; ValueError if a weight is missing or unexpected.
+
+    `old` is the folder's configuration without what could name code.
+    """
     from transformers import AutoImageProcessor, AutoTokenizer
     from transformers.models.florence2 import (
         Florence2Config,
@@ -56,14 +57,15 @@ def load_legacy(folder: Path, dtype: torch.dtype) -> tuple[Any, Any]:
     )
 
     options = {"local_files_only": True, "trust_remote_code": False}
-    old: Any = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     tokenizer = AutoTokenizer.from_pretrained(
         folder, extra_special_tokens={"image_token": IMAGE_TOKEN}, tokenizer_type="bart", **options
     )
     image_token = int(tokenizer.convert_tokens_to_ids(IMAGE_TOKEN))
-    weights = translated(_weights(folder), image_token)
+    weights = translated(load_file(folder / WEIGHTS), image_token)
     rows = weights["model.language_model.shared.weight"].shape[0]
     config = Florence2Config(**translated_config(old, image_token, rows))
+    # None leaves the choice to the model, whatever the folder says.
+    config._attn_implementation = None
     model: Any = Florence2ForConditionalGeneration(config)
     missing, unexpected = model.load_state_dict(weights, strict=False)
     # These are tied to the shared table.
@@ -76,9 +78,9 @@ def load_legacy(folder: Path, dtype: torch.dtype) -> tuple[Any, Any]:
     return Florence2Processor(images, tokenizer), model.to(dtype)
 
 
-def translated_config(old: dict[str, Any], image_token: int, rows: int) -> dict[str, Any]:
+def translated_config(old: Mapping[str, Any], image_token: int, rows: int) -> dict[str, Any]:
     """The old configuration under the new names."""
-    text = {k: v for k, v in old["text_config"].items() if k not in ("architectures", "auto_map")}
+    text = {k: v for k, v in old["text_config"].items() if k != "architectures"}
     text |= {"model_type": "bart", "vocab_size": rows}
     images = old["vision_config"]
     vision = {
@@ -128,10 +130,3 @@ def _renamed(name: str) -> str:
 def _longer(table: Tensor, token: int) -> Tensor:
     missing = token + 1 - table.shape[0]
     return table if missing <= 0 else torch.cat([table, table.new_zeros(missing, table.shape[1])])
-
-
-def _weights(folder: Path) -> dict[str, Tensor]:
-    file = folder / "model.safetensors"
-    if not file.is_file():
-        raise ValueError("it has no model.safetensors: save its weights in that format")
-    return load_file(file)

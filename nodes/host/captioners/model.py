@@ -6,6 +6,7 @@ import hashlib
 import re
 from collections.abc import Sequence
 from enum import Enum
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +18,21 @@ from torch import nn
 
 from ....training.dataset.captioning.ask import Asking, Captioner
 from ..versions import is_oom
-from .find import FLOORS, model_type
+from .damage import CONFIG, WEIGHTS, check_model, check_quantization, read_object, reason
 from .florence import is_legacy, load_legacy
+
+# Older versions take code from the internet if a folder's configuration asks for it
+# (CVE-2026-4372).
+LEAST_TRANSFORMERS = (5, 3, 0)
+# What a configuration may not decide: which code computes, and where it comes from.
+CODE_CHOICES = re.compile(
+    r"\w*_implementation(_\w+)?|auto_map|trust_remote_code|use_pretrained_backbone"
+    r"|(use_|allow_all_)kernels|kernel_config|configuration_files|checkpoint_path|pretrained_cfg\w*"
+)
+# Some models make a small part anew that captions do not need; more than this is a damaged file.
+MOST_MISSING = 0.01
+# The words of torch where the CPU's memory is short.
+NO_ROOM = "can't allocate memory"
 
 # Models that continue a fixed text or start without one, and do not follow instructions.
 OWN_PROMPTS = {
@@ -62,7 +76,14 @@ class FolderCaptioner:
     """
 
     def __init__(self, folder: Path, precision: ComputePrecision):
+        check_transformers()
         self.kind = checked_kind(folder)
+        check_model(folder)
+        check_quantization(
+            folder,
+            on_cpu=management.is_device_cpu(management.text_encoder_device()),
+            installed=find_spec("bitsandbytes") is not None,
+        )
         self.name = folder.name
         dtype = chosen_dtype(precision, self.kind)
         self._processor, model = load_model(folder, dtype)
@@ -93,9 +114,16 @@ class FolderCaptioner:
         self._load()
         try:
             return self._generate(pictures, asking, seeds)
+        except management.InterruptProcessingException:
+            raise
         except Exception as error:
             if not is_oom(error):
-                raise
+                if str(error).strip():
+                    raise
+                raise ValueError(
+                    f"{self.name} failed with {reason(error)} and no further reason: choose "
+                    "another precision in Load Captioner, or another model."
+                ) from error
         management.soft_empty_cache()
         if len(pictures) == 1:
             raise ValueError(
@@ -285,6 +313,24 @@ def load_processor(folder: Path, **options: Any) -> Any:
     return processor if whole else PlainProcessor(folder, **options)
 
 
+def check_transformers() -> None:
+    """Raise ValueError if the installed transformers is not safe against a made-up folder."""
+    from transformers import __version__ as version
+
+    numbers = re.match(r"(\d+)\.(\d+)(?:\.(\d+))?(\.?(?:dev|rc|a|b))?", version)
+    if numbers is None:
+        return
+    found = tuple(int(number or 0) for number in numbers.groups()[:3])
+    # A first draft of a version may lack what the version has.
+    if found < LEAST_TRANSFORMERS or (found == LEAST_TRANSFORMERS and numbers[4]):
+        least = ".".join(map(str, LEAST_TRANSFORMERS))
+        raise ValueError(
+            f"Caption models need transformers {least} or newer, because a folder can make older "
+            f"versions run code from the internet, and this is {version}: run python -m pip "
+            "install -U transformers with ComfyUI's own Python, then start ComfyUI again."
+        )
+
+
 def checked_kind(folder: Path) -> str:
     """The model type of a folder; ValueError if this version of transformers cannot load it."""
     import transformers
@@ -292,39 +338,71 @@ def checked_kind(folder: Path) -> str:
         MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES as KNOWN,
     )
 
-    kind = model_type(folder)
+    kind = str(read_object(folder / CONFIG).get("model_type", ""))
     if kind in KNOWN:
         return kind
-    if kind in FLOORS:
-        raise ValueError(
-            f"{folder.name} is a {kind} model and needs transformers {FLOORS[kind]} or newer; this "
-            f'is {transformers.__version__}. Run: python -m pip install -U "transformers"'
-        )
     raise ValueError(
         f'{folder.name} is a model of type "{kind}", which transformers {transformers.__version__} '
         "does not load as a caption model without code from elsewhere: choose another, such as "
-        "Florence-2, Qwen2.5-VL or JoyCaption."
+        "Florence-2, Qwen2.5-VL or JoyCaption, or, if the model is newer than that version, run "
+        "python -m pip install -U transformers."
     )
+
+
+def without_code_choices(value: Any) -> Any:
+    """A configuration, with all its parts, without what would choose the code that runs it."""
+    if isinstance(value, dict):
+        return {
+            key: without_code_choices(part)
+            for key, part in value.items()
+            if not CODE_CHOICES.fullmatch(key)
+        }
+    return [without_code_choices(part) for part in value] if isinstance(value, list) else value
 
 
 def load_model(folder: Path, dtype: torch.dtype) -> tuple[Any, Any]:
     """Processor and model of a folder, on the CPU; ValueError if the folder is incomplete."""
-    from transformers import AutoModelForImageTextToText
-
-    options = {"local_files_only": True, "trust_remote_code": False}
+    content = without_code_choices(read_object(folder / CONFIG))
     try:
-        if is_legacy(folder):
-            return load_legacy(folder, dtype)
-        processor = load_processor(folder, **options)
-        model = AutoModelForImageTextToText.from_pretrained(folder, torch_dtype=dtype, **options)
+        if is_legacy(content):
+            return load_legacy(folder, content, dtype)
+        return _load(folder, content, dtype)
     except ImportError as error:
         raise ValueError(missing_package(folder, error)) from error
-    except (OSError, ValueError, KeyError, RuntimeError) as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    # A damaged file can fail anywhere inside the library, in many ways.
+    except Exception as error:
+        if is_oom(error) or isinstance(error, MemoryError) or NO_ROOM in str(error):
+            raise ValueError(
+                f"There is not enough memory to load {folder.name}: choose a smaller model, or a "
+                "precision of 16 bits."
+            ) from error
         raise ValueError(
-            f"{folder.name} cannot be loaded ({reason}): get the whole folder again with hf "
+            f"{folder.name} cannot be loaded ({reason(error)}): get the whole folder again with hf "
             f"download REPOSITORY --local-dir {folder}"
         ) from error
+
+
+def _load(folder: Path, content: dict[str, Any], dtype: torch.dtype) -> tuple[Any, Any]:
+    from transformers import CONFIG_MAPPING, AutoModelForImageTextToText
+
+    options = {"local_files_only": True, "trust_remote_code": False}
+    processor = load_processor(folder, **options)
+    both: Any = AutoModelForImageTextToText.from_pretrained(
+        folder,
+        config=CONFIG_MAPPING[content["model_type"]].from_dict(content),
+        dtype=dtype,
+        # None, for all parts: each takes torch's own attention if it can, or else the plain one.
+        # A name could stand for code from the internet.
+        attn_implementation=None,
+        use_safetensors=True,
+        output_loading_info=True,
+        **options,
+    )
+    model, loaded = both
+    sizes = {name: tensor.numel() for name, tensor in model.named_parameters()}
+    missing = sorted(name for name in loaded["missing_keys"] if name in sizes)
+    if sum(sizes[name] for name in missing) > MOST_MISSING * sum(sizes.values()):
+        raise ValueError(f"{WEIGHTS} lacks {len(missing)} of its weights, such as {missing[0]}")
     return processor, model
 
 

@@ -15,7 +15,9 @@ from torch import Tensor
 from ....training.dataset.captioning.ask import Asking, Captioner
 from ....training.dataset.captions.tags import join_tags, same_tag, split_tags, with_blanks
 from ....training.dataset.pictures.pixels import to_tensor
+from .damage import broken, check_present, reason
 
+MODEL, TAGS = "model.onnx", "selected_tags.csv"
 GENERAL, CHARACTER = "0", "4"
 
 
@@ -37,11 +39,12 @@ class Tagger:
 
     def __init__(self, folder: Path, tagging: Tagging):
         self._tagging = tagging
-        self._rows = _read_tags(folder / "selected_tags.csv")
-        self._session = _session(folder / "model.onnx")
-        entry = self._session.get_inputs()[0]
-        self._input, self._side = entry.name, int(entry.shape[1])
-        status = (folder / "model.onnx").stat()
+        self._rows = _read_tags(folder / TAGS)
+        check_present(folder / MODEL)
+        self._session = _session(folder / MODEL)
+        self._input, self._side = _entrance(self._session, folder / MODEL)
+        _check_count(self._session, len(self._rows), folder)
+        status = (folder / MODEL).stat()
         # Part of the names of journals: the name of the class and of its fields must stay.
         self.identity = f"{folder.name} {status.st_size} {status.st_mtime_ns} {tagging}"
 
@@ -89,8 +92,34 @@ def _pixels(picture: Image.Image, side: int) -> Tensor:
 
 
 def _read_tags(path: Path) -> list[tuple[str, str]]:
-    with open(path, encoding="utf-8", newline="") as file:
-        return [(row["name"], row["category"]) for row in csv.DictReader(file)]
+    """(name, category) of each tag, in the order of the model's scores."""
+    check_present(path)
+    try:
+        with open(path, encoding="utf-8", newline="") as file:
+            rows = [(row.get("name"), row.get("category")) for row in csv.DictReader(file)]
+    except (OSError, ValueError, csv.Error) as error:
+        raise broken(path, f"is not a readable table ({reason(error)})") from error
+    tags = [(name, category) for name, category in rows if name and category]
+    if not tags or len(tags) < len(rows):
+        raise broken(path, "is cut short or is not a table of tags with a name and a category")
+    return tags
+
+
+def _entrance(session: Any, path: Path) -> tuple[str, int]:
+    """The name of the model's input and the side of its square pictures."""
+    entry = session.get_inputs()[0]
+    if len(entry.shape) != 4 or not isinstance(entry.shape[1], int):
+        raise broken(path, "is not a tagger: it does not take square pictures of one size")
+    return entry.name, entry.shape[1]
+
+
+def _check_count(session: Any, count: int, folder: Path) -> None:
+    """Raise ValueError if the table and the model do not fit together, where the model says."""
+    scores = session.get_outputs()[0].shape[-1:]
+    if scores and isinstance(scores[0], int) and scores[0] != count:
+        raise broken(
+            folder / TAGS, f"has {count} tags and {MODEL} gives {scores[0]}, so one is cut short"
+        )
 
 
 def _session(path: Path) -> Any:
@@ -102,7 +131,11 @@ def _session(path: Path) -> Any:
         ) from error
     wanted = ("CUDAExecutionProvider", "CPUExecutionProvider")
     providers = [name for name in wanted if name in onnxruntime.get_available_providers()]
-    return onnxruntime.InferenceSession(str(path), providers=providers)
+    try:
+        return onnxruntime.InferenceSession(str(path), providers=providers)
+    # onnxruntime has a class of error for each thing that can be wrong with a file.
+    except Exception as error:
+        raise broken(path, f"cannot be loaded ({reason(error)})") from error
 
 
 _: type[Captioner] = Tagger

@@ -287,7 +287,7 @@ def with_base(graph: Graph) -> Graph:
     ("config", "sentence"),
     [
         ({"model_type": "moondream1"}, "does not load as a caption model without code"),
-        ({"model_type": "blip"}, "cannot be loaded"),
+        ({"model_type": "blip"}, "model.safetensors of .* is missing"),
     ],
 )
 def test_a_folder_that_cannot_be_loaded_is_a_sentence(tmp_path: Path, config, sentence):
@@ -323,3 +323,38 @@ def test_a_tagger_pads_with_white_reads_blue_first_and_keeps_faces(tmp_path: Pat
     bare = Tagger(folder, Tagging(general=0.6, character=1.0, exclude="Blue Sky", spaces=False))
     assert bare.caption([blue, red], Asking(), [0, 0]) == ["^_^", ""]
     assert written("o_o", spaces=True) == "o_o" and written("long_hair", spaces=True) == "long hair"
+
+
+def halved(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def pointer(path: Path) -> None:
+    path.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n")
+
+
+def one_line_less(path: Path) -> None:
+    path.write_text("\n".join(path.read_text().splitlines()[:-1]))
+
+
+def other_columns(path: Path) -> None:
+    path.write_text("a;b\n1;2\n")
+
+
+@pytest.mark.parametrize(
+    ("name", "spoil", "said"),
+    [
+        ("model.onnx", pointer, "is only a Git LFS pointer"),
+        ("model.onnx", halved, "cannot be loaded"),
+        ("selected_tags.csv", pointer, "is only a Git LFS pointer"),
+        ("selected_tags.csv", halved, "is cut short"),
+        ("selected_tags.csv", one_line_less, "has 4 tags and model.onnx gives 5"),
+        ("selected_tags.csv", other_columns, "is not a table of tags"),
+    ],
+)
+def test_a_tagger_that_is_not_whole_is_a_sentence(tmp_path: Path, name: str, spoil, said: str):
+    pytest.importorskip("onnxruntime")
+    folder = make_tagger(tmp_path / "wd")
+    spoil(folder / name)
+    with pytest.raises(ValueError, match=f"^{name} of wd .*{said}.*hf download REPOSITORY {name}"):
+        Tagger(folder, Tagging())

@@ -253,7 +253,7 @@ def _ask(
         texts = captioner.caption([picture for _, picture in pairs], asking, seeds)
     except ValueError as error:
         if len(pairs) == 1:
-            failed[pairs[0][0].name] = str(error)
+            failed[pairs[0][0].name] = str(error) or "the model failed without giving a reason"
             return []
         return [row for pair in pairs for row in _ask([pair], captioner, asking, failed)]
     return [(record, tidied(text)) for (record, _), text in zip(pairs, texts, strict=True)]
