@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import cast
 
 MARGIN = 1.2
 """Factor on every measurement, for short-lived buffers and gaps between allocations."""
@@ -43,6 +44,15 @@ class Plan:
         return {
             "kept": sorted(self.kept), "split": self.split, "reason": self.reason
         }  # fmt: skip
+
+    @classmethod
+    def read(cls, saved: Mapping[str, object]) -> Plan | None:
+        """The plan that was saved; None for any other object."""
+        kept, split, reason = (saved.get(name) for name in ("kept", "split", "reason"))
+        if not (isinstance(kept, list) and isinstance(split, bool) and isinstance(reason, str)):
+            return None
+        names = cast("list[object]", kept)
+        return cls(kept=frozenset(map(str, names)), split=split, reason=reason)
 
 
 def choose(cost: Cost, batch: int, free: int) -> Plan:

@@ -43,7 +43,7 @@ def points_of(lines: Sequence[Line], key: str) -> dict[str, list[tuple[int, floa
     points = defaultdict[str, list[tuple[int, float]]](list)
     for line in lines:
         for name, step, value in _values(line["step"], line.get(key) or {}):
-            if isinstance(value, int | float):
+            if isinstance(value, int | float) and not isinstance(value, bool):
                 points[name].append((step, value))
     return dict(points)
 
@@ -57,6 +57,8 @@ def _values(step: int, reported: Any) -> Iterator[tuple[str, int, Any]]:
         values = cast("list[Any]", reported)
         yield from (("", step - len(values) + place, v) for place, v in enumerate(values, start=1))
         return
-    for name, value in reported.items():
+    if not isinstance(reported, Mapping):
+        return
+    for name, value in cast("Mapping[str, Any]", reported).items():
         of_encoders = cast("dict[str, Any]", value) if isinstance(value, dict) else {name: value}
         yield name, step, next(iter(of_encoders.values()), None)

@@ -230,11 +230,14 @@ def load_state(path: Path) -> RunState:
     tensors, metadata = read_safetensors(path)
     if metadata.get("format") != FORMAT or "state" not in metadata:
         raise ValueError(f"{path} is not a checkpoint of this version: choose another run name.")
-    text = cast("dict[str, Any]", json.loads(metadata["state"]))
-    losses: list[float] = tensors.pop(LOSSES).tolist()  # pyright: ignore
-    for name in ("validations", "events"):
-        text[name] = tuple(cast("list[Any]", text[name]))
-    return RunState(tensors=tensors, losses=tuple(losses), **text)
+    try:
+        text = cast("dict[str, Any]", json.loads(metadata["state"]))
+        losses: list[float] = tensors.pop(LOSSES).tolist()  # pyright: ignore
+        for name in ("validations", "events"):
+            text[name] = tuple(cast("list[Any]", text[name]))
+        return RunState(tensors=tensors, losses=tuple(losses), **text)
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+        raise ValueError(f"{path} is a damaged checkpoint: choose another one.") from error
 
 
 def _parameters(optimizer: torch.optim.Optimizer) -> list[nn.Parameter]:

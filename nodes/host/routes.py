@@ -146,7 +146,7 @@ def respond(result: Any) -> web.StreamResponse:
     if isinstance(result, Path):
         if result.suffix not in PICTURES:
             raise Refused(404, "This is not an image.")
-        if not result.is_file():
+        if result.is_symlink() or not result.is_file():
             raise Refused(404, "This image is gone.")
         kind = {"Content-Type": PICTURES[result.suffix]}
         return web.FileResponse(result, headers=HEADERS | kind)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import time
 from collections.abc import Iterator
@@ -49,6 +50,53 @@ def test_the_page_reads_the_same_points_from_reports_as_the_plots_do(editor: Edi
     )
     pairs = [{name: [tuple(p) for p in points] for name, points in one} for one in found]
     assert dict(zip(reported.POINTS, pairs, strict=True)) == reported.POINTS
+
+
+GOOD = {"step": 1, "steps": 2, "loss": 0.5, "losses": [0.5]}
+JUNK = [
+    {"step": 1, "losses": "abc", "concepts": [1], "norms": None, "rates": {"a": {}}, "d": 3},
+    {"step": 1, "previews": 5, "nearest": {"TOK": None, "x": {"clip_l": 3, "b": [1]}}},
+    {"step": 1, "previews": [None, {}, {"file": 3}], "nearest": [1], "memory": "x", "pace": {}},
+    {"step": 1, "event": {"a": 1}, "trouble": [], "loss": "much", "concept": 4},
+    {"previews": "x"},
+]
+PLANTED = "planted in the page"
+
+
+def test_the_panel_shows_every_run_next_to_one_whose_folder_holds_junk(editor: Editor):
+    """Anybody on the network can upload files into a folder of runs."""
+    for name, lines in ((PLANTED, [*JUNK, GOOD]), ("good", [GOOD])):
+        run = editor.server.base / "output" / "pivotal" / name
+        run.mkdir(parents=True, exist_ok=True)
+        (run / "run.json").write_text("{}")
+        (run / "report.jsonl").write_text("".join(f"{json.dumps(line)}\n" for line in lines))
+    (editor.server.base / "output" / "pivotal" / PLANTED / "progress.json").write_text(
+        "[" * 200_000
+    )
+    editor.reload()
+    if not editor.page.locator(".pivotal-monitor").count():
+        editor.open_panel("pivotal.runs")
+    for name in (PLANTED, "good"):
+        editor.page.locator(f".pivotal-run[data-run='{name}']").click()
+        expect(editor.page.locator(".pivotal-facts")).to_contain_text("loss 0.5")
+        wait_for_more(editor, POINTS, 0)
+
+
+ANSWERS = ["null", "[]", "3", '{"runs": 5, "series": {}}', '{"runs": [null, {"run": 4}, 7]}']
+
+
+def answer_with(editor: Editor, text: str) -> None:
+    answer = {"status": 200, "content_type": "application/json", "body": text}
+    editor.page.route(LIST, lambda route: route.fulfill(**answer))
+
+
+@pytest.mark.parametrize("text", ANSWERS)
+def test_the_page_survives_any_answer(editor: Editor, text: str):
+    answer_with(editor, text)
+    editor.reload()
+    if not editor.page.locator(".pivotal-monitor").count():
+        editor.open_panel("pivotal.runs")
+    expect(editor.page.locator(".pivotal-runs")).to_contain_text("No run yet")
 
 
 def start(editor: Editor, name: str) -> str:

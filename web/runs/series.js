@@ -58,7 +58,7 @@ export function latest(reports, name) {
 export function nearestWords(reports) {
   const last = reports.findLast((one) => one.nearest && Object.keys(one.nearest).length);
   return Object.entries(last?.nearest ?? {}).map(([concept, encoders]) => {
-    const rows = Object.values(encoders)[0];
+    const rows = Object.values(encoders)[0] ?? [];
     return [concept, rows.map((words) => words.join(", ")).join(" | ")];
   });
 }

@@ -1,5 +1,6 @@
 /** What the page knows of the runs: read from the routes and kept up to date by events. */
 import { get, on, onReconnected, route } from "../editor/api.js";
+import { isReport, listOf, sound, soundReport } from "./sound.js";
 
 /**
  * @typedef {object} Run
@@ -44,8 +45,15 @@ export function watch(watcher) {
   return () => watchers.delete(watcher);
 }
 
+/** One view that fails does not keep the others from being drawn. */
 function notify(name) {
-  for (const watcher of watchers) watcher(name);
+  for (const watcher of watchers) {
+    try {
+      watcher(name);
+    } catch (error) {
+      console.error("Pivotal could not show a run:", error);
+    }
+  }
 }
 
 /** Wait for a read; an error is not thrown but saved in `owner`, and the views show it. */
@@ -60,8 +68,9 @@ export async function refreshList() {
 }
 
 async function readList() {
-  const { runs, series } = await get("runs");
-  list.series = series;
+  const answer = await get("runs");
+  const runs = listOf(answer?.runs).filter((one) => typeof one?.run === "string").map(sound);
+  list.series = listOf(answer?.series).filter((one) => typeof one?.key === "string");
   list.names = runs.map((summary) => summary.run);
   for (const summary of runs) entry(summary.run).summary = summary;
 }
@@ -76,18 +85,19 @@ export function refreshRun(name) {
 }
 
 async function read(name, run) {
-  let answer;
+  let answer, before;
   do {
-    answer = await get(route`runs/${name}?after=${run.next}`);
+    answer = (await get(route`runs/${name}?after=${run.next}`)) ?? {};
     // A run that is trained again from an earlier checkpoint has a shorter journal than before.
     if (answer.total < run.next) Object.assign(run, { reports: [], next: 0 });
     else {
-      run.reports.push(...answer.reports);
-      run.next = answer.next;
+      before = run.next;
+      run.reports.push(...listOf(answer.reports).filter(isReport).map(soundReport));
+      run.next = answer.next ?? before;
     }
     const { reports, next, total, ...summary } = answer;
-    run.summary = summary;
-  } while (run.next < answer.total);
+    run.summary = sound({ ...summary, run: name });
+  } while (run.next < answer.total && run.next !== before);
 }
 
 function entry(name) {
@@ -98,12 +108,13 @@ function entry(name) {
 
 /** Append a report that follows the last one known; after any other, read the journal. */
 function takeReport({ run: name, node, index, report }) {
+  if (!isReport(report)) return;
   const isNew = !list.names.includes(name);
   const run = entry(name);
   const { step, steps = run.summary.steps } = report;
   run.summary = { ...run.summary, run: name, node, state: "running", step, steps };
   if (index === run.next && !run.reading) {
-    run.reports.push(report);
+    run.reports.push(soundReport(report));
     run.next += 1;
     run.trouble = null;
     notify(name);

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from ....bundles.files.atomic import replace_text
+from ....bundles.files.foreign import read_object
 from ....training.data import TrainingData, draw_batch
 from ....training.dataset.batches import Batches
 from ....training.memory import Cost, Plan, choose
@@ -33,14 +34,10 @@ def plan_run(parts: Parts, denoiser: HostDenoiser, batch: int, path: Path, disk:
     peers = parts.peers
     with together(peers):
         cost = measure_cost(parts, denoiser)
-    first = peers.same(path.read_text(encoding="utf-8") if path.exists() else None)
+    first = peers.same(Plan.read(read_object(path)))
     if first is not None:
-        saved = json.loads(first)
-        plan = Plan(
-            kept=frozenset(saved["kept"]) & cost.blocks.keys(),
-            split=saved["split"],
-            reason=f"{saved['reason']}, as when the run began",
-        )
+        reason = f"{first.reason}, as when the run began"
+        plan = replace(first, kept=first.kept & cost.blocks.keys(), reason=reason)
     else:
         plan = fitting_all(peers, choose(cost, batch, free_memory(denoiser)), cost)
         text = json.dumps(plan.saved, indent=1)

@@ -70,10 +70,11 @@ class Identity:
         recipe = saved.get("recipe")
         if recipe is None or changes(recipe, self.recipe, self.usual):
             return None
-        return self._matches_first_rule(saved.get("models", {}))
+        models = saved.get("models")
+        return self._matches_first_rule(models if isinstance(models, dict) else {})
 
-    def _matches_first_rule(self, models: Mapping[str, str]) -> list[str] | None:
-        notes: list[str] = []
+    def _matches_first_rule(self, saved: Mapping[str, Any]) -> list[str] | None:
+        models, notes = {name: str(digest) for name, digest in saved.items()}, list[str]()
         for name, (possible, sure) in self.earlier().items():
             if models.get(name) in possible:
                 continue

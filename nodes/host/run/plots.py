@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any, cast
 
 from PIL.Image import Image
 from torch import Tensor
 
-from ....bundles.files.journal import Journal
 from ....training.evaluation.curves import line_plot, mean_plot, stacked
 from ....training.series import LOSS, SERIES, Line, Series, points_of
 from ..images import as_image
@@ -30,7 +30,7 @@ def is_numbered(folder: str, name: str) -> bool:
 
 def plot_run(folder: RunFolder) -> tuple[Tensor, list[float]]:
     """All plots below each other, (1, height, width, 3) in 0..1, and the loss of every step."""
-    lines: list[Line] = list(Journal(folder.journal).entries())
+    lines: list[Line] = list(folder.reports())
     losses = losses_of(lines)
     if not losses:
         raise ValueError(f"The run {folder.path.name} has reported no step yet.")
@@ -40,8 +40,9 @@ def plot_run(folder: RunFolder) -> tuple[Tensor, list[float]]:
 
 def losses_of(lines: Sequence[Line]) -> list[float]:
     """The loss of every step, NaN included, for which JSON has null."""
-    losses = [loss for line in lines for loss in line.get(LOSS.key, ())]
-    return [float("nan") if loss is None else loss for loss in losses]
+    found = (line.get(LOSS.key) for line in lines)
+    losses = [loss for part in found if isinstance(part, list) for loss in cast("list[Any]", part)]
+    return [loss if isinstance(loss, int | float) else float("nan") for loss in losses]
 
 
 def plot(series: Series, lines: Sequence[Line]) -> Image | None:

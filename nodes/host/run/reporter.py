@@ -12,7 +12,6 @@ from typing import Any
 import comfy.model_management as management
 from torch import Tensor
 
-from ....bundles.files.journal import Journal
 from ....training.loop import StepReport
 from ....training.parts import Parts
 from ....training.series import CONCEPTS, LOSS, MOVEMENT, NORMS, PRODIGY_D, RATES
@@ -109,7 +108,7 @@ class Reporter:
         self._written += 1
 
     def _append(self, line: dict[str, Any]) -> bool:
-        journal = Journal(self._folder.journal)
+        journal = self._folder.journal
         # Numbers are not worth a sync, which may wait for whatever else the machine is writing: a
         # checkpoint holds the losses too. Events are rare, and syncing one syncs the lines before.
         sync = LOSS.key not in line

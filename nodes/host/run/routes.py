@@ -6,7 +6,6 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from ....bundles.files.journal import Journal
 from ....training.series import SERIES
 from ..routes import Call, Refused, Route
 from .live import CHECKPOINT, FINISH, PIVOT, PREVIEW, LiveRequest, live_run
@@ -28,9 +27,11 @@ def run_list(call: Call) -> dict[str, Any]:
 def run_reports(call: Call) -> dict[str, Any]:
     """A run's reports after the first `after` of them, and its progress."""
     folder, after = find(call.ids["run"]), call.number("after", 0)
-    lines = list(Journal(folder.journal).entries())
-    part = lines[after : after + LINES_AT_ONCE]
-    return {**summary(folder), "reports": part, "next": after + len(part), "total": len(lines)}
+    part, total = list[Any](), 0
+    for total, line in enumerate(folder.reports(), start=1):
+        if after < total <= after + LINES_AT_ONCE:
+            part.append(line)
+    return {**summary(folder), "reports": part, "next": after + len(part), "total": total}
 
 
 def run_preview(call: Call) -> Path:
@@ -78,7 +79,7 @@ def summary(folder: RunFolder) -> dict[str, Any]:
 
 
 def _changed(folder: RunFolder) -> float:
-    files = [path for path in (folder.journal, folder.bundle, folder.path) if path.exists()]
+    files = [path for path in (folder.journal.path, folder.bundle, folder.path) if path.exists()]
     return max((path.stat().st_mtime for path in files), default=0.0)
 
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 import itertools
 import json
 import logging
+import os
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from torch import Tensor
 
 from ....bundles.bundle import Bundle
 from ....bundles.files.atomic import replace_text
+from ....bundles.files.foreign import read_object
 from ....bundles.files.journal import Journal
 from ....bundles.files.safetensors import replace_safetensors
 from ....bundles.save import replace_bundle
@@ -32,6 +34,8 @@ STEP_FILE = re.compile(r"step_(\d{8})\.safetensors")
 # Our drafts, those of earlier versions, and what the safetensors library leaves when killed.
 DRAFT = re.compile(r"\.pivotal-.*|.*\.part|\.tmp[A-Za-z0-9]{6}")
 PLAN = "plan.json"
+LONGEST_LINE = 1024**2
+"""Bytes of a report; the longest have some thousand numbers and words"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,9 +71,15 @@ class RunFolder:
         return self.path / PLAN
 
     @property
-    def journal(self) -> Path:
-        """One line of JSON for each report."""
-        return self.path / JOURNAL
+    def journal(self) -> Journal:
+        """One line for each report."""
+        return Journal(self.path / JOURNAL, longest=LONGEST_LINE)
+
+    def reports(self) -> Iterator[dict[str, Any]]:
+        """The reports, the oldest first; a line without a step is not a report."""
+        for line in self.journal.entries():
+            if is_count(line.get("step")):
+                yield line
 
     @property
     def previews(self) -> Path:
@@ -121,7 +131,8 @@ class RunFolder:
         """Delete what a run left half written when it was killed."""
         subfolders = [self.path / "checkpoints", self.path / "bundles", self.previews]
         for folder in (self.path, *subfolders):
-            for path in folder.iterdir() if folder.is_dir() else ():
+            # Behind a link, files of these names may be anybody's.
+            for path in folder.iterdir() if folder.is_dir() and not folder.is_symlink() else ():
                 if DRAFT.fullmatch(path.name):
                     discard(path)
 
@@ -153,20 +164,21 @@ class RunFolder:
         return self.disk.write("The progress", place, replace_text, text)
 
     def progress(self) -> dict[str, Any]:
-        """What `save_progress` saved last; {} when it never did."""
-        return read_json(self.path / PROGRESS)
+        """The counts that `save_progress` saved last; {} when it never did."""
+        saved = read_object(self.path / PROGRESS)
+        return {name: saved[name] for name in ("steps", "finished") if is_count(saved.get(name))}
 
     def recipe(self) -> dict[str, Any]:
         """The recipe of the run, which leaves out the number of steps."""
-        return read_json(self.path / IDENTITY).get("recipe", {})
+        recipe = read_object(self.path / IDENTITY).get("recipe")
+        return recipe if isinstance(recipe, dict) else {}
 
     def rewind(self, step: int) -> int:
         """Remove reports of later steps from the journal; returns how many lines are left."""
-        journal = Journal(self.journal)
-        lines = [line for line in journal.entries() if line.get("step", 0) <= step]
+        lines = [line for line in self.reports() if line["step"] <= step]
         # Also to remove a line that was cut off.
-        if self.journal.exists():
-            self.disk.write("The journal", self.journal, lambda _: journal.rewrite(lines))
+        if os.path.lexists(self.journal.path):
+            self.disk.write("The journal", self.journal.path, lambda _: self.journal.rewrite(lines))
         return len(lines)
 
 
@@ -174,17 +186,13 @@ def step_files(folder: Path) -> list[int]:
     """The steps of the files in a folder, in order."""
     if not folder.is_dir():
         return []
-    matches = (STEP_FILE.fullmatch(path.name) for path in folder.iterdir())
+    matches = (STEP_FILE.fullmatch(path.name) for path in folder.iterdir() if path.is_file())
     return sorted(int(match[1]) for match in matches if match)
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """Parse a JSON object; returns {} if the file is missing or corrupt."""
-    try:
-        parsed = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return parsed if isinstance(parsed, dict) else {}
+def is_count(value: object) -> bool:
+    """Whether a value is a whole number of 0 or more that a file of ours can hold."""
+    return type(value) is int and 0 <= value < 2**53
 
 
 def run_folders() -> list[RunFolder]:
@@ -210,7 +218,7 @@ def find_run_folder(name: str, identity: Identity) -> RunFolder:
         path = runs_root() / (base if number == 1 else f"{base}_{number}")
         if not path.exists() or _unborn(path):
             return RunFolder(path, text)
-        notes = identity.matches(read_json(path / IDENTITY))
+        notes = identity.matches(read_object(path / IDENTITY))
         if notes is not None:
             return RunFolder(path, text, notes=tuple(notes))
     raise AssertionError("unreachable")

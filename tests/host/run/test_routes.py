@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
 import urllib.error
 import urllib.request
 
 import pytest
 
+from factories import write_pictures
 from harness.host.server import Server
 from pack.nodes.extension import ROUTES
 from pack.nodes.host import routes
@@ -48,6 +50,42 @@ def test_a_query_that_is_no_number_is_refused(server, after):
     runs.mkdir(parents=True, exist_ok=True)
     (runs / "run.json").write_text('{"recipe": {"train": {"steps": 1}}}')
     assert ask(server, f"/pivotal/runs/asked?after={after}")[0] == 400
+
+
+PLANTED = ["[" * 200_000, "null", "[]", "1", '"x"', '{"steps": NaN, "finished": 1e999}', ""]
+PLANTED += ['{"steps": ' + "[" * 500 + "]" * 500 + "}", '{"steps": {}, "finished": "x"}', "\ud800"]
+GOOD = {"step": 1, "steps": 2, "loss": 0.5, "losses": [0.5]}
+
+
+@pytest.mark.parametrize("text", PLANTED, ids=lambda text: text[:12])
+def test_a_run_folder_of_junk_costs_only_itself(server, text):
+    """Anybody on the network can upload files into a folder of runs."""
+    data = text.encode("utf-8", "surrogatepass")
+    junk = server.base / "output" / "pivotal" / "planted"
+    junk.mkdir(parents=True, exist_ok=True)
+    for name in ("run.json", "progress.json", "plan.json"):
+        (junk / name).write_bytes(data)
+    (junk / "report.jsonl").write_bytes(data + b"\n" + json.dumps(GOOD).encode() + b"\n" + data)
+    status, answer = ask(server, "/pivotal/runs")
+    assert status == 200
+    assert [one for one in answer["runs"] if one["run"] == "planted"] == [
+        {"run": "planted", "state": "stopped", "steps": 0, "step": 0}
+    ]
+    status, answer = ask(server, "/pivotal/runs/planted")
+    assert status == 200 and answer["reports"] == [GOOD] and answer["total"] == answer["next"] == 1
+
+
+@pytest.mark.skipif(os.name == "nt", reason="needs links")
+def test_a_link_in_a_run_folder_shows_nothing_of_what_it_leads_to(server, tmp_path):
+    theirs = write_pictures(tmp_path / "private", ["x"]) and tmp_path / "private" / "0.png"
+    (tmp_path / "theirs.jsonl").write_text(json.dumps(GOOD))
+    run = server.base / "output" / "pivotal" / "linked"
+    (run / "previews").mkdir(parents=True)
+    (run / "run.json").write_text("{}")
+    (run / "report.jsonl").symlink_to(tmp_path / "theirs.jsonl")
+    (run / "previews" / "a.png").symlink_to(theirs)
+    assert ask(server, "/pivotal/runs/linked")[1]["reports"] == []
+    assert ask(server, "/pivotal/runs/linked/previews/a.png")[0] == 404
 
 
 def test_every_address_is_served_under_api_too(server):

@@ -13,7 +13,6 @@ from safetensors import safe_open
 from factories import CAPTIONS, write_pictures
 from harness.host.graphs import Graph, Node, concept_run
 from harness.host.runner import GraphFailed, Host
-from pack.bundles.files.journal import Journal
 from pack.nodes.host.run.live import LiveRequest, live_run
 from pack.nodes.host.run.reporter import Reporter
 from pack.nodes.host.run.run_folder import RunFolder
@@ -35,7 +34,7 @@ def folder(host: Host, name: str) -> RunFolder:
 
 
 def lines(host: Host, name: str, key: str) -> list[dict]:
-    return [line for line in Journal(folder(host, name).journal).entries() if key in line]
+    return [line for line in folder(host, name).reports() if key in line]
 
 
 def asking(monkeypatch: pytest.MonkeyPatch, name: str, asked: dict[int, LiveRequest]) -> None:
@@ -236,6 +235,41 @@ def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(host, run_graph,
     assert "2 of the steps now" in found[node, 5]
     assert "The checkpoint before it is used" in caplog.text
     assert all(torch.equal(found[node, 0].lora[k], v) for k, v in wanted.lora.items())
+
+
+def test_no_link_in_a_run_folder_is_written_or_swept_through(host, run_graph, tmp_path, caplog):
+    """A run folder that somebody shares can hold links to whatever its new owner has."""
+    graph, node = training("linked", checkpoint_every=2)
+    wanted = run_graph(graph)[node, 0]
+    run = folder(host, "linked")
+    (tmp_path / "user").write_text("theirs")
+    (tmp_path / "downloads").mkdir()
+    (tmp_path / "downloads" / "half.part").write_text("theirs")
+    for name in ("report.jsonl", "report.txt", "run.json.part", "loss.png", "bundle.safetensors"):
+        (run.path / name).unlink(missing_ok=True)
+        (run.path / name).symlink_to(tmp_path / "user")
+    (run.path / "previews").symlink_to(tmp_path / "downloads")
+    (run.path / "progress.json").unlink()
+    found = run_graph(training("linked", checkpoint_every=2)[0])[node, 0]
+    assert all(torch.equal(found.lora[key], value) for key, value in wanted.lora.items())
+    assert "report.jsonl is a link, a folder or a device and no file: delete it" in caplog.text
+    assert (tmp_path / "user").read_text() == "theirs"
+    assert [path.name for path in (tmp_path / "downloads").iterdir()] == ["half.part"]
+    assert (run.path / "report.txt").is_file() and not (run.path / "report.txt").is_symlink()
+    assert not (run.path / "run.json.part").is_symlink()
+
+
+@pytest.mark.parametrize("text", ["null", "[" * 200_000, '{"kept": 1}', '{"kept": [], "split": 3}'])
+def test_a_plan_of_the_memory_that_is_none_is_made_anew(host, run_graph, text):
+    name = f"planned {len(text)}"
+    settings = {"checkpointing": "auto", "checkpoint_every": 2, "keep_checkpoints": 0}
+    run_graph(training(name, **settings)[0])
+    run = folder(host, name)
+    run.plan.write_text(text)
+    run.checkpoint(STEPS).unlink()
+    (run.path / "progress.json").unlink()
+    run_graph(training(name, **settings)[0])
+    assert json.loads(run.plan.read_text()).keys() == {"kept", "split", "reason"}
 
 
 def test_a_folder_that_vanishes_in_mid_run_is_made_again(host, run_graph, monkeypatch):
