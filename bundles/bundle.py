@@ -21,6 +21,7 @@ _UNPRINTABLE = frozenset({"Cc", "Cs", "Zl", "Zp"})
 
 _LONGEST = 80
 """Letters of a name in a sentence; a file's names can have thousands"""
+_MOST_NOTES, _LONGEST_NOTE = 50, 2000
 _ENDLESS = re.compile(r"\S{400,}")
 
 
@@ -32,6 +33,14 @@ def short(name: str) -> str:
 def cut(text: str) -> str:
     """A text without what no name or path is as long as."""
     return _ENDLESS.sub(lambda word: f"{word[0][:_LONGEST]}...", text)
+
+
+def as_notes(texts: Sequence[str]) -> tuple[str, ...]:
+    """Sentences of a length and number that a person reads; the last one counts those left out."""
+    most = len(texts) if len(texts) <= _MOST_NOTES + 1 else _MOST_NOTES
+    shown = tuple(cut(text)[:_LONGEST_NOTE] for text in texts[:most])
+    more = len(texts) - most
+    return (*shown, f"{more} more notes are left out.") if more else shown
 
 
 def few(names: Sequence[str]) -> str:

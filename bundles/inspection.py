@@ -11,7 +11,7 @@ from typing import cast
 import torch
 from torch import Tensor
 
-from .bundle import Bundle, few, short
+from .bundle import Bundle, as_notes, few, short
 from .layers.aliases import is_text_layer
 from .lowrank import PAIRS, UNDERSCORED, not_finite
 
@@ -19,6 +19,7 @@ from .lowrank import PAIRS, UNDERSCORED, not_finite
 _NEAR_ZERO = 1e-3
 _NEAREST = 3
 _ROWS_SHOWN = 8
+_NAMES_SHOWN = 200
 _SLICE = 8192
 """Rows of a vocabulary that are converted to fp32 at a time"""
 
@@ -90,7 +91,7 @@ def inspect_bundle(
 ) -> Inspection:
     """Describe a bundle and, given vocabularies, which words its vectors are close to."""
     rows = list(_rows(bundle, vocabularies or {}))
-    return Inspection(facts=list(_facts(bundle)), rows=rows, notes=bundle.notes)
+    return Inspection(facts=list(_facts(bundle)), rows=rows, notes=as_notes(bundle.notes))
 
 
 def cells(row: VectorsRow) -> tuple[str, ...]:
@@ -133,9 +134,11 @@ def _facts(bundle: Bundle) -> Iterator[tuple[str, str]]:
     yield "family", bundle.family or "not stated in the file"
     yield "LoRA", _lora_text(bundle.lora)
     names = [*map(short, bundle.names)]
-    yield "names", ", ".join(names) or "none"
-    yield "triggers", ", ".join(f"embedding:{name}" for name in names) or "none"
-    for entry in bundle.entry_of.values():
+    shown, more = names[:_NAMES_SHOWN], len(names) - _NAMES_SHOWN
+    rest = f" and {more} more" if more > 0 else ""
+    yield "names", (", ".join(shown) or "none") + rest
+    yield "triggers", (", ".join(f"embedding:{name}" for name in shown) or "none") + rest
+    for entry in list(bundle.entry_of.values())[:_NAMES_SHOWN]:
         parts = [f"from {short(entry.initial)!r}" if entry.initial else ""]
         parts += [f"captions said {short(entry.placeholder)!r}" if entry.placeholder else ""]
         if any(parts):

@@ -11,7 +11,7 @@ from typing import Protocol, cast
 import torch
 from safetensors import SafetensorError, safe_open
 
-from .bundle import Bundle, Embeddings, Entry, Vectors, cut, short
+from .bundle import Bundle, Embeddings, Entry, Vectors, as_notes, cut, few, short
 from .encoders import sort_vectors
 from .file_names import SUFFIX
 from .files.safetensors import read_safetensors, unreadable
@@ -25,6 +25,9 @@ from .token_map import TOKEN_MAP, TokenMap, json_token_map, parse_token_map, spl
 
 SUFFIXES = frozenset({SUFFIX, ".pti", *TORCH_SUFFIXES})
 """Endings of files that may hold a bundle or a part of one"""
+
+_MOST_SHOWN = 200
+"""Names that a node shows of a file"""
 
 Opener = Callable[[Path], Source]
 
@@ -86,15 +89,15 @@ def peek(path: Path) -> Glance:
     content, index = unchecked.content, unchecked.index
     entries = {entry.name: entry for entry in (*content.entries, *index.entries)}
     names = [name for name in entries if name in content.embeddings]
+    names = list(dict.fromkeys([*names, *content.embeddings]))
+    more = len(names) - _MOST_SHOWN
+    notes = [f"{more} more names are not shown."] if more > 0 else []
     return Glance(
-        entries=tuple(
-            entries.get(name, Entry(name=name))
-            for name in dict.fromkeys([*names, *content.embeddings])
-        ),
+        entries=tuple(entries.get(name, Entry(name=name)) for name in names[:_MOST_SHOWN]),
         lora=len(content.lora),
         family=index.family,
         thumbnail=index.thumbnail,
-        notes=tuple(map(cut, content.notes)),
+        notes=as_notes([*notes, *content.notes]),
     )
 
 
@@ -251,7 +254,7 @@ def _bundle(unchecked: _Unchecked, finite: bool) -> Bundle:
         entries=index.entries or content.entries,
         recipe=index.recipe,
         workflow=index.workflow,
-        notes=tuple(map(cut, content.notes + vectors.notes + index.notes + missing)),
+        notes=as_notes(content.notes + vectors.notes + index.notes + missing),
         header=unchecked.header,
         thumbnail=index.thumbnail,
     )
@@ -264,9 +267,12 @@ def _in_order(embeddings: Embeddings, index: Index) -> dict[str, Vectors]:
 
 
 def _missing(index: Index, embeddings: Embeddings) -> tuple[str, ...]:
-    """A sentence for each name that the file announces and does not hold."""
+    """A sentence about names that the file announces and does not hold."""
     names = [entry.name for entry in index.entries if entry.name not in embeddings]
-    return tuple(
-        f"The embedding '{short(name)}' is not in this file: look for a file of that name."
-        for name in names
-    )
+    if not names:
+        return ()
+    if len(names) == 1:
+        return (
+            f"The embedding '{short(names[0])}' is not in this file: look for a file of that name.",
+        )
+    return (f"The embeddings {few(names)} are not in this file: look for files of those names.",)

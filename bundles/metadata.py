@@ -34,6 +34,7 @@ _SIZES = frozenset({"ss_network_dim", "ss_network_alpha"})
 _SIZES_BY_HAND = frozenset({"ss_network_args"})
 # No index of ours comes near these; anything longer is junk, or an attempt to fill the memory.
 _MAX_INDEX, _MAX_TEXT, _MAX_THUMBNAIL = 16 * 1024**2, 10_000, 1024**2
+_MAX_ENTRIES = 1000
 _THUMBNAIL = re.compile(r"data:image/(?:jpeg|png|webp);base64,[A-Za-z0-9+/=]*")
 _KEPT = ("ss_", "ot_")
 _KEPT_SPEC = frozenset(
@@ -247,6 +248,11 @@ def _read_recipe(value: object, notes: list[str]) -> Mapping[str, object]:
 
 def _read_entries(value: object, notes: list[str]) -> tuple[Entry, ...]:
     items = cast("list[object]", value) if isinstance(value, list) else [value]
+    if len(items) > _MAX_ENTRIES:
+        notes.append(
+            f"The file's description has {len(items)} concepts: the first {_MAX_ENTRIES} are read."
+        )
+        items = items[:_MAX_ENTRIES]
     entries: dict[str, Entry] = {}
     for item in items:
         entry = _read_entry(item)

@@ -10,6 +10,7 @@ import torch
 from browser.acts import copy_and_paste
 from PIL import Image
 from playwright.sync_api import expect
+from safetensors.torch import save_file
 
 from harness.editor.editor import Editor
 from harness.host.server import Server
@@ -82,6 +83,19 @@ def test_the_node_shows_names_and_thumbnail_and_copies_triggers(editor: Editor):
         editor.page.wait_for_function(
             "async t => (await navigator.clipboard.readText()) === t", arg=text
         )
+
+
+def test_what_is_copied_is_one_line_whatever_the_file_calls_it(editor: Editor, files: Path):
+    """A line end in what is pasted into a terminal runs it."""
+    editor.page.context.grant_permissions(["clipboard-read", "clipboard-write"])
+    rows = {"bundle_emb.cat\nrm -r x\u2028\x1b[2J.clip_l": torch.ones(1, 768)}
+    save_file(rows, files / "lines.safetensors")
+    editor.load_prompt(graph("loras/lines.safetensors"))
+    editor.page.locator("button.pivotal-copy").evaluate("b => b.click()")
+    editor.page.wait_for_function(
+        "async t => (await navigator.clipboard.readText()) === t",
+        arg="embedding:cat rm -r x [2J",
+    )
 
 
 def test_another_file_shows_its_own_names(editor: Editor):

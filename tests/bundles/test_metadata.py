@@ -11,11 +11,13 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from pack.bundles.bundle import Bundle, Entry
+from pack.bundles.bundle import Bundle, Entry, as_notes
 from pack.bundles.files.safetensors import read_safetensors
-from pack.bundles.load import load_bundle
+from pack.bundles.inspection import inspect_bundle
+from pack.bundles.load import load_bundle, peek
 from pack.bundles.metadata import INDEX, build_metadata, read_index, resized_header
 from pack.bundles.save import Container, save_bundle
+from pack.bundles.table_picture import render
 
 LORA = {
     "lora_unet_x.lora_up.weight": torch.ones(8, 4),
@@ -137,7 +139,7 @@ def test_an_unreadable_index_costs_only_itself(tmp_path: Path, text: str) -> Non
         ({"entries": [{"name": ""}]}, "Concepts"),
         ({"entries": [{"initial": "x"}]}, "Concepts"),
         ({"entries": [{"name": "x", "placeholder": {}}]}, "Concepts"),
-        ({"entries": [0] * 100_000}, "Concepts"),
+        ({"entries": [0] * 1000}, "Concepts"),
         ({"recipe": []}, "recipe"),
         ({"recipe": "rm -rf"}, "recipe"),
         ({"version": 99}, "newer"),
@@ -147,6 +149,42 @@ def test_junk_in_the_index_is_left_out_and_noted(index: dict[str, object], word:
     found = read_index({INDEX: json.dumps(index)})
     assert len(found.notes) == 1 and word in found.notes[0]
     assert found.family == "" and len(found.entries) <= 1 and found.recipe == {}
+
+
+def test_a_file_that_announces_thousands_of_names_costs_a_line(tmp_path: Path) -> None:
+    """Each name had a sentence of its own, and the picture of 60,000 sentences took 2 GB."""
+    path = tmp_path / "b.safetensors"
+    index = {"entries": [{"name": f"n{number}"} for number in range(60_000)]}
+    save_file(LORA, path, {INDEX: json.dumps(index)})
+    found = load_bundle(path)
+    assert found.notes == (
+        "The file's description has 60000 concepts: the first 1000 are read.",
+        "The embeddings n0, n1, n2 and 997 more are not in this file: look for files of those "
+        "names.",
+    )
+    assert render(inspect_bundle(found), found).height < 1000 and peek(path).entries == ()
+
+
+def test_a_file_that_holds_thousands_of_names_shows_some_and_counts_the_rest(
+    tmp_path: Path,
+) -> None:
+    path = tmp_path / "b.safetensors"
+    vectors = {f"bundle_emb.n{number}.clip_l": torch.ones(1, 3) for number in range(2000)}
+    save_file(LORA | vectors, path)
+    seen, found = peek(path), load_bundle(path)
+    assert len(seen.entries) == 200 and seen.notes[0] == "1800 more names are not shown."
+    assert len(found.embeddings) == 2000
+    report = inspect_bundle(found)
+    assert "and 1800 more" in dict(report.facts)["names"]
+    assert render(report, found).height < 10_000
+
+
+def test_notes_are_as_many_and_as_long_as_a_person_reads() -> None:
+    many = as_notes([f"note {number}" for number in range(80)])
+    assert len(many) == 51 and many[-1] == "30 more notes are left out." and as_notes(many) == many
+    assert as_notes(["few words"]) == ("few words",)
+    (note,) = as_notes(["a b " * 100_000])
+    assert len(note) <= 2000
 
 
 def test_a_junk_graph_is_left_out_and_noted() -> None:

@@ -5,6 +5,8 @@ import { addView, chain } from "../editor/node_view.js";
 import { say } from "../editor/words.js";
 
 const COPIED_MS = 1200;
+/** In a terminal or a chat, a line end in what is pasted would send it. */
+const CONTROLS = /[\u0000-\u001f\u007f-\u009f\u2028\u2029]+/g;
 /** @type {Map<object, {root: HTMLElement, file: string|undefined}>} */
 const views = new Map();
 
@@ -66,14 +68,15 @@ function chip({ name, trigger, initial, placeholder, thumbnail }) {
 
 function copyButton(label, text, title) {
   const shown = make("span", {}, label);
+  const line = text.replace(CONTROLS, " ").trim();
   const on = {
     click: async () => {
-      await copy(text);
+      await copy(line);
       setText(shown, say("copied"));
       setTimeout(() => setText(shown, label), COPIED_MS);
     },
   };
-  return make("button.pivotal-copy", { type: "button", title, on, data: { text } }, shown);
+  return make("button.pivotal-copy", { type: "button", title, on, data: { text: line } }, shown);
 }
 
 /** The clipboard of a page that is not served by https is closed; the old way is not. */
