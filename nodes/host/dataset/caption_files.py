@@ -49,7 +49,7 @@ def save_captions(dataset: Dataset, kind: CaptionFile, mode: OnExisting, *, dry_
 
 def undo_captions(revision: int) -> str:
     """Restore files to before a revision; the report names those that could not be restored."""
-    refused = caption_history().undo(revision)
+    refused = caption_history().undo(revision, is_writable)
     return "\n".join([f"revision {revision} is undone", *refused])
 
 

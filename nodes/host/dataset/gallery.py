@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import threading
 from contextlib import closing
 from dataclasses import dataclass, field
@@ -11,6 +12,7 @@ from typing import Any
 
 from ....training.dataset.captions.placeholders import placeholder_pattern
 from ....training.dataset.checks.findings import rough_tokens
+from ....training.dataset.folder.scan import is_below
 from ....training.dataset.folder.text_files import read_text
 from ....training.dataset.pictures.crops import plan_crops
 from ....training.dataset.pictures.sheets import trained_view
@@ -95,7 +97,10 @@ def _record(reviewed: Reviewed, item: str) -> Record:
 def _caption_file(record: Record) -> Path | None:
     """The text file of a caption; None for captions from tables or without a file."""
     place = record.read_from
-    return place.path if place is not None and not place.row else None
+    if place is None or place.row:
+        return None
+    # A link may have come to lead out of the folder since it was read.
+    return place.path if is_below(os.path.realpath(place.path.parent), place.path) else None
 
 
 def _stamp(record: Record) -> str:

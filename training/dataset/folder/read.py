@@ -62,6 +62,11 @@ def read_folder(
     unread = [name for place in places for name in passed_over(place, options.subfolders)]
     if not records:
         raise ValueError(no_picture(folder, skipped, unread))
+    if odd := [place.key + name for place in places for name in place.odd]:
+        notes.add(
+            f"These links lead out of the dataset or to no file and are not read: {listed(odd)}. "
+            "Copy the files into its folder."
+        )
     if unread:
         notes.add(f"These subfolders have images that are not read: {_cure(unread)}.")
     return Dataset(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
@@ -52,6 +52,8 @@ class ScannedFolder:
     masks_apart: Mapping[str, Path] = field(repr=False)
     """Those in folders of masks."""
     pictures: tuple[Path, ...] = field(repr=False)
+    odd: tuple[str, ...] = ()
+    """Names of pipes, devices, and links out of the dataset to captions, tables and masks."""
 
     @property
     def masks(self) -> dict[str, Path]:
@@ -71,11 +73,11 @@ def scan_folder(folder: Path, subfolders: Subfolders) -> list[ScannedFolder]:
     """
     if not folder.is_dir():
         raise FileNotFoundError(f"The folder {folder} does not exist: choose another dataset.")
-    return list(_walk(folder, "", subfolders, set()))
+    return list(_walk(folder, "", subfolders, os.path.realpath(folder), set()))
 
 
 def _walk(
-    folder: Path, key: str, subfolders: Subfolders, seen: set[str]
+    folder: Path, key: str, subfolders: Subfolders, root: str, seen: set[str]
 ) -> Iterator[ScannedFolder]:
     real = os.path.realpath(folder)
     if real in seen:  # a link back to a folder above
@@ -84,13 +86,51 @@ def _walk(
     with os.scandir(folder) as entries:
         visible = [entry for entry in entries if not entry.name.startswith(".")]
     folders = sorted((e.name for e in visible if e.is_dir()), key=natural_key)
-    files = [Path(entry.path) for entry in visible if not entry.is_dir()]
-    yield _scanned(
-        folder, key, files, [name for name in folders if same_name(name) in MASK_FOLDERS]
-    )
+    files = _sort_out(folder, [entry for entry in visible if not entry.is_dir()], root)
+    masks = [
+        _sort_out(folder / name, os.scandir(folder / name), root)
+        for name in folders
+        if same_name(name) in MASK_FOLDERS
+    ]
+    yield _scanned(folder, key, files, masks)
     for name in folders:
         if _belongs(name, key, subfolders):
-            yield from _walk(folder / name, f"{key}{name}/", subfolders, seen)
+            yield from _walk(folder / name, f"{key}{name}/", subfolders, root, seen)
+
+
+@dataclass(frozen=True, slots=True)
+class _Files:
+    """The files of one folder by what they may be read as."""
+
+    own: list[Path] = field(default_factory=list[Path])
+    """Plain files of the dataset, and links to such"""
+    linked: list[Path] = field(default_factory=list[Path])
+    """Links that lead out of the dataset to plain files; they are read as pictures alone"""
+    odd: list[Path] = field(default_factory=list[Path])
+    """Pipes, devices and links to them, which are never opened"""
+
+
+def _sort_out(folder: Path, entries: Iterable[os.DirEntry[str]], root: str) -> _Files:
+    files, is_own = _Files(), is_below(root, folder)
+    for entry in entries:
+        path = Path(entry.path)
+        if entry.is_symlink():
+            # A broken link is reported as a picture that cannot be read.
+            is_plain = entry.is_file() or not os.path.exists(path)
+            own = is_below(root, path)
+        else:
+            is_plain, own = entry.is_file(), is_own
+        if is_plain:
+            (files.own if own else files.linked).append(path)
+        elif not entry.is_dir():
+            files.odd.append(path)
+    return files
+
+
+def is_below(root: str | Path, path: Path) -> bool:
+    """Whether a path, once its links are resolved, is a folder without links or is in it."""
+    real = os.path.realpath(path)
+    return real == str(root) or real.startswith(os.path.join(root, ""))
 
 
 def _belongs(name: str, key: str, subfolders: Subfolders) -> bool:
@@ -124,30 +164,37 @@ def _is_ignored(name: str) -> bool:
     return name.startswith(".") or same_name(name) in MASK_FOLDERS | OTHER_FOLDERS
 
 
-def _scanned(folder: Path, key: str, files: list[Path], mask_folders: list[str]) -> ScannedFolder:
+def _scanned(folder: Path, key: str, files: _Files, masks: list[_Files]) -> ScannedFolder:
     repeats, words = (split_concept(folder.name) if key else None) or (1, "")
-    pictures = [path for path in files if path.suffix.lower() in EXTENSIONS]
-    beside, apart = _masks_beside(pictures), dict[str, Path]()
-    for name in mask_folders:
-        apart = {same_name(p.stem): p for p in _pictures_in(folder / name)} | apart
-    taken = set(beside.values())
-    own = sorted((p for p in pictures if p not in taken), key=lambda p: natural_key(p.name))
-    by_name = {same_name(path.name): path for path in files} | {path.name: path for path in files}
+    own, linked = _pictures(files.own), _pictures(files.linked)
+    stems = {same_name(path.stem).removesuffix(".src") for path in (*own, *linked)}
+    beside, apart = _masks_beside(own, stems), dict[str, Path]()
+    for one in masks:
+        apart = {same_name(path.stem): path for path in sorted(_pictures(one.own))} | apart
+    taken = {*beside.values(), *_masks_beside(linked, stems).values()}
+    pictures = [path for path in (*own, *linked) if path not in taken]
+    unread = {*files.linked, *(path for one in masks for path in one.linked)} - set(pictures)
+    odd = [*unread, *files.odd, *(path for one in masks for path in one.odd)]
+    known = [*files.own, *linked]
     return ScannedFolder(
         path=folder,
         key=key,
         repeats=repeats,
         words=words,
-        files=by_name,
+        files={same_name(path.name): path for path in known} | {path.name: path for path in known},
         masks_beside=beside,
         masks_apart=apart,
-        pictures=tuple(own),
+        pictures=tuple(sorted(pictures, key=lambda path: natural_key(path.name))),
+        odd=tuple(sorted(path.relative_to(folder).as_posix() for path in odd)),
     )
 
 
-def _masks_beside(pictures: list[Path]) -> dict[str, Path]:
+def _pictures(files: Iterable[Path]) -> list[Path]:
+    return [path for path in files if path.suffix.lower() in EXTENSIONS]
+
+
+def _masks_beside(pictures: list[Path], stems: Collection[str]) -> dict[str, Path]:
     """Pictures that have the name of another one plus the ending of a mask."""
-    stems = {same_name(path.stem).removesuffix(".src") for path in pictures}
     masks: dict[str, Path] = {}
     for path in pictures:
         stem = same_name(path.stem)
@@ -156,10 +203,6 @@ def _masks_beside(pictures: list[Path]) -> dict[str, Path]:
             if base != stem and base in stems:
                 masks[base] = path
     return masks
-
-
-def _pictures_in(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.iterdir() if path.suffix.lower() in EXTENSIONS)
 
 
 def mask_of(place: ScannedFolder, picture: Path) -> Path | None:

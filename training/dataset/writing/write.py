@@ -271,22 +271,29 @@ class CaptionHistory:
             count += 1
         return count
 
-    def undo(self, revision: int) -> list[str]:
-        """Restore files to before a revision; returns a sentence for each that was changed since.
+    def undo(
+        self, revision: int, is_allowed: Callable[[Path], bool] = lambda path: True
+    ) -> list[str]:
+        """Restore files to before a revision; returns a sentence for each that is left unchanged.
 
-        Those files are left unchanged. The undo is a revision of its own.
+        Those were changed since, are in another place than when they were written, or are not
+        `is_allowed` any more. The undo is a revision of its own.
         """
         entries = [entry for entry in self._entries() if entry["revision"] == revision]
         if not entries:
             raise ValueError(f"There is no revision {revision}: the latest is {self.revision()}.")
         first: dict[str, Any] = {}
         last: dict[str, Any] = {}
+        folders = {entry["path"]: entry.get("folder") for entry in entries}
         for entry in entries:
             first.setdefault(entry["path"], entry["before"])
             last[entry["path"]] = entry["after"]
         number, refused = self.revision() + 1, list[str]()
         for name, before in first.items():
             path = Path(name)
+            if not is_allowed(path) or is_elsewhere(path, folders.get(name)):
+                refused.append(f"{path.name} is in another place now and is left unchanged.")
+                continue
             if text_now(path) == before:
                 continue
             if text_now(path) != last[name]:
@@ -301,6 +308,7 @@ class CaptionHistory:
                 "revision": revision,
                 "time": time.time(),
                 "path": str(change.path),
+                "folder": os.path.realpath(change.path.parent),
                 "before": change.before,
                 "after": change.after,
             }
@@ -311,6 +319,23 @@ class CaptionHistory:
             replace_text(change.path, change.after)
 
 
+def is_elsewhere(path: Path, folder: object = None) -> bool:
+    """Whether a name leads to another file by now: a link, a device, or its folder was exchanged.
+
+    `folder` is the real path of its folder at the time when it was written, if that is known.
+    """
+    if path.is_symlink() or (path.exists() and not path.is_file()):
+        return True
+    return isinstance(folder, str) and os.path.realpath(path.parent) != folder
+
+
 def text_now(path: Path) -> str | None:
-    """A file's text, from which its exact bytes can be restored; None if there is no file."""
+    """A file's text, from which its exact bytes can be restored; None if there is no file.
+
+    Raises ValueError for a link, a device or a pipe, which may lead anywhere.
+    """
+    if is_elsewhere(path):
+        raise ValueError(
+            f"{path.name} is a link or no file, and captions are not written through it: delete it."
+        )
     return path.read_bytes().decode("utf-8", "surrogateescape") if path.exists() else None

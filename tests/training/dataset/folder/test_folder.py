@@ -83,6 +83,104 @@ def test_a_picture_may_be_a_link_out_of_the_folder(tmp_path: Path):
     assert names(folder) == ["link.png"]
 
 
+@pytest.fixture
+def private(tmp_path: Path) -> Path:
+    """A folder of somebody's own files, out of the dataset."""
+    folder = tmp_path / "private"
+    folder.mkdir()
+    for name in ("a.png", "mask.png"):
+        picture(folder / name)
+    for name in ("key", "a.txt", "a.caption"):
+        (folder / name).write_text("a secret")
+    (folder / "rows").write_text('{"file_name": "a.png", "text": "a secret"}\n')
+    return folder
+
+
+def linked_set(tmp_path: Path, **links: Path) -> Path:
+    """A dataset of one picture with links; `__` in a name is a dot."""
+    folder = tmp_path / "set"
+    folder.mkdir()
+    picture(folder / "a.png")
+    for name, target in links.items():
+        (folder / name.replace("__", ".")).symlink_to(target)
+    return folder
+
+
+ODD = "These links lead out of the dataset or to no file and are not read: {}. Copy the files"
+
+
+@pytest.mark.parametrize(
+    ("name", "target"),
+    [
+        ("a.txt", "key"),
+        ("a.caption", "key"),
+        ("metadata.jsonl", "rows"),
+        ("meta.json", "key"),
+        ("a-masklabel.png", "mask.png"),
+        ("a_mask.png", "mask.png"),
+    ],
+)
+def test_captions_tables_and_masks_by_links_out_of_the_folder_are_not_read(
+    tmp_path: Path, private: Path, name: str, target: str
+):
+    folder = linked_set(tmp_path)
+    (folder / name).symlink_to(private / target)
+    dataset = read_folder(folder)
+    (record,) = dataset.records
+    assert (record.name, record.caption, record.mask) == ("a.png", "", None)
+    assert dataset.notes[0].startswith(ODD.format(name))
+
+
+def test_a_linked_folder_out_of_the_dataset_gives_pictures_and_nothing_else(
+    tmp_path: Path, private: Path
+):
+    folder = linked_set(tmp_path)
+    (folder / "10_dog").symlink_to(private, target_is_directory=True)
+    (folder / "masks").symlink_to(private, target_is_directory=True)
+    dataset = read_folder(folder)
+    assert [(r.name, r.caption, r.mask) for r in dataset.records] == [
+        ("a.png", "", None),
+        ("10_dog/a.png", "dog", None),
+        ("10_dog/mask.png", "dog", None),
+    ]
+    assert "masks/a.png" in dataset.notes[0] and "10_dog/a.caption" in dataset.notes[0]
+
+
+def test_links_inside_the_dataset_are_followed_and_so_is_a_link_to_it(tmp_path: Path):
+    folder = linked_set(tmp_path)
+    (folder / "texts").mkdir()
+    (folder / "texts" / "one").write_text("right")
+    picture(folder / "texts" / "m.png")
+    (folder / "a.txt").symlink_to(folder / "texts" / "one")
+    (folder / "a_mask.png").symlink_to(Path("texts") / "m.png")
+    (tmp_path / "link").symlink_to(folder, target_is_directory=True)
+    for place in (folder, tmp_path / "link"):
+        dataset = read_folder(place)
+        (record,) = dataset.records
+        assert record.caption == "right" and record.mask == place / "a_mask.png"
+        assert not any("lead out" in note for note in dataset.notes)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no such files")
+@pytest.mark.timeout(20)
+@pytest.mark.parametrize("name", ["b.png", "a.txt", "metadata.csv", "a_mask.png"])
+def test_pipes_and_devices_are_never_opened(tmp_path: Path, name: str):
+    folder = linked_set(tmp_path)
+    os.mkfifo(folder / name)
+    assert read_folder(folder).notes[0].startswith(ODD.format(name))
+    (folder / name).unlink()
+    (folder / name).symlink_to("/dev/zero")
+    assert read_folder(folder).notes[0].startswith(ODD.format(name))
+    assert folder_fingerprint(folder, ".txt") == folder_fingerprint(folder, ".txt")
+
+
+def test_the_fingerprint_sees_a_change_of_a_linked_picture(tmp_path: Path, private: Path):
+    folder = linked_set(tmp_path, b__png=private / "a.png")
+    before = folder_fingerprint(folder, ".txt")
+    os.utime(private / "a.png", ns=(1, 1))
+    assert names(folder) == ["a.png", "b.png"] and folder_fingerprint(folder, ".txt") != before
+
+
 def test_captions_are_raw_text_without_the_space_around_it(tmp_path: Path):
     picture(tmp_path / "a.png")
     text = "\ufeff\n  (red:1.5) \\(hat\\) {a|b} [x], embedding:y\r\nsecond — línea  \n\n"

@@ -84,6 +84,61 @@ def test_an_undo_leaves_what_was_changed_since(folder: Path):
         history.undo(9)
 
 
+def test_an_undo_writes_nothing_into_a_folder_that_was_exchanged(folder: Path):
+    history = CaptionHistory(folder.parent / "history.jsonl")
+    write(folder, history, OnExisting.REPLACE, a="new", b="two")
+    theirs = folder.parent / "theirs"
+    folder.rename(folder.parent / "moved")
+    theirs.mkdir()
+    for name, text in (("a.txt", "new\n"), ("b.txt", "two\n")):
+        (theirs / name).write_text(text)
+    folder.symlink_to(theirs, target_is_directory=True)
+    assert history.undo(1) == [
+        f"{name}.txt is in another place now and is left unchanged." for name in "ab"
+    ]
+    assert texts(theirs) == {"a.txt": "new\n", "b.txt": "two\n"}
+
+
+def test_an_undo_follows_no_link_and_asks_whether_it_may_write(folder: Path):
+    history = CaptionHistory(folder.parent / "history.jsonl")
+    write(folder, history, OnExisting.REPLACE, a="new", b="two")
+    (folder.parent / "user").write_text("new\n")
+    (folder / "a.txt").unlink()
+    (folder / "a.txt").symlink_to(folder.parent / "user")
+    allowed = lambda path: path.name != "b.txt"  # noqa: E731
+    assert len(history.undo(1, allowed)) == 2
+    assert (folder.parent / "user").read_text() == "new\n" and (folder / "b.txt").exists()
+
+
+def test_a_history_of_an_earlier_version_is_undone(folder: Path):
+    """It did not know where a file's folder led."""
+    history = CaptionHistory(folder.parent / "history.jsonl")
+    write(folder, history, OnExisting.REPLACE, a="new")
+    (entry,) = history.journal.entries()
+    del entry["folder"]
+    history.journal.rewrite([entry])
+    assert history.undo(1) == [] and (folder / "a.txt").read_bytes() == OLD
+
+
+@pytest.mark.parametrize("inside", [True, False])
+def test_captions_are_not_written_through_a_link(folder: Path, inside: bool):
+    target = (folder if inside else folder.parent) / "user"
+    target.write_text("theirs")
+    (folder / "b.txt").symlink_to(target)
+    records = captioned(folder, b="new")
+    with pytest.raises(ValueError, match="b.txt is a link or no file, and captions are not"):
+        list(plan_changes(records, CaptionFile.TXT, OnExisting.REPLACE))
+    assert target.read_text() == "theirs" and (folder / "b.txt").is_symlink()
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no pipes with a name in a folder")
+@pytest.mark.timeout(20)
+def test_a_pipe_in_the_place_of_a_caption_does_not_block(folder: Path):
+    os.mkfifo(folder / "b.txt")
+    with pytest.raises(ValueError, match="b.txt is a link or no file"):
+        list(plan_changes(captioned(folder, b="new"), CaptionFile.TXT, OnExisting.APPEND))
+
+
 def test_a_file_that_changed_after_the_plan_is_not_overwritten(folder: Path):
     changes = list(plan_changes(captioned(folder, a="new"), CaptionFile.TXT, OnExisting.REPLACE))
     (folder / "a.txt").write_text("by hand")
