@@ -422,6 +422,32 @@ def test_a_second_run_encodes_no_picture_again(run_graph, sd15, folder, monkeypa
         assert sum(encoded) == expected
 
 
+def test_a_vae_that_overflows_names_the_images_and_a_good_one_then_trains(run_graph, sd15, folder):
+    write_pictures(folder, ["a TOK", "the TOK"])
+
+    def train() -> Any:
+        graph = Graph()
+        run = graph.train(graph.base("sd15"), folder.name, concepts=graph.concept(), steps=1)
+        for index in range(6):
+            graph.keep(run.out(index))
+        return str(run_graph(graph).values[run])
+
+    # As in fp16: finite weights whose products are not.
+    weights = list(sd15.vae.first_stage_model.taesd_encoder.parameters())
+    good = [weight.detach().clone() for weight in weights]
+    with torch.inference_mode():
+        for weight in weights:
+            weight.mul_(1e20)
+    try:
+        with pytest.raises(GraphFailed, match=r"TAESD, .*NaN or infinite values for 0\.png"):
+            train()
+    finally:
+        with torch.inference_mode():
+            for weight, values in zip(weights, good, strict=True):
+                weight.copy_(values)
+    assert "1 steps" in train(), train()
+
+
 def test_boxes_of_a_detector_that_ran_once_a_picture_reach_their_pictures(run_graph, folder):
     for number in range(2):
         noise((64, 128)).save(folder / f"{number}.png")

@@ -55,6 +55,20 @@ def test_a_replacement_is_shown_before_and_spares_longer_words(tmp_path: Path):
         review.replaced(DATA.records, " ", "x")
 
 
+@pytest.mark.parametrize(
+    ("caption", "replaced"),
+    [
+        ("1girl, ;d, red hat, ...", "1girl, ;d, blue hat, ..."),
+        ("red hat,:d,  (o_o)", "blue hat,:d,  (o_o)"),
+        ("^_^, red hat ||| red hat, >.<", "^_^, blue hat ||| blue hat, >.<"),
+    ],
+)
+def test_a_replacement_leaves_its_neighbours_to_the_letter(tmp_path, caption, replaced):
+    record = replace(DATA.records[0], caption=caption)
+    found = Review(tmp_path / "r.jsonl").replaced([record], "red hat", "blue hat")
+    assert found == {record.name: (caption, replaced)}
+
+
 def test_a_change_under_the_hands_of_another_is_a_conflict(tmp_path: Path):
     review = Review(tmp_path / "r.jsonl")
     record = DATA.records[0]
