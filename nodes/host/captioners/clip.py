@@ -14,6 +14,7 @@ from PIL import Image, ImageOps
 from ....training.dataset.captioning.ask import Asking, Captioner
 from ..digests import model_digest
 from ..images import as_image
+from .damage import explained
 
 
 class ClipCaptioner:
@@ -32,7 +33,8 @@ class ClipCaptioner:
         self, pictures: Sequence[Image.Image], asking: Asking, seeds: Sequence[int]
     ) -> list[str]:
         pairs = zip(pictures, seeds, strict=True)
-        return [self._answer(picture, asking, seed) for picture, seed in pairs]
+        with explained(self.name):
+            return [self._answer(picture, asking, seed) for picture, seed in pairs]
 
     def _answer(self, picture: Image.Image, asking: Asking, seed: int) -> str:
         management.throw_exception_if_processing_interrupted()

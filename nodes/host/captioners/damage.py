@@ -1,16 +1,20 @@
-"""What is wrong with the files of a caption model or tagger, found before any of them is loaded.
+"""What is wrong with a caption model or tagger: with its files, before any of them is loaded.
 
-Every finding is a ValueError with one sentence that names the file and the cure.
+Every finding is a ValueError with one sentence that names the file, or the model, and the cure.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import comfy.model_management as management
 from safetensors import SafetensorError, safe_open
+
+from ..versions import is_oom
 
 CONFIG, WEIGHTS, INDEX = "config.json", "model.safetensors", "model.safetensors.index.json"
 ADAPTER, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.bin"
@@ -120,6 +124,22 @@ def broken(path: Path, what: str, other_cure: str = "") -> ValueError:
         f"{path.name} of {path.parent.name} {what}: {also}get the file again with hf download "
         f"REPOSITORY {path.name} --local-dir {path.parent}"
     )
+
+
+@contextmanager
+def explained(name: str) -> Iterator[None]:
+    """Replace an error without a text, which the editor would show as an empty window."""
+    try:
+        yield
+    except management.InterruptProcessingException:
+        raise
+    except Exception as error:
+        if str(error).strip() or is_oom(error):
+            raise
+        raise ValueError(
+            f"{name} failed with {reason(error)} and no further reason: choose another precision "
+            "where its loader has that choice, or another model."
+        ) from error
 
 
 def reason(error: BaseException) -> str:

@@ -18,7 +18,15 @@ from torch import nn
 
 from ....training.dataset.captioning.ask import Asking, Captioner
 from ..versions import is_oom
-from .damage import CONFIG, WEIGHTS, check_model, check_quantization, read_object, reason
+from .damage import (
+    CONFIG,
+    WEIGHTS,
+    check_model,
+    check_quantization,
+    explained,
+    read_object,
+    reason,
+)
 from .florence import is_legacy, load_legacy
 
 # Older versions take code from the internet if a folder's configuration asks for it
@@ -113,17 +121,11 @@ class FolderCaptioner:
         """
         self._load()
         try:
-            return self._generate(pictures, asking, seeds)
-        except management.InterruptProcessingException:
-            raise
+            with explained(self.name):
+                return self._generate(pictures, asking, seeds)
         except Exception as error:
             if not is_oom(error):
-                if str(error).strip():
-                    raise
-                raise ValueError(
-                    f"{self.name} failed with {reason(error)} and no further reason: choose "
-                    "another precision in Load Captioner, or another model."
-                ) from error
+                raise
         management.soft_empty_cache()
         if len(pictures) == 1:
             raise ValueError(

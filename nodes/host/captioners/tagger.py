@@ -15,7 +15,7 @@ from torch import Tensor
 from ....training.dataset.captioning.ask import Asking, Captioner
 from ....training.dataset.captions.tags import join_tags, same_tag, split_tags, with_blanks
 from ....training.dataset.pictures.pixels import to_tensor
-from .damage import broken, check_present, reason
+from .damage import broken, check_present, explained, reason
 
 MODEL, TAGS = "model.onnx", "selected_tags.csv"
 GENERAL, CHARACTER = "0", "4"
@@ -38,7 +38,7 @@ class Tagger:
     follows_instructions = False
 
     def __init__(self, folder: Path, tagging: Tagging):
-        self._tagging = tagging
+        self._name, self._tagging = folder.name, tagging
         self._rows = _read_tags(folder / TAGS)
         check_present(folder / MODEL)
         self._session = _session(folder / MODEL)
@@ -57,7 +57,8 @@ class Tagger:
         stack = pixels[0].new_empty((len(pixels), *pixels[0].shape))
         for row, picture in enumerate(pixels):
             stack[row] = picture
-        (scores,) = self._session.run(None, {self._input: stack.numpy()})
+        with explained(self._name):
+            (scores,) = self._session.run(None, {self._input: stack.numpy()})
         return [self._tags(row) for row in scores.tolist()]
 
     def _tags(self, scores: Sequence[float]) -> str:

@@ -18,6 +18,7 @@ from safetensors.torch import load_file, save_file
 from harness.models.captioners import save_captioner
 from pack.bundles.files.journal import Journal
 from pack.nodes.host.captioners import model as captioner_model
+from pack.nodes.host.captioners.damage import explained
 from pack.nodes.host.captioners.find import captioner_names
 from pack.nodes.host.captioners.model import ComputePrecision, FolderCaptioner
 from pack.training.dataset.captioning.ask import Asking, Memory, Order, caption_dataset
@@ -223,8 +224,17 @@ def test_an_empty_error_while_captioning_names_the_model(folder: Path, monkeypat
         raise AssertionError
 
     monkeypatch.setattr(captioner, "_generate", fail)
-    with pytest.raises(ValueError, match="blip failed with AssertionError.*choose another prec"):
+    with pytest.raises(ValueError, match="blip failed with AssertionError .*choose another prec"):
         captioner.caption([PICTURE], Asking(), [0])
+
+
+@pytest.mark.parametrize(
+    "error", [management.InterruptProcessingException(), torch.OutOfMemoryError(), OSError("why")]
+)
+def test_cancel_and_errors_that_say_why_stay_as_they_are(error: BaseException):
+    with pytest.raises(type(error)) as raised, explained("a model"):
+        raise error
+    assert raised.value is error
 
 
 def test_an_image_that_fails_without_a_text_has_a_reason_in_the_report(tmp_path: Path):
