@@ -84,6 +84,6 @@ def _by_pattern(part: str, members: Mapping[str, Adapter], patterns: str) -> lis
         return []
     chosen: dict[str, list[Adapter]] = {}
     for name, adapter in members.items():
-        hits = [one.text for one in parsed if one.find.search(f"{part}.{name}")]
+        hits = [one.text for one in parsed if one.find.found_in(f"{part}.{name}")]
         chosen.setdefault(hits[0] if hits else "targets", []).append(adapter)
     return [f"  {text}: {_count(adapters)}" for text, adapters in chosen.items()]

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from enum import Enum
 
 from ..ports import Layer
+from ..search_pattern import SearchPattern
 
 
 class Targets(str, Enum):
@@ -60,7 +61,7 @@ class Pattern:
     """One line: its layers get this rank and alpha, or are excluded."""
 
     text: str
-    find: re.Pattern[str]
+    find: SearchPattern
     rank: int | None = None
     alpha: float | None = None
     out: bool = False
@@ -91,7 +92,7 @@ def _parse(line: str) -> Pattern:
     try:
         return Pattern(
             text=line,
-            find=re.compile(find.strip()),
+            find=SearchPattern(find.strip()),
             rank=int(rank) if rank else None,
             alpha=float(alpha) if alpha else None,
             out=line.startswith("-"),
@@ -118,7 +119,7 @@ def choose(
         chosen[part] = []
         for layer in every:
             name = f"{part}.{layer.name}"
-            hits = [pattern for pattern in patterns if pattern.find.search(name)]
+            hits = [pattern for pattern in patterns if pattern.find.found_in(name)]
             used |= {hit.text for hit in hits}
             preset = matches(layer, targets, of_text=part == TEXT)
             if hits and not hits[0].out:

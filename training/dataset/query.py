@@ -7,6 +7,7 @@ import re
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from ..search_pattern import SearchPattern
 from .captions.tags import same_tag, split_tags
 from .folder.names import same_name
 from .records import Record
@@ -125,10 +126,10 @@ def _comparison(
     target = word[1:-1] if word[0] in "\"'" else word
     if sign == "~":
         try:
-            pattern = re.compile(target, re.IGNORECASE)
+            pattern = SearchPattern(target, ignore_case=True)
         except re.error as bad:
             raise error(f'"{target}" is not a search pattern ({bad})') from bad
-        return lambda record: any(pattern.search(text) for text in _texts(field(record)))
+        return lambda record: any(pattern.found_in(text) for text in _texts(field(record)))
 
     def test(record: Record) -> bool:
         value = field(record)

@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
+from ...search_pattern import SearchPattern
 from ..records import Dataset, Record
 from .label import Kind, Label, named_caption, rename_subject
 from .placeholders import split_caption, whole_word
@@ -95,9 +96,9 @@ def replace_words(old: str, new: str) -> Rewrite:
 
 
 def _replace_pattern(old: str, new: str) -> Rewrite:
-    pattern = re.compile(old)
-    pattern.sub(new, "")  # raises now for a wrong group number in `new`
-    return lambda caption, record: pattern.sub(new, caption)
+    re.compile(old).sub(new, "")  # raises now for a wrong group number in `new`
+    pattern = SearchPattern(old)
+    return lambda caption, record: pattern.replaced(caption, new)
 
 
 def _rename(noun: str, subject: str) -> Rewrite:
