@@ -26,7 +26,7 @@ HOST |= {"execution", "latent_preview", "node_helpers", "comfyui_version"}
 # Packages that the host requires and that only its adapter may use.
 HOST |= {"tqdm", "aiohttp"}
 ENGINE = {"torch", "safetensors", "PIL"}
-LAZY = {"diffusers", "prodigyopt", "transformers"}
+LAZY = {"diffusers", "prodigyopt", "transformers", "regex"}
 PLOTS = {"training/evaluation", "bundles/trim.py"}
 """Where a function that draws may import matplotlib."""
 ENGINE_FOR_FILES = ("/bundles/files", "/bundles/lowrank")
