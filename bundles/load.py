@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
@@ -67,7 +68,7 @@ def load_bundle(path: Path, *, token_map: str = "", finite: bool = True) -> Bund
     try:
         return _bundle(_read(path, parse_token_map(token_map), open_source), finite)
     except ValueError as error:
-        raise ValueError(f"{path.name} cannot be loaded: {cut(str(error))}") from error
+        raise ValueError(f"{path.name} cannot be loaded: {_reason(path, error)}") from error
 
 
 def peek(path: Path) -> Glance:
@@ -85,7 +86,7 @@ def peek(path: Path) -> Glance:
     try:
         unchecked = _read(path, {}, _open_header)
     except ValueError as error:
-        raise ValueError(f"{path.name} cannot be loaded: {cut(str(error))}") from error
+        raise ValueError(f"{path.name} cannot be loaded: {_reason(path, error)}") from error
     content, index = unchecked.content, unchecked.index
     entries = {entry.name: entry for entry in (*content.entries, *index.entries)}
     names = [name for name in entries if name in content.embeddings]
@@ -99,6 +100,11 @@ def peek(path: Path) -> Glance:
         thumbnail=index.thumbnail,
         notes=as_notes([*notes, *content.notes]),
     )
+
+
+def _reason(path: Path, error: Exception) -> str:
+    """What an error says, with files called by their names, since everyone on a server reads it."""
+    return cut(str(error).replace(f"{path.parent}{os.sep}", ""))
 
 
 def files_of(path: Path) -> list[Path]:

@@ -37,13 +37,14 @@ class Disk:
             path.parent.mkdir(parents=True, exist_ok=True)
             writer(path, *content, **options)
         except (OSError, SafetensorError) as error:
-            sentence = (
-                f"{what} could not be written to {path} ({error}): make room or access there; "
+            if self.trouble is None:
+                LOG.warning("%s could not be written to %s (%s).", what, path, error)
+            # Every page of the server shows this one, so it has no path.
+            reason = error.strerror if isinstance(error, OSError) and error.strerror else error
+            self.trouble = (
+                f"{what} could not be written ({reason}): make room or access in the run's folder; "
                 "training continues without it."
             )
-            if self.trouble is None:
-                LOG.warning("%s", sentence)
-            self.trouble = sentence
             return False
         self.trouble = None
         return True

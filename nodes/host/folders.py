@@ -21,6 +21,7 @@ from .versions import is_within
 RUNS = "pivotal"
 CACHES = ("latents", "pictures", "thumbs", "captions", "reviews")
 DATASETS = "[datasets] "
+SHARE = re.compile(r"\s*[\\/]{2}")
 DEVICES = {"CON", "PRN", "AUX", "NUL", *(f"{d}{n}" for d in ("COM", "LPT") for n in range(1, 10))}
 LONGEST_RUN_NAME = 250
 """Bytes; file systems allow 255, and a run of the same name gets _2 and so on."""
@@ -57,7 +58,7 @@ def keeps_metadata() -> bool:
 def input_folder(name: str) -> Path:
     """A folder inside ComfyUI's input folder; ValueError outside of it, or FileNotFoundError."""
     root = folder_paths.get_input_directory()
-    path = Path(root, name)
+    path = Path(root, checked_place(name))
     if not is_within(root, path):
         raise ValueError(
             f'The folder "{name}" is outside ComfyUI\'s input folder: move it inside {root}.'
@@ -97,7 +98,7 @@ def dataset_folder(name: str, path: str) -> Path:
     Raises ValueError for a relative path and FileNotFoundError for a missing folder.
     """
     if path.strip():
-        wanted = Path(checked_letters(path.strip().strip('"'))).expanduser()
+        wanted = Path(checked_place(path.strip().strip('"'))).expanduser()
         if not wanted.is_absolute():
             raise ValueError(f'The path "{path}" is not absolute: start it at the root.')
         if not wanted.is_dir():
@@ -110,7 +111,7 @@ def dataset_folder(name: str, path: str) -> Path:
 
 def _in_datasets(name: str) -> Path:
     for root in folder_paths.get_folder_paths("datasets"):
-        path = Path(root, name)
+        path = Path(root, checked_place(name))
         if is_within(root, path) and path.is_dir():
             return path
     raise FileNotFoundError(f'There is no folder "{name}" in the datasets folder.')
@@ -160,6 +161,18 @@ def checked_letters(name: str) -> str:
             f"No file can be called {ascii(name[:40])} here, because ComfyUI runs with file names "
             f"in {sys.getfilesystemencoding()}: use other letters, or start it with PYTHONUTF8=1."
         ) from None
+    return name
+
+
+def checked_place(name: str) -> str:
+    """A path or a part of one on this machine; ValueError for //host/share, with either slash.
+
+    To look whether there is such a folder, Windows signs in to the other machine.
+    """
+    if SHARE.match(checked_letters(name)):
+        raise ValueError(
+            f'"{name[:80]}" is a folder of another machine: connect it as a drive, or copy it here.'
+        )
     return name
 
 
@@ -258,7 +271,8 @@ def as_listed(file: str) -> str | None:
 def bundle_path(file: str) -> Path:
     """The path of a file that `bundle_files` lists; FileNotFoundError if it is gone."""
     kind, _, name = (as_listed(file) or file).partition("/")
-    path = folder_paths.get_full_path(kind, name) if kind in BUNDLE_KINDS else None
+    known = kind in BUNDLE_KINDS and not SHARE.match(name)
+    path = folder_paths.get_full_path(kind, name) if known else None
     if path is None:
         raise FileNotFoundError(
             f'There is no bundle "{file}": choose another file or refresh the list.'

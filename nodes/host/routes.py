@@ -92,7 +92,9 @@ def answering(route: Route) -> Callable[[web.Request], Any]:
         except Refused as error:
             return refusal(error.status, str(error))
         except FileNotFoundError as error:
-            return refusal(404, str(error))
+            # The system's own sentence has the whole path.
+            own = error.errno is None
+            return refusal(404, str(error) if own else "A file that this needs is gone.")
         except ValueError as error:
             return refusal(400, str(error))
         except OSError:

@@ -83,3 +83,39 @@ def test_letters_that_the_file_system_lacks_are_named_in_one_sentence(output: Pa
     with pytest.raises(ValueError, match="start it with PYTHONUTF8=1") as caught:
         use("a\ud800b")
     assert "\\ud800" in str(caught.value)
+
+
+SHARES = [
+    "//host/share",
+    "\\\\host\\share",
+    "/\\host/share",
+    "\\/host",
+    " //host/share",
+    '"//host/x"',
+]
+
+
+@pytest.mark.parametrize("name", SHARES)
+def test_a_folder_of_another_machine_is_refused_by_its_letters(
+    output: Path, monkeypatch, name: str
+):
+    """To look whether there is one, Windows would sign in to the other machine."""
+
+    def refuse(*args: object, **kwargs: object) -> None:
+        raise AssertionError("asked the file system")
+
+    monkeypatch.setattr(folders, "is_within", refuse)
+    monkeypatch.setattr(folders.folder_paths, "get_full_path", refuse)
+    for call in ("stat", "is_dir", "exists", "resolve"):
+        monkeypatch.setattr(Path, call, refuse)
+    with pytest.raises(ValueError, match="is a folder of another machine: connect it as a drive"):
+        dataset_folder("", name)
+    bare = name.strip('"')
+    with pytest.raises(ValueError, match="is a folder of another machine"):
+        folders.input_folder(bare)
+    with pytest.raises(ValueError, match="leads outside ComfyUI's output folder"):
+        new_bundle_path(bare)
+    with pytest.raises(ValueError, match="cannot be a folder"):
+        checked_run_name(bare)
+    with pytest.raises(FileNotFoundError, match="There is no bundle"):
+        folders.bundle_path(f"loras/{bare}")

@@ -185,7 +185,7 @@ def test_repeats_decode_a_picture_once_where_the_host_decodes_it_n_times(
     opened: list[str] = []
     opening = Image.open
     monkeypatch.setattr(
-        Image, "open", lambda path, *rest: (opened.append(str(path)), opening(path, *rest))[1]
+        Image, "open", lambda path, **rest: (opened.append(str(path)), opening(path, **rest))[1]
     )
     graph = Graph()
     graph.keep(graph.add("LoadImageTextDataSetFromFolder", folder=folder.name).out())

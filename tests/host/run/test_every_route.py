@@ -163,3 +163,14 @@ def test_a_run_is_asked_what_it_knows_and_only_while_it_trains(server, known, ca
     path = f"/pivotal/runs/{urllib.parse.quote(RUN)}/ask"
     status, answer = ask(server, path, json.dumps(body).encode(), **JSON)
     assert status == wanted and answer["error"].endswith(".")
+
+
+@pytest.mark.parametrize("name", ["cut.safetensors", "junk.pt", "pair.safetensors"])
+def test_a_file_that_cannot_be_read_is_named_without_its_folder(server: Server, name: str):
+    """Where ComfyUI lies, and so often the owner's name, is nobody's business."""
+    folder = server.base / "models" / "loras"
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / name).write_bytes(b"\xff" * 40)
+    (folder / "pair_emb.safetensors").write_bytes(b"\xff" * 40)
+    _, answer = ask(server, f"/pivotal/bundle?file=loras/{name}")
+    assert name in json.dumps(answer) and str(server.base) not in json.dumps(answer)
