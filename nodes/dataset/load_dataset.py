@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from comfy_api.latest import io
 
 from ...training.dataset.captions.label import Kind, Label, label_dataset
-from ...training.dataset.folder.read import FolderOptions, folder_fingerprint, read_folder
+from ...training.dataset.folder.read import (
+    FolderOptions,
+    check_listed,
+    folder_fingerprint,
+    read_folder,
+)
 from ...training.dataset.folder.scan import Subfolders
 from ...training.dataset.merge import describe, merge_datasets, split_dataset
 from ...training.dataset.records import Transparency
 from .. import sockets
 from ..host.events import show_text
 from ..host.folders import dataset_folder, dataset_folders
+from ..host.roots import line_about
 from ..inputs import filled
 
 MASKS = ["beside the pictures", "none"]
@@ -110,7 +117,12 @@ class LoadDataset(io.ComfyNode):
         cls, folder: str, path: str = "", masks: str = MASKS[0], **inputs: Any
     ) -> io.NodeOutput:
         options = filled(FolderOptions, {**inputs, "masks": masks == MASKS[0]})
-        dataset = read_folder(dataset_folder(folder, path), options=options)
+        found, line = dataset_folder(folder, path), ""
+        if path.strip() and (line := line_about(found, path.strip())):
+            check_listed(options.caption_extension)
+        dataset = read_folder(found, options=options)
+        if line:
+            dataset = replace(dataset, notes=(line, *dataset.notes))
         return io.NodeOutput(dataset, show_text(describe(dataset)))
 
 

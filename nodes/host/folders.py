@@ -16,6 +16,7 @@ from comfy.cli_args import args
 from ...bundles.files.atomic import remove_drafts
 from ...bundles.load import SUFFIXES, files_of
 from ...training.dataset.facts import Store
+from .roots import line_about, own_folders
 from .versions import is_within
 
 RUNS = "pivotal"
@@ -95,12 +96,14 @@ def _folders_in(folder: Path) -> list[Path]:
 def dataset_folder(name: str, path: str) -> Path:
     """The folder at an absolute path if one is given, else one of the input or datasets folders.
 
-    Raises ValueError for a relative path and FileNotFoundError for a missing folder.
+    Raises ValueError for a relative path and for a folder that is closed to this server's users,
+    and FileNotFoundError for a missing folder.
     """
     if path.strip():
         wanted = Path(checked_place(path.strip().strip('"'))).expanduser()
         if not wanted.is_absolute():
             raise ValueError(f'The path "{path}" is not absolute: start it at the root.')
+        line_about(wanted, path.strip())
         if not wanted.is_dir():
             raise FileNotFoundError(f"There is no folder {wanted}: correct the path.")
         return wanted
@@ -117,17 +120,9 @@ def _in_datasets(name: str) -> Path:
     raise FileNotFoundError(f'There is no folder "{name}" in the datasets folder.')
 
 
-def writable_roots() -> list[Path]:
-    """Folders in which the pack may write next to pictures."""
-    roots = [folder_paths.get_input_directory(), folder_paths.get_output_directory()]
-    if "datasets" in folder_paths.folder_names_and_paths:
-        roots += folder_paths.get_folder_paths("datasets")
-    return [Path(root) for root in roots]
-
-
 def is_writable(path: Path) -> bool:
     """Whether a file, once links are resolved, is in a folder that the pack may write to."""
-    return any(is_within(root, path) for root in writable_roots())
+    return any(is_within(root, path) for root in own_folders())
 
 
 def dataset_folders() -> list[str]:

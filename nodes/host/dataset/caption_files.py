@@ -15,7 +15,8 @@ from ....training.dataset.writing.write import (
     plan_changes,
     read_before,
 )
-from ..folders import is_writable, user_folder, writable_roots
+from ..folders import is_writable, user_folder
+from ..roots import own_folders
 
 MOST_FILES = 20
 
@@ -57,7 +58,7 @@ def check_writable(dataset: Dataset) -> None:
     """Raise ValueError for a picture in a folder that the pack may not write to."""
     for record in dataset.records:
         if not is_writable(record.path):
-            roots = ", ".join(str(root) for root in writable_roots())
+            roots = ", ".join(str(root) for root in own_folders())
             raise ValueError(
                 f"{record.path.name} is outside the folders that may be written to "
                 f"({roots}): copy the dataset there, or keep its captions in the graph."

@@ -21,7 +21,13 @@ from .scan import (
 )
 from .sidecars import CaptionTable, Sidecars, read_tables
 
-__all__ = ["FolderOptions", "folder_fingerprint", "open_picture", "read_folder"]
+USUAL_EXTENSIONS = frozenset(
+    {".txt", ".text", ".caption", ".captions", ".cap", ".tag", ".tags", ".prompt", ".note"}
+    | {".desc", ".description", ".booru", ".wd", ".wd14", ".blip", ".blip2", ".florence", ".joy"}
+    | {".json", ".jsonl", ".csv"}
+)
+
+__all__ = ["FolderOptions", "check_listed", "folder_fingerprint", "open_picture", "read_folder"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -187,6 +193,15 @@ def checked_extension(extension: str) -> str:
     if not name or not PurePath(name).name == name or f".{name}".lower() in EXTENSIONS:
         raise ValueError(f'caption_extension is "{extension}": use one such as ".txt".')
     return f".{name}"
+
+
+def check_listed(extension: str) -> None:
+    """Raise ValueError for an extension that captions do not usually have, such as ".pem"."""
+    if checked_extension(extension).lower() not in USUAL_EXTENSIONS:
+        usual = ", ".join(sorted(USUAL_EXTENSIONS))
+        raise ValueError(
+            f'caption_extension is "{extension}": outside ComfyUI\'s folders, use one of {usual}.'
+        )
 
 
 def no_picture(folder: Path, skipped: Notes, unread: Sequence[str]) -> str:
