@@ -89,6 +89,7 @@ def journal(server: Server) -> list[dict[str, Any]]:
     return [json.loads(line) for line in newest.read_text(encoding="utf-8").splitlines()]
 
 
+@pytest.mark.usefixtures("new_page")
 def test_captions_are_edited_replaced_undone_and_found_again(
     editor: Editor, server: Server, folder: Path
 ):

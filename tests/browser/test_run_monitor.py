@@ -127,6 +127,7 @@ def wait_for_text(path: Path, text: str, seconds: float = 120.0) -> None:
         time.sleep(0.1)
 
 
+@pytest.mark.usefixtures("new_page")
 def test_a_run_is_watched_recovered_by_a_reload_and_asked(editor: Editor):
     """One run for all of it, since each takes a while to come up on a small machine."""
     name = start(editor, "watched")
@@ -200,6 +201,7 @@ def test_the_copy_of_a_trainer_shows_the_run_that_its_name_leads_to(editor: Edit
     expect(editor.page.locator(".pivotal-line", has_text=name)).to_have_count(2)
 
 
+@pytest.mark.usefixtures("new_page")
 def test_a_list_of_runs_that_cannot_be_read_says_why_until_it_can(editor: Editor):
     name = start(editor, "listed")
     editor.server.interrupt()

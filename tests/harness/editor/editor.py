@@ -14,11 +14,20 @@ from harness.editor.browser import find_browser
 from harness.host.server import Server
 
 READY_MS = 120_000
+PANEL = "Workspace.ToggleBottomPanelTab"
 # What the host itself asks for at its start and does not have.
 NOISE = ("user.css", "userdata", "comfy.templates.json", "favicon", "/api/settings/")
 NOISE += ("ComfyApp graph accessed before initialization",)
 # The host asks a model's home for its size; the server's own policy refuses that.
 NOISE += ("missingModelDownload",)
+TIDY = """async monitor => {
+    const { command, sidebarTab, workflow } = app.extensionManager;
+    if (document.querySelector('.pivotal-monitor')) await command.execute(monitor);
+    sidebarTab.activeSidebarTabId = null;
+    await command.execute('Comfy.NewBlankWorkflow');
+    const others = workflow.openWorkflows.filter(one => one !== workflow.activeWorkflow);
+    for (const one of others) await workflow.closeWorkflow(one);
+}"""
 ARGUMENTS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
 
 
@@ -78,6 +87,12 @@ class Editor:
         # Last of all the editor opens the workflow that it had, in place of whatever is there.
         self.page.wait_for_function("window.app.extensionManager.workflow.activeWorkflow")
 
+    def tidy(self) -> None:
+        """Close all that is open but an empty workflow, and let the server answer everything."""
+        self.page.unroute_all()
+        self.page.keyboard.press("Escape")
+        self.page.evaluate(TIDY, f"{PANEL}.pivotal.runs")
+
     def load(self, workflow: Mapping[str, Any]) -> None:
         """Open a workflow in place of the one on the screen."""
         self.page.evaluate("w => window.app.loadGraphData(w)", workflow)
@@ -100,7 +115,7 @@ class Editor:
 
     def open_panel(self, tab: str) -> None:
         """Open a bottom panel tab by its id."""
-        self.command(f"Workspace.ToggleBottomPanelTab.{tab}")
+        self.command(f"{PANEL}.{tab}")
 
     def shot(self, name: str) -> None:
         """A screenshot, kept where PIVOTAL_SHOTS says."""
