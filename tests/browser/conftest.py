@@ -77,5 +77,3 @@ def editor(request: pytest.FixtureRequest, desk: Desk) -> Iterator[Editor]:
     if opened.problems or not passed:
         desk.close()
     assert opened.problems == []
-
-

@@ -10,13 +10,15 @@ from harness.host.workflow import widgets
 from harness.tools import examples
 from harness.tools.environment import PACK
 
-ALONE = """async name => {
+ALONE = """async names => {
     app.graph.clear();
-    const node = LiteGraph.createNode(name);
-    app.graph.add(node);
-    node.pos = [300, 300];
+    const nodes = names.map(name => LiteGraph.createNode(name));
+    for (const node of nodes) {
+        app.graph.add(node);
+        node.pos = [300, 300];
+    }
     await new Promise(done => setTimeout(done, 200));
-    return (node.widgets ?? []).map(w => w.name);
+    return nodes.map(node => (node.widgets ?? []).map(w => w.name));
 }"""
 # A place on the title of the only node, in the window's pixels.
 TITLE = """() => app.canvasPosToClientPos([app.graph.nodes[0].pos[0] + 60,
@@ -45,7 +47,7 @@ def forgive_missing(editor: Editor) -> None:
 @pytest.mark.timeout(900)
 def test_the_help_of_every_node_opens_from_it_with_its_picture(editor: Editor):
     for name, info in ours(editor).items():
-        editor.page.evaluate(ALONE, name)
+        editor.page.evaluate(ALONE, [name])
         editor.page.mouse.click(*editor.page.evaluate(TITLE))
         editor.shot("help of one")
         editor.page.get_by_test_id("info-button").click(timeout=30_000)
@@ -59,9 +61,9 @@ def test_the_help_of_every_node_opens_from_it_with_its_picture(editor: Editor):
 
 
 def test_the_editor_orders_widgets_as_saved_workflows_have_them(editor: Editor):
-    for name, info in ours(editor).items():
-        shown = editor.page.evaluate(ALONE, name)
-        wanted = [widget for widget, _, _ in widgets(info)]
+    known = ours(editor)
+    for name, shown in zip(known, editor.page.evaluate(ALONE, list(known)), strict=True):
+        wanted = [widget for widget, _, _ in widgets(known[name])]
         assert [one for one in shown if one in wanted] == wanted, name
 
 
@@ -76,9 +78,9 @@ def test_a_template_opens_from_the_list(editor: Editor, path):
     editor.page.wait_for_function("() => app.graph.nodes.some(n => n.type.startsWith('Pivotal_'))")
     types = editor.page.evaluate("() => app.graph.nodes.map(n => n.type)")
     assert set(types) <= editor.server.object_info().keys() | {"MarkdownNote"}
-    editor.page.wait_for_timeout(1500)
+    editor.settle()
     editor.command("Comfy.Canvas.FitView")
-    editor.page.wait_for_timeout(1000)
+    editor.settle()
     editor.shot(f"template {path.stem}")
     forgive_missing(editor)
     assert editor.page.evaluate(COVERED) == []

@@ -28,6 +28,11 @@ TIDY = """async monitor => {
     const others = workflow.openWorkflows.filter(one => one !== workflow.activeWorkflow);
     for (const one of others) await workflow.closeWorkflow(one);
 }"""
+SETTLED = """async () => {
+    const places = () => JSON.stringify(app.graph.nodes.map(n => [...n.pos, ...n.size]));
+    for (let before; before !== (before = places()); )
+        await new Promise(done => setTimeout(done, 500));
+}"""
 ARGUMENTS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
 
 
@@ -116,6 +121,10 @@ class Editor:
     def open_panel(self, tab: str) -> None:
         """Open a bottom panel tab by its id."""
         self.command(f"{PANEL}.{tab}")
+
+    def settle(self) -> None:
+        """Wait until no node has changed its place or size for half a second."""
+        self.page.evaluate(SETTLED)
 
     def shot(self, name: str) -> None:
         """A screenshot, kept where PIVOTAL_SHOTS says."""
