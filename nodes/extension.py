@@ -15,7 +15,7 @@ from .dataset import (
     review_dataset,
 )
 from .evaluate import compare, scores
-from .host import routes, versions
+from .host import routes, users, versions
 from .host.bundle import routes as bundle_routes
 from .host.dataset import gallery
 from .host.run import routes as run_routes
@@ -58,6 +58,7 @@ class Extension(ComfyExtension):
     async def on_load(self) -> None:
         """Add the pack's routes while the server is still being built; say what is missing."""
         versions.report_missing()
+        users.register()
         routes.register(ROUTES)
         await replacements.register()
 

@@ -7,6 +7,7 @@ from typing import Any, TypeVar
 
 import comfy.model_management as management
 import comfy.utils
+from comfy.cli_args import args
 from comfy_execution.utils import get_executing_context
 from server import PromptServer
 
@@ -28,9 +29,12 @@ def watched(items: Iterable[T], total: int) -> Iterator[T]:
 
 
 def send_event(noun: str, data: Mapping[str, Any]) -> None:
-    """Send `pivotal.<noun>` to the page that queued the graph, or to every page if none did."""
+    """Send `pivotal.<noun>` to the page that queued the graph, or to every page if none did.
+
+    With --multi-user, pages of others learn nothing.
+    """
     server = getattr(PromptServer, "instance", None)
-    if server is not None:
+    if server is not None and (server.client_id is not None or not args.multi_user):
         server.send_sync(f"pivotal.{noun}", dict(data), server.client_id)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import os
 import re
+import secrets
 import sys
 import time
 from contextlib import suppress
@@ -13,7 +14,7 @@ from pathlib import Path, PureWindowsPath
 import folder_paths
 from comfy.cli_args import args
 
-from ...bundles.files.atomic import remove_drafts
+from ...bundles.files.atomic import create_files, remove_drafts
 from ...bundles.load import SUFFIXES, files_of
 from ...training.dataset.facts import Store
 from .roots import line_about, own_folders
@@ -78,6 +79,17 @@ def user_folder(name: str = "") -> Path:
     with suppress(OSError):
         path.mkdir(parents=True, exist_ok=True)
     return path
+
+
+def own_salt() -> str:
+    """A random text that only this installation knows, made when it is first needed."""
+    path = user_folder() / "salt.txt"
+    with suppress(OSError):
+        if not path.exists():
+            with suppress(FileExistsError):
+                create_files({path: lambda draft: draft.write_text(secrets.token_hex(16))})
+        return path.read_text()
+    return ""
 
 
 def sweep_caches() -> None:

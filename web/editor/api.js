@@ -39,7 +39,9 @@ export function post(path, body = {}) {
 
 /** The address of a picture that a route serves. */
 export function pictureAddress(path) {
-  return api.apiURL(`/pivotal/${path}`);
+  // A browser cannot send a header with it, by which the server would know the user.
+  const user = api.user ? `${path.includes("?") ? "&" : "?"}user=${encodeURIComponent(api.user)}` : "";
+  return api.apiURL(`/pivotal/${path}${user}`);
 }
 
 /** Call `listener` with the data of each `pivotal.<noun>` event. */

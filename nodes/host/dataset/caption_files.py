@@ -17,12 +17,15 @@ from ....training.dataset.writing.write import (
 )
 from ..folders import is_writable, user_folder
 from ..roots import own_folders
+from ..users import current_user
 
 MOST_FILES = 20
 
 
 def caption_history() -> CaptionHistory:
-    return CaptionHistory(user_folder() / "history.jsonl")
+    """The history of the present user."""
+    user = current_user()
+    return CaptionHistory(user_folder() / (f"history_{user}.jsonl" if user else "history.jsonl"))
 
 
 def save_captions(dataset: Dataset, kind: CaptionFile, mode: OnExisting, *, dry_run: bool) -> str:

@@ -19,9 +19,10 @@ from ....training.dataset.pictures.sheets import trained_view
 from ....training.dataset.records import Dataset, Framing, Record, Transparency, file_stamp
 from ....training.dataset.writing.review import Conflict, Review, dataset_id
 from ....training.ports import Crop
-from ..folders import file_facts, sweep_caches, user_folder
+from ..folders import file_facts, own_salt, sweep_caches, user_folder
 from ..images import is_whole, save_picture
 from ..routes import Call, Refused, Route
+from ..users import current_user
 
 PAGE, THUMB, MOST_SHOWN = 200, 384, 50
 ATTEMPTS = 3
@@ -38,6 +39,8 @@ class Reviewed:
     """Pictures by id."""
     stamps: dict[str, str]
     """The state of each caption file when the graph ran."""
+    user: str
+    """Whose it is, with --multi-user."""
     crops: dict[str, Crop] = field(default_factory=dict[str, Crop])
     """The first crop of each picture, filled on first use."""
 
@@ -53,20 +56,33 @@ class Reviewed:
 REVIEWED: dict[str, Reviewed] = {}
 
 
+def identity_of(dataset: Dataset) -> str:
+    """The id of a dataset's edits by the present user, on this computer."""
+    user, earlier = current_user(), dataset_id(dataset)
+    # Edits of earlier versions stay where they are.
+    if not user and review_path(earlier).exists():
+        return earlier
+    return dataset_id(dataset, f"{own_salt()} {user}")
+
+
+def review_path(identity: str) -> Path:
+    return user_folder("reviews") / f"{identity}.jsonl"
+
+
 def review_of(identity: str) -> Review:
     """The edits of a dataset, whose id is sixteen hex digits."""
-    return Review(user_folder("reviews") / f"{identity}.jsonl")
+    return Review(review_path(identity))
 
 
 def show(dataset: Dataset) -> tuple[str, Dataset, int]:
     """Show a dataset in the gallery; returns its id, the edited dataset and its revision."""
-    identity = dataset_id(dataset)
+    identity = identity_of(dataset)
     sweep_caches()
     with LOCK:
         review = review_of(identity)
         items = {_item_id(record): record for record in dataset.records}
         stamps = {key: _stamp(record) for key, record in items.items()}
-        REVIEWED[identity] = Reviewed(dataset, review, items, stamps)
+        REVIEWED[identity] = Reviewed(dataset, review, items, stamps, current_user())
         return identity, review.apply(dataset), review.revision
 
 
@@ -82,7 +98,7 @@ def _item_id(record: Record) -> str:
 
 def _find(call: Call) -> Reviewed:
     reviewed = REVIEWED.get(call.ids["dataset"])
-    if reviewed is None:
+    if reviewed is None or reviewed.user != current_user():
         raise FileNotFoundError("This dataset is not loaded: queue the graph once.")
     return reviewed
 

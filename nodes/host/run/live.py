@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ..events import send_event
+from ..users import current_user
 
 FINISH, CHECKPOINT, PREVIEW, PIVOT = "finish", "checkpoint", "preview", "pivot"
 
@@ -44,23 +45,25 @@ class LiveRun:
 
 
 _LOCK = threading.Lock()
-_LIVE: dict[str, LiveRun] = {}
+_LIVE: dict[tuple[str, str], LiveRun] = {}
+"""By user and name"""
 
 
 @contextmanager
 def going_live(run: LiveRun) -> Iterator[LiveRun]:
     """List a run as training until the context ends."""
+    key = current_user(), run.name
     with _LOCK:
-        _LIVE[run.name] = run
+        _LIVE[key] = run
     try:
         yield run
     finally:
         with _LOCK:
-            _LIVE.pop(run.name, None)
+            _LIVE.pop(key, None)
         send_event("ended", {"run": run.name, "node": run.node})
 
 
 def live_run(name: str) -> LiveRun | None:
     """The run of a name while it trains."""
     with _LOCK:
-        return _LIVE.get(name)
+        return _LIVE.get((current_user(), name))

@@ -26,6 +26,7 @@ from ....training.state import RunState, load_state, save_state
 from ..disk import Disk, discard
 from ..folders import RUNS, checked_run_name
 from ..images import save_picture
+from ..users import current_user
 from .identity import Identity
 
 LOG = logging.getLogger(__name__)
@@ -204,8 +205,9 @@ def run_folders() -> list[RunFolder]:
 
 
 def runs_root() -> Path:
-    """The folder that holds the folders of all runs."""
-    return Path(folder_paths.get_output_directory(), RUNS)
+    """The folder that holds the folders of all runs, of the present user's with --multi-user."""
+    output, user = Path(folder_paths.get_output_directory()), current_user()
+    return output / f"{RUNS}_users" / user if user else output / RUNS
 
 
 def find_run_folder(name: str, identity: Identity) -> RunFolder:

@@ -19,7 +19,7 @@ from harness.host.runner import GraphFailed, Host
 from harness.models.captioners import save_captioner
 from harness.models.tagger import make_tagger
 from pack.nodes.host.captioners.find import captioner_names, tagger_names
-from pack.nodes.host.dataset.gallery import dataset_id, review_of
+from pack.nodes.host.dataset.gallery import identity_of, review_of
 
 SCREEN = 60
 """Lines that fit a screen."""
@@ -221,7 +221,7 @@ def test_a_day_with_300_files_loses_and_doubles_nothing(run_graph, host, day: Da
     graphs.then("ReviewDataset", 1)
     graphs.graph.keep(graphs.last.out())
     dataset = run_graph(graphs.graph)[graphs.last, 0]
-    review = review_of(dataset_id(dataset))
+    review = review_of(identity_of(dataset))
     record = next(r for r in dataset.records if r.name == "cat/3.png")
     review.change(record, review.tag(record), {"caption": "by hand"})
     graphs.then(
