@@ -10,7 +10,7 @@ from ..records import CaptionPlace, listed
 from .notes import Notes
 from .scan import TABLE_EXTENSIONS, ScannedFolder
 from .tables import Matches, Table, match_rows, parse_table
-from .text_files import read_text
+from .text_files import MOST_OF_A_TABLE, read_text
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,7 +108,12 @@ def read_tables(places: Sequence[ScannedFolder], notes: Notes) -> list[CaptionTa
         paths = {p for p in place.files.values() if p.suffix.lower() in TABLE_EXTENSIONS}
         for path in sorted(paths, key=lambda p: p.name):
             try:
-                table = parse_table(path, read_text(path)[0])
+                text, _ = read_text(path, MOST_OF_A_TABLE)
+            except ValueError as error:
+                notes.add(str(error), path.name)
+                continue
+            try:
+                table = parse_table(path, text)
             except ValueError as error:
                 notes.add(
                     f"{path.name} cannot be read as captions ({error}): correct or remove it.",

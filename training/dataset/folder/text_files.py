@@ -5,19 +5,32 @@ from __future__ import annotations
 from contextlib import suppress
 from pathlib import Path
 
+from ....bundles.files.foreign import open_plain
 
-def read_text(path: Path) -> tuple[str, bool]:
+MOST_OF_A_CAPTION = 1024**2
+"""Bytes; a page of text has some thousand"""
+MOST_OF_A_TABLE = 128 * 1024**2
+"""Bytes; the table of a million images has about as many"""
+
+
+def read_text(path: Path, most: int = MOST_OF_A_CAPTION) -> tuple[str, bool]:
     """A file's text without byte-order mark and surrounding space, and whether it is a guess.
 
     Files that are not UTF-8 are read as Windows-1252, which defines all but five bytes. Raises
-    ValueError if the file cannot be opened.
+    ValueError if the file cannot be opened or has more than `most` bytes.
     """
     try:
-        data = path.read_bytes()
+        with open_plain(path.resolve(), "rb") as file:
+            data = file.read(most + 1)
     except OSError as error:
         raise ValueError(
-            f"{path.name} cannot be opened ({error.strerror}): make it readable or remove it."
+            f"{path.name} cannot be opened ({error.strerror or error}): make it readable or remove it."
         ) from error
+    if len(data) > most:
+        raise ValueError(
+            f"{path.name} is longer than {most // 1024**2} MB, which is more than captions have: "
+            "shorten or remove it."
+        )
     return decoded(data)
 
 

@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 from training.toys import nearest_crop
 
+from pack.training.dataset.folder import sidecars
 from pack.training.dataset.folder.read import FolderOptions, folder_fingerprint, read_folder
 from pack.training.dataset.folder.scan import Subfolders
 from pack.training.dataset.merge import describe
@@ -142,6 +143,21 @@ def test_a_foreign_table_ends_no_load_and_a_csv_is_said_to_be_none(tmp_path: Pat
     assert [r.caption for r in dataset.records] == ["said"]
     noted = [note for note in dataset.notes if file in note]
     assert len(noted) == (file not in ("workflow.json", "list.json", "empty.csv"))
+
+
+@pytest.mark.parametrize("file", ["a.txt", "metadata.jsonl", "metadata.csv", "meta.json"])
+def test_a_file_that_is_longer_than_captions_are_is_named_and_not_read(
+    tmp_path: Path, file: str, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(sidecars, "MOST_OF_A_TABLE", 2 * 1024**2)
+    picture(tmp_path / "a.png")
+    picture(tmp_path / "b.png")
+    with open(tmp_path / file, "wb") as long:
+        long.truncate(50 * 1024**3)  # a hole in the file: it takes no room on the disk
+    dataset = read_folder(tmp_path)
+    said = [text for text in (*dataset.notes, *dataset.skipped) if file in text]
+    assert len(said) == 1 and "MB, which is more than captions have" in said[0]
+    assert "b.png" in [record.name for record in dataset.records]
 
 
 def test_halves_of_characters_in_a_table_are_joined_or_replaced(tmp_path: Path):
