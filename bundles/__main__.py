@@ -15,6 +15,7 @@ from .edit import pack, rename
 from .file_names import SUFFIX
 from .inspection import as_text, file_hash, inspect_bundle
 from .load import load_bundle
+from .privacy import Metadata, without_private
 from .save import Container, save_bundle, warnings_for
 
 PRECISIONS = {
@@ -22,6 +23,11 @@ PRECISIONS = {
     "fp16": torch.float16,
     "bf16": torch.bfloat16,
     "fp32": torch.float32,
+}
+METADATA = {
+    "everything": Metadata.EVERYTHING,
+    "recipe": Metadata.RECIPE,
+    "names": Metadata.NAMES,
 }
 
 
@@ -72,7 +78,7 @@ def _saved(
 ) -> list[str]:
     path = out if out.suffix == SUFFIX else out.with_name(out.name + SUFFIX)
     files = save_bundle(
-        bundle,
+        without_private(bundle, METADATA[options.metadata]),
         path,
         container,
         PRECISIONS[options.precision],
@@ -120,6 +126,12 @@ def parser() -> argparse.ArgumentParser:
         parsers[name].add_argument("--token-map", default="", help="TOK = <s0><s1>; OTHER = 2")
     for name in ("convert", "pack", "unpack"):
         parsers[name].add_argument("--precision", choices=list(PRECISIONS), default="keep")
+        parsers[name].add_argument(
+            "--metadata",
+            choices=list(METADATA),
+            default="recipe",
+            help="everything; the recipe without paths and folder names; or nothing beyond names",
+        )
     return root
 
 

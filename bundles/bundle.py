@@ -83,6 +83,8 @@ class Bundle:
     """A small JPEG as a data URI"""
     source: str = ""
     """The file that it was read from, with its hash, where that is known"""
+    dated: bool = True
+    """Whether its files say when they were written"""
 
     def __post_init__(self) -> None:
         for kind in (self.embeddings, self.outputs):

@@ -28,7 +28,7 @@ _ARCHITECTURE_SD2_V = "stable-diffusion-v2-768-v"
 _SS_BASE = {"sd15": "sd_v1", "sd2": "sd_v2", "sdxl": "sdxl_base_v1-0"}
 _SS_FAMILY = {"sd15": "sd_v1", "sd2": "sd_v2", "sdxl": "sdxl"}
 _SD2_V = "sd_v2_v"
-_PHRASE = "modelspec.trigger_phrase"
+PHRASE = "modelspec.trigger_phrase"
 _SIZES = frozenset({"ss_network_dim", "ss_network_alpha"})
 # The ranks and alphas of convolutions and of single blocks are among these.
 _SIZES_BY_HAND = frozenset({"ss_network_args"})
@@ -62,13 +62,16 @@ def build_metadata(
     """All fields of a file that announces `names`."""
     header: Mapping[str, str] = bundle.header if lora or kind == BUNDLE else {}
     metadata = dict(header) | _model_spec(bundle.family, title, names, kind)
+    if bundle.dated:
+        now = datetime.now(timezone.utc)
+        metadata["modelspec.date"] = now.isoformat(timespec="seconds")
     if header.get("ss_base_model_version", "").startswith(_SD2_V):
         metadata["modelspec.architecture"] = metadata["modelspec.architecture"].replace(
             _ARCHITECTURES["sd2"], _ARCHITECTURE_SD2_V
         )
-    if phrase := header.get(_PHRASE, ""):
-        ours = metadata.get(_PHRASE, "")
-        metadata[_PHRASE] = ", ".join(dict.fromkeys(filter(None, (phrase, ours))))
+    if phrase := header.get(PHRASE, ""):
+        ours = metadata.get(PHRASE, "")
+        metadata[PHRASE] = ", ".join(dict.fromkeys(filter(None, (phrase, ours))))
     if lora:
         metadata |= _kohya_fields(bundle.family, title, lora, header)
     if thumbnail := bundle.thumbnail or _first_thumbnail(bundle, names):
@@ -140,7 +143,6 @@ def _model_spec(family: str, title: str, names: tuple[str, ...], kind: str) -> d
         "architecture": f"{_ARCHITECTURES.get(family, family or 'unknown')}/{adapter}",
         "implementation": _implementation(family),
         "title": title,
-        "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
     }
     if names:
         # A prompt refers to an embedding in a file of its own by the name of the file.
@@ -199,8 +201,8 @@ def resized_header(header: Mapping[str, str]) -> dict[str, str]:
 
 def merged_header(headers: Sequence[Mapping[str, str]], title: str) -> dict[str, str]:
     """What holds of a merged LoRA: which files it is from, and every phrase that triggers it."""
-    phrases = dict.fromkeys(header[_PHRASE] for header in headers if header.get(_PHRASE))
-    merged = {"modelspec.merged_from": title, _PHRASE: ", ".join(phrases)}
+    phrases = dict.fromkeys(header[PHRASE] for header in headers if header.get(PHRASE))
+    merged = {"modelspec.merged_from": title, PHRASE: ", ".join(phrases)}
     return {key: text for key, text in merged.items() if text}
 
 
@@ -291,13 +293,13 @@ def kept_header(metadata: Mapping[str, str]) -> dict[str, str]:
         if (key.startswith(_KEPT) or key in _KEPT_SPEC) and len(value) <= _MAX_INDEX
     }
     if phrase := _own_phrase(metadata):
-        kept[_PHRASE] = phrase
+        kept[PHRASE] = phrase
     return kept
 
 
 def _own_phrase(metadata: Mapping[str, str]) -> str:
     """The trigger phrase without the names that saving put at its end, which may change."""
-    phrase = metadata.get(_PHRASE, "")
+    phrase = metadata.get(PHRASE, "")
     if len(phrase) > _MAX_TEXT:
         return ""
     names = [entry.name for entry in read_index(metadata).entries]

@@ -14,6 +14,7 @@ import torch
 from comfy_api.latest import io
 
 from ..bundles.bundle import Bundle
+from ..bundles.privacy import Metadata
 from ..training.adapters.base import AdapterConfig
 from ..training.dataset.records import Dataset
 from ..training.objective import ObjectiveConfig
@@ -24,6 +25,11 @@ Convert = Callable[[Any], Any]
 
 FROM_DISK = frozenset({"checkpoint", "file", "folder", "lora", "model"})
 """Choices that are files and folders: the code that opens them says which of them are missing."""
+
+SWITCHES: Mapping[str, Mapping[bool, str]] = {
+    "metadata": {True: Metadata.EVERYTHING.value, False: Metadata.RECIPE.value}
+}
+"""Choices that took the place of a switch, with what its saved values mean"""
 
 
 def guarded(node: type[io.ComfyNode]) -> type[io.ComfyNode]:
@@ -79,6 +85,8 @@ def fitting(schema: io.Schema, inputs: Mapping[str, Any]) -> dict[str, Any]:
 
 def _fit(kind: io.Input, value: Any) -> Any:
     convert = CONVERT.get(kind.get_io_type())
+    if isinstance(value, bool) and kind.id in SWITCHES:
+        value = SWITCHES[kind.id][value]
     try:
         made = convert(value) if convert else value
     except (TypeError, ValueError):

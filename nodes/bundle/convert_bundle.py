@@ -10,6 +10,7 @@ from comfy_api.latest import io, ui
 from ...bundles.bundle import Bundle
 from ...bundles.inspection import as_text, file_hash, inspect_bundle
 from ...bundles.load import load_bundle
+from ...bundles.privacy import Metadata
 from ...bundles.save import Container, save_bundle, warnings_for
 from ...bundles.table_picture import render
 from .. import sockets
@@ -17,7 +18,13 @@ from ..host.folders import bundle_path, bundle_state, new_bundle_path
 from ..host.images import as_image
 from ..host.text.port import vocabularies
 from ..inputs import KEEP, FilePrecision, checked_file, file_input, token_map_input
-from .save_load_bundle import saved_files, sharing, told, without_workflow, workflow_input
+from .save_load_bundle import (
+    allowed_in_file,
+    checked_metadata,
+    metadata_input,
+    saved_files,
+    told,
+)
 
 
 def container_input(default: Container) -> io.Input:
@@ -51,10 +58,16 @@ def precision_input() -> io.Input:
 
 
 def write(
-    bundle: Bundle, prefix: str, form: Container, precision: str, trainer_keys: bool = False
+    bundle: Bundle,
+    prefix: str,
+    form: Container,
+    precision: str,
+    metadata: str,
+    *,
+    trainer_keys: bool = False,
 ) -> io.NodeOutput:
     """Save files and report them to the editor."""
-    bundle, shared = sharing(bundle)
+    bundle, shared = allowed_in_file(bundle, metadata)
     path = new_bundle_path(prefix, own_folder=form.is_folder)
     dtype = None if precision == KEEP else FilePrecision(precision).dtype
     files = save_bundle(bundle, path, form, dtype, trainer_keys=trainer_keys)
@@ -155,14 +168,15 @@ class ConvertBundle(io.ComfyNode):
                 prefix_input("loras/converted"),
                 precision_input(),
                 token_map_input(),
-                workflow_input(),
+                metadata_input(),
             ],
             outputs=[io.String.Output(display_name="report")],
         )
 
     @classmethod
-    def validate_inputs(cls, file: str | None = None) -> bool | str:
-        return checked_file(file)
+    def validate_inputs(cls, file: str | None = None, metadata: Any = None) -> bool | str:
+        fits = checked_file(file)
+        return checked_metadata(metadata) if fits is True else fits
 
     @classmethod
     def fingerprint_inputs(cls, file: str, **_: Any) -> str:
@@ -176,12 +190,10 @@ class ConvertBundle(io.ComfyNode):
         filename_prefix: str,
         precision: str,
         token_map: str,
-        include_workflow: bool = True,
+        metadata: str = Metadata.RECIPE.value,
     ) -> io.NodeOutput:
-        bundle = without_workflow(
-            load_bundle(bundle_path(file), token_map=token_map), include_workflow
-        )
-        return write(bundle, filename_prefix, Container(container), precision)
+        bundle = load_bundle(bundle_path(file), token_map=token_map)
+        return write(bundle, filename_prefix, Container(container), precision, metadata)
 
 
 class UnpackBundle(io.ComfyNode):
@@ -207,10 +219,14 @@ class UnpackBundle(io.ComfyNode):
                     tooltip="Name the T5 vectors t5, as trainers do, instead of t5xxl, which "
                     "ComfyUI expects.",
                 ),
-                workflow_input(),
+                metadata_input(),
             ],
             outputs=[io.String.Output(display_name="report")],
         )
+
+    @classmethod
+    def validate_inputs(cls, metadata: Any = None) -> bool | str:
+        return checked_metadata(metadata)
 
     @classmethod
     def execute(
@@ -219,10 +235,10 @@ class UnpackBundle(io.ComfyNode):
         filename_prefix: str,
         precision: str,
         trainer_keys: bool,
-        include_workflow: bool = True,
+        metadata: str = Metadata.RECIPE.value,
     ) -> io.NodeOutput:
-        bundle = without_workflow(bundle, include_workflow)
-        return write(bundle, filename_prefix, Container.LOOSE, precision, trainer_keys)
+        form = Container.LOOSE
+        return write(bundle, filename_prefix, form, precision, metadata, trainer_keys=trainer_keys)
 
 
 NODES = [OpenBundle, InspectBundle, ConvertBundle, UnpackBundle]

@@ -12,9 +12,11 @@ from comfy_api.latest import io
 
 from ...bundles.bundle import Bundle, cut, short
 from ...bundles.load import load_bundle
+from ...bundles.privacy import Metadata, without_private
 from ...bundles.save import Container, save_bundle, warnings_for
 from .. import sockets
 from ..host.bundle.apply import apply_bundle, read_back, with_thumbnails
+from ..host.disk import below_output
 from ..host.folders import (
     bundle_files,
     bundle_path,
@@ -43,19 +45,23 @@ def told(bundle: Bundle, *sentences: str) -> str:
 
 def saved_files(files: Sequence[Path], notes: Sequence[str], *outputs: object) -> io.NodeOutput:
     """Outputs and a report about files in the output folder, which the editor shows."""
-    report = "\n".join([*(f"saved {file}" for file in files), *notes])
+    report = "\n".join([*(f"saved {below_output(file)}" for file in files), *notes])
     shown = {"files": [in_output(file) for file in files], "text": (report,)}
     return io.NodeOutput(*outputs, report, ui=shown)
 
 
-def sharing(bundle: Bundle) -> tuple[Bundle, list[str]]:
-    """The bundle as ComfyUI allows it to be written, and what its file says about its maker."""
-    if not bundle.workflow:
-        return bundle, []
-    if not keeps_metadata():
-        note = "The workflow is left out, because ComfyUI runs with --disable-metadata."
-        return replace(bundle, workflow=""), [note]
-    return bundle, ["The file holds the workflow, with the text of all its nodes."]
+def allowed_in_file(bundle: Bundle, metadata: str) -> tuple[Bundle, list[str]]:
+    """The bundle as its file may hold it, and what the report says about that."""
+    choice = Metadata(metadata)
+    if not keeps_metadata() and choice is not Metadata.NAMES:
+        note = f"ComfyUI runs with --disable-metadata: the file holds {Metadata.NAMES.value}."
+        return without_private(bundle, Metadata.NAMES), [note]
+    notes: list[str] = []
+    if bundle.workflow and choice is Metadata.EVERYTHING:
+        notes = ["The file holds the workflow, with the text of all its nodes."]
+    elif bundle.workflow:
+        notes = ['The file does not hold the workflow: set metadata to "everything" to keep it.']
+    return without_private(bundle, choice), notes
 
 
 def sent_workflow(extra: Any) -> str:
@@ -64,21 +70,27 @@ def sent_workflow(extra: Any) -> str:
     return json.dumps(graph) if isinstance(graph, Mapping) else ""
 
 
-def without_workflow(bundle: Bundle, included: bool) -> Bundle:
-    """The bundle, without the graph unless it is to be in the file."""
-    return bundle if included else replace(bundle, workflow="")
-
-
-def workflow_input() -> io.Input:
-    """Whether the file holds the graph."""
-    return io.Boolean.Input(
-        "include_workflow",
-        default=True,
+def metadata_input() -> io.Input:
+    """How much the file says about how it was made."""
+    return io.Combo.Input(
+        "metadata",
+        options=Metadata,
+        default=Metadata.RECIPE,
         optional=True,
-        tooltip="Keep the workflow in the file, so that dropping the file onto the editor opens "
-        "it. It holds the text of every node: prompts, notes and paths. Switch it off before you "
-        "share the file.",
+        tooltip='How much the file says about how it was made. "everything": the recipe, with the '
+        "names of folders, and the workflow, with the text of every node; dropping the file onto "
+        'the editor opens it. "recipe without paths and folder names": settings and counts. '
+        '"nothing beyond names and family": only what loading needs.',
     )
+
+
+def checked_metadata(metadata: Any) -> bool | str:
+    """For `validate_inputs`: whether a value is a choice, or one of the switch that it replaced."""
+    choices = [choice.value for choice in Metadata]
+    # None stands for a link, whose value is not known yet.
+    if metadata is None or isinstance(metadata, bool) or metadata in choices:
+        return True
+    return f"metadata is {metadata!r}: choose {', '.join(choices)}."
 
 
 def name_rule_inputs() -> list[io.Input]:
@@ -168,7 +180,7 @@ class SaveBundle(io.ComfyNode):
                     tooltip="Thumbnails for the file's header: the first is for the file, any "
                     "others are for the names, in order.",
                 ),
-                workflow_input(),
+                metadata_input(),
             ],
             outputs=[
                 sockets.Bundle.Output(
@@ -179,6 +191,10 @@ class SaveBundle(io.ComfyNode):
         )
 
     @classmethod
+    def validate_inputs(cls, metadata: Any = None) -> bool | str:
+        return checked_metadata(metadata)
+
+    @classmethod
     def execute(
         cls,
         bundle: Bundle,
@@ -186,15 +202,13 @@ class SaveBundle(io.ComfyNode):
         container: str,
         precision: str,
         thumbnails: Any | None = None,
-        include_workflow: bool = True,
+        metadata: str = Metadata.RECIPE.value,
     ) -> io.NodeOutput:
         form = Container(container)
         workflow = sent_workflow(cls.hidden.extra_pnginfo) or bundle.workflow
         path = new_bundle_path(filename_prefix, own_folder=form.is_folder)
         dtype = FilePrecision(precision).dtype
-        allowed, notes = sharing(
-            without_workflow(replace(bundle, workflow=workflow), include_workflow)
-        )
+        allowed, notes = allowed_in_file(replace(bundle, workflow=workflow), metadata)
         files = save_bundle(with_thumbnails(allowed, thumbnails), path, form, dtype)
         return saved_files(files, [*warnings_for(bundle, form), *notes], read_back(files))
 

@@ -8,10 +8,17 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Concatenate, ParamSpec
 
+import folder_paths
 from safetensors import SafetensorError
 
 LOG = logging.getLogger(__name__)
 P = ParamSpec("P")
+
+
+def below_output(path: Path) -> str:
+    """A file as reports name it: below ComfyUI's output folder, whose own path may name a user."""
+    root = Path(folder_paths.get_output_directory())
+    return path.relative_to(root).as_posix() if path.is_relative_to(root) else path.name
 
 
 class Disk:

@@ -16,6 +16,7 @@ from ....training.parts import Parts
 from ....training.run import Run
 from ....training.state import RunState, averages
 from ....training.trained import all_learned
+from ..disk import below_output
 from .live import CHECKPOINT, FINISH
 from .numbers import RunNumbers
 from .request import Request
@@ -117,7 +118,8 @@ class Keeper:
         steps = self.folder.saved_steps()
         if not steps:
             return "No step was saved: the next start is from the beginning."
-        return f"The run is saved as of step {steps[-1]} in {self.folder.path}."
+        place = below_output(self.folder.path)
+        return f"The run is saved as of step {steps[-1]} in {place} in ComfyUI's output folder."
 
     def bundle(self) -> Result:
         """The parameters as they are, with the events of the run."""

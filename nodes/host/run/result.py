@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from torch import Tensor
@@ -11,10 +11,12 @@ from ....bundles.bundle import Bundle, Entry
 from ....bundles.layers.generic import KOHYA_FAMILIES
 from ....bundles.layers.peft_keys import to_peft
 from ....bundles.load import load_bundle
+from ....bundles.privacy import named_parts
 from ....training.memory import Plan
 from ....training.parts import Parts
 from ....training.trained import Learned
 from ....training.words.concepts import with_negatives
+from ..disk import below_output
 from .request import Request
 from .run_folder import RunFolder
 
@@ -37,9 +39,11 @@ def read_result(folder: RunFolder) -> RunResult:
     # What was noted when it was found is a part of the report already, if it was resumed.
     notes = [note for note in folder.notes if note not in text]
     report = "\n".join(["This run was finished before.", text, *notes])
-    return RunResult(
-        bundle=load_bundle(folder.bundle), losses=losses, report=report, folder=folder.path
-    )
+    bundle = load_bundle(folder.bundle)
+    # The file leaves out what it was trained on, which the run's own record has.
+    recipe = {**bundle.recipe, **named_parts(folder.recipe())}
+    bundle = replace(bundle, recipe=recipe)
+    return RunResult(bundle=bundle, losses=losses, report=report, folder=folder.path)
 
 
 def make_peft(learned: Learned, family: str) -> dict[str, Tensor]:
@@ -105,7 +109,7 @@ def summary(
         lines.append(f"memory: {plan.reason}")
     lines += dict.fromkeys([*parts.notes, *parts.data_notes])
     lines += [*request.dataset.notes, *request.dataset.skipped, *folder.notes]
-    lines.append(f"run folder: {folder.path}")
+    lines.append(f"run folder: {below_output(folder.path)} in ComfyUI's output folder")
     if folder.disk.trouble:
         lines.append(folder.disk.trouble)
     return "\n".join(lines)

@@ -21,9 +21,10 @@ from ....bundles.files.atomic import replace_text
 from ....bundles.files.foreign import read_object
 from ....bundles.files.journal import Journal
 from ....bundles.files.safetensors import replace_safetensors
+from ....bundles.privacy import Metadata, without_private
 from ....bundles.save import replace_bundle
 from ....training.state import RunState, load_state, save_state
-from ..disk import Disk, discard
+from ..disk import Disk, below_output, discard
 from ..folders import RUNS, checked_run_name
 from ..images import save_picture
 from ..users import current_user
@@ -116,7 +117,7 @@ class RunFolder:
         saved = self.disk.write(name, self.checkpoint(step), save_state, state)
         if saved:
             name = f"The bundle of step {step}"
-            self.disk.write(name, self.bundle_at(step), replace_bundle, bundle)
+            self.disk.write(name, self.bundle_at(step), replace_shareable, bundle)
         return saved
 
     def retain(self, newest: int, pinned: Collection[int]) -> None:
@@ -148,14 +149,14 @@ class RunFolder:
             return ""
         name, metadata = "The file for diffusers", {"format": "pt"}
         self.disk.write(name, self.peft, replace_safetensors, tensors, metadata)
-        return f"\nfor diffusers: {self.peft}"
+        return f"\nfor diffusers: {below_output(self.peft)} in ComfyUI's output folder"
 
     def finish(self, bundle: Bundle, report: str, plot: Image, progress: Mapping[str, Any]) -> bool:
         """Save the result; what marks the run as finished comes last."""
         self.create()
         texts = self.disk.write("The report", self.report, replace_text, report + "\n")
         self.disk.write("The plot", self.path / "loss.png", save_picture, plot)
-        whole = self.disk.write("The bundle", self.bundle, replace_bundle, bundle)
+        whole = self.disk.write("The bundle", self.bundle, replace_shareable, bundle)
         return texts and whole and self.save_progress(progress)
 
     def save_progress(self, progress: Mapping[str, Any]) -> bool:
@@ -181,6 +182,11 @@ class RunFolder:
         if os.path.lexists(self.journal.path):
             self.disk.write("The journal", self.journal.path, lambda _: self.journal.rewrite(lines))
         return len(lines)
+
+
+def replace_shareable(path: Path, bundle: Bundle) -> None:
+    """Write a bundle without what names the dataset: people share these files as they are."""
+    replace_bundle(path, without_private(bundle, Metadata.RECIPE))
 
 
 def step_files(folder: Path) -> list[int]:

@@ -59,7 +59,8 @@ def run(run_graph: Any, kind: str, outputs: int = 2, **inputs: Any) -> list[Any]
 
 
 def saved(report: str) -> list[Path]:
-    return [Path(line[6:]) for line in report.splitlines() if line.startswith("saved ")]
+    root = Path(folder_paths.get_output_directory())
+    return [root / line[6:] for line in report.splitlines() if line.startswith("saved ")]
 
 
 def test_open_bundle_reads_without_applying(run_graph):

@@ -59,13 +59,14 @@ def output(*parts: str) -> Path:
     return Path(folder_paths.get_output_directory(), *parts)
 
 
+RECIPE = "recipe without paths and folder names"
 WITH_WORKFLOW = {"extra_pnginfo": {"workflow": {"nodes": [{"id": 1, "text": "mine"}]}}}
 
 
 @pytest.mark.parametrize("node", ["Save", "Convert", "Unpack"])
-@pytest.mark.parametrize(("switch", "flag"), [(False, False), (True, True)])
+@pytest.mark.parametrize(("metadata", "flag"), [(RECIPE, False), ("everything", True)])
 def test_a_workflow_that_is_not_to_be_shared_is_in_no_file(
-    run_graph, monkeypatch, node: str, switch: bool, flag: bool
+    run_graph, monkeypatch, node: str, metadata: str, flag: bool
 ):
     made = Bundle(
         family="sd15",
@@ -73,14 +74,14 @@ def test_a_workflow_that_is_not_to_be_shared_is_in_no_file(
         embeddings={"tok": random_vectors("sd15", 1)},
         workflow='{"nodes": ["mine"]}',
     )
-    save(run_graph, made, "secret/kept", extra=WITH_WORKFLOW)
+    save(run_graph, made, "secret/kept", extra=WITH_WORKFLOW, metadata="everything")
     kept = max(output("secret").glob("kept*.safetensors"))
     assert b"mine" in kept.read_bytes()
     loras = Path(folder_paths.get_folder_paths("loras")[0])
     loras.mkdir(parents=True, exist_ok=True)
     shutil.copy(kept, loras / "kept.safetensors")
     monkeypatch.setattr(args, "disable_metadata", flag)
-    settings = {"filename_prefix": f"secret/{node}{flag}", "include_workflow": switch}
+    settings = {"filename_prefix": f"secret/{node}{flag}", "metadata": metadata}
     if node == "Convert":
         settings["file"] = "loras/kept.safetensors"
     graph = Graph()
@@ -91,6 +92,7 @@ def test_a_workflow_that_is_not_to_be_shared_is_in_no_file(
     files += [p for d in output("secret").glob(f"{node}{flag}*") if d.is_dir() for p in d.iterdir()]
     assert files and all(b"mine" not in path.read_bytes() for path in files)
     assert ("--disable-metadata" in report) == flag
+    assert ("does not hold the workflow" in report) != flag
 
 
 @pytest.mark.parametrize(
@@ -162,6 +164,7 @@ def test_the_file_explains_itself(sd15, run_graph):
         bundle(sd15, "sd15", 1),
         "explains/x",
         extra={"extra_pnginfo": {"workflow": workflow}},
+        metadata="everything",
     )
     with safe_open(output("explains", "x_00001.safetensors"), "pt") as file:
         metadata = file.metadata()

@@ -279,7 +279,8 @@ def test_a_run_writes_its_folder_and_nothing_else(run_graph: Run, host: Host, sd
     writes = Writes()
     report = report_of(run_graph(training_only()))
     writes.on = False
-    folder = Path(report.rpartition("run folder: ")[2].strip())
+    name = report.rpartition("run folder: ")[2].partition(" in ComfyUI's output folder")[0]
+    folder = host.base / "output" / name
     new = tree(host.base) - files
     assert folder in new
     assert all(path.is_relative_to(folder) for path in new)
