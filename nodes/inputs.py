@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from enum import Enum
 from typing import Any, TypeVar, get_type_hints
 
@@ -29,6 +29,15 @@ def filled(kind: type[Settings], inputs: Mapping[str, Any]) -> Settings:
 
 def _chosen(hint: Any, value: Any) -> Any:
     return hint(value) if isinstance(hint, type) and issubclass(hint, Enum) else value
+
+
+def sentence_of(opened: Callable[..., object], *values: Any) -> bool | str:
+    """True if these values can be opened, else what is wrong with them, for `validate_inputs`."""
+    try:
+        opened(*values)
+    except (ValueError, OSError) as error:
+        return str(error)
+    return True
 
 
 class FilePrecision(str, Enum):

@@ -17,7 +17,7 @@ from ..host.captioners.model import ComputePrecision, FolderCaptioner
 from ..host.captioners.tagger import Tagger, Tagging
 from ..host.events import show_text
 from ..host.images import as_image
-from ..inputs import filled
+from ..inputs import filled, sentence_of
 
 WRITE = ["nothing", "beside the pictures"]
 
@@ -111,6 +111,10 @@ class LoadCaptioner(io.ComfyNode):
             ],
             outputs=[sockets.Captioner.Output(display_name="captioner")],
         )
+
+    @classmethod
+    def validate_inputs(cls, model: str | None = None) -> bool | str:
+        return model is None or sentence_of(captioner_folder, model)
 
     @classmethod
     def execute(cls, model: str, precision: str) -> io.NodeOutput:
@@ -281,6 +285,10 @@ class TagDataset(io.ComfyNode):
                 io.String.Output(display_name="report"),
             ],
         )
+
+    @classmethod
+    def validate_inputs(cls, model: str | None = None) -> bool | str:
+        return model is None or sentence_of(tagger_folder, model)
 
     @classmethod
     def execute(

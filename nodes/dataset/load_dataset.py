@@ -21,7 +21,7 @@ from .. import sockets
 from ..host.events import show_text
 from ..host.folders import dataset_folder, dataset_folders
 from ..host.roots import line_about
-from ..inputs import filled
+from ..inputs import filled, sentence_of
 
 MASKS = ["beside the pictures", "none"]
 
@@ -99,6 +99,12 @@ class LoadDataset(io.ComfyNode):
                 io.String.Output(display_name="report"),
             ],
         )
+
+    @classmethod
+    def validate_inputs(cls, folder: str | None = None, path: str | None = "") -> bool | str:
+        if folder is None or path is None:  # linked: known when the graph runs
+            return True
+        return sentence_of(dataset_folder, folder, path)
 
     @classmethod
     def fingerprint_inputs(

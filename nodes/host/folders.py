@@ -23,6 +23,13 @@ from .versions import is_within
 RUNS = "pivotal"
 CACHES = ("latents", "pictures", "thumbs", "captions", "reviews")
 DATASETS = "[datasets] "
+NO_FOLDER = "(no folder of images yet)"
+NO_FOLDER_YET = (
+    "There is no folder of images yet: put yours into a folder inside ComfyUI's input folder, such "
+    "as input/my_cat, press R in the editor and choose it here."
+)
+OF_THE_HOST = frozenset({"3d", "clipspace", "painter", "pasted", "threed", "webcam"})
+"""Folders that ComfyUI and its editor make in the input folder for themselves"""
 SHARE = re.compile(r"\s*[\\/]{2}")
 DEVICES = {"CON", "PRN", "AUX", "NUL", *(f"{d}{n}" for d in ("COM", "LPT") for n in range(1, 10))}
 LONGEST_RUN_NAME = 250
@@ -62,11 +69,14 @@ def input_folder(name: str) -> Path:
     root = folder_paths.get_input_directory()
     path = Path(root, checked_place(name))
     if not is_within(root, path):
-        raise ValueError(
-            f'The folder "{name}" is outside ComfyUI\'s input folder: move it inside {root}.'
-        )
+        raise ValueError(f'The folder "{name}" is outside ComfyUI\'s input folder: move it inside.')
     if not path.is_dir():
-        raise FileNotFoundError(f'There is no folder "{name}" in {root}: put the images there.')
+        raise FileNotFoundError(
+            NO_FOLDER_YET
+            if name == NO_FOLDER
+            else f'There is no folder "{name}" in ComfyUI\'s input folder: put your images into '
+            f"input/{name} and press R, or choose another folder."
+        )
     return path
 
 
@@ -139,11 +149,12 @@ def is_writable(path: Path) -> bool:
 
 def dataset_folders() -> list[str]:
     """Folders of pictures in the input folder and, with a mark, in the datasets folders."""
-    names = input_folders()
+    names = sorted(input_folders(), key=lambda name: name.split("/")[0] in OF_THE_HOST)
     if "datasets" in folder_paths.folder_names_and_paths:
         for root in folder_paths.get_folder_paths("datasets"):
             names += [DATASETS + path.relative_to(root).as_posix() for path in _below(Path(root))]
-    return names
+    # The first one is what a new node shows.
+    return names if names and names[0].split("/")[0] not in OF_THE_HOST else [NO_FOLDER, *names]
 
 
 def _below(root: Path) -> list[Path]:

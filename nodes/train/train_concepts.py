@@ -30,11 +30,16 @@ class TrainConcepts(io.ComfyNode):
             description="Pivotal tuning: learns concepts and an adapter together on the MODEL and "
             "CLIP of this graph. Concepts alone are textual inversion; an adapter alone is LoRA "
             "training.",
+            is_output_node=True,
             search_aliases=[
                 "train lora",
+                "lora training",
+                "lora trainer",
                 "pivotal tuning",
                 "textual inversion",
                 "dreambooth",
+                "flux train",
+                "sdxl train",
                 "finetune",
                 "training",
             ],

@@ -161,9 +161,9 @@ def test_what_cannot_be_trained_is_refused_before_any_work(refused, changes, wor
         ({"resolution": 0}, "smaller than min of 64: resolution"),
         ({"seed": -1}, "smaller than min of 0: seed"),
         ({"schedule": "zigzag"}, "not in list: schedule"),
-        ({"folder": "absent"}, "not in list: folder"),
-        ({"folder": "../.."}, "not in list: folder"),
-        ({"folder": "/etc"}, "not in list: folder"),
+        ({"folder": "absent"}, 'There is no folder "absent" in ComfyUI'),
+        ({"folder": "../.."}, "outside ComfyUI's input folder"),
+        ({"folder": "/etc"}, "outside ComfyUI's input folder"),
     ],
 )
 def test_the_host_refuses_values_out_of_range_before_the_graph_runs(refused, changes, words):
@@ -178,7 +178,7 @@ def test_pictures_are_read_from_the_input_folder_alone(inputs, name):
 
 
 def test_a_folder_that_is_gone_is_named(inputs):
-    with pytest.raises(FileNotFoundError, match='no folder "gone" in .*: put the images there'):
+    with pytest.raises(FileNotFoundError, match='no folder "gone" in .*: put your images into'):
         input_folder("gone")
 
 

@@ -32,10 +32,11 @@ def captioner_folder(name: str) -> Path:
     """The folder of a listed name; the FileNotFoundError says how to download a model."""
     path = _found().get(name)
     if path is None:
-        target = Path(folder_paths.models_dir, KIND, "Florence-2-base")
+        target = f"models/{KIND}/Florence-2-base"
         raise FileNotFoundError(
-            f'There is no caption model "{name}": put its folder into {target.parent}. To download '
-            f"one: hf download florence-community/Florence-2-base --local-dir {target}"
+            f'There is no caption model "{name}": put its folder into models/{KIND}. To download '
+            "one, run in ComfyUI's folder: hf download florence-community/Florence-2-base "
+            f"--local-dir {target}"
         )
     return path
 
@@ -49,11 +50,11 @@ def tagger_folder(name: str) -> Path:
     """The folder of a listed tagger; the FileNotFoundError says how to download one."""
     path = _taggers().get(name)
     if path is None:
-        target = Path(folder_paths.models_dir, KIND, "wd-vit-tagger-v3")
+        target = f"models/{KIND}/wd-vit-tagger-v3"
         raise FileNotFoundError(
-            f'There is no tagger "{name}": put its folder into {target.parent}. To download one: '
-            f"hf download SmilingWolf/wd-vit-tagger-v3 model.onnx selected_tags.csv --local-dir "
-            f"{target}"
+            f'There is no tagger "{name}": put its folder into models/{KIND}. To download one, run '
+            "in ComfyUI's folder: hf download SmilingWolf/wd-vit-tagger-v3 model.onnx "
+            f"selected_tags.csv --local-dir {target}"
         )
     return path
 

@@ -49,6 +49,18 @@ def asking(monkeypatch: pytest.MonkeyPatch, name: str, asked: dict[int, LiveRequ
     monkeypatch.setattr(Reporter, "report_step", report_and_ask)
 
 
+def test_a_graph_that_ends_in_train_concepts_runs_and_a_finished_run_is_only_read(host, run_graph):
+    graph = Graph()
+    graph.train(graph.base("sd15"), "runs", concepts=graph.concept(), steps=2, run_name="ends")
+    run_graph(graph)
+    files = [path for path in folder(host, "ends").path.rglob("*") if path.is_file()]
+    before = {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in files}
+    assert folder(host, "ends").bundle in before
+    run_graph(graph, host.executor())  # as after a restart: nothing is cached
+    now = [path for path in folder(host, "ends").path.rglob("*") if path.is_file()]
+    assert {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in now} == before
+
+
 def test_previews_and_validation_leave_the_training_as_it_was(host, run_graph):
     plain, node = training("plain")
     wanted = run_graph(plain)[node, 0]

@@ -23,8 +23,9 @@ def read_text(path: Path, most: int = MOST_OF_A_CAPTION) -> tuple[str, bool]:
         with open_plain(path.resolve(), "rb") as file:
             data = file.read(most + 1)
     except OSError as error:
+        why = error.strerror or error
         raise ValueError(
-            f"{path.name} cannot be opened ({error.strerror or error}): make it readable or remove it."
+            f"{path.name} cannot be opened ({why}): make it readable or remove it."
         ) from error
     if len(data) > most:
         raise ValueError(
