@@ -55,11 +55,6 @@ def build_sd15(path: Path, *, seed: int = 0) -> None:
     build(path, SD15, seed, layers=None)
 
 
-def build_sdxl(path: Path, *, seed: int = 0) -> None:
-    """Write an SDXL checkpoint for CheckpointLoaderSimple; a process that loads it takes 6 GB."""
-    build(path, SDXL, seed, layers=None)
-
-
 def build_sd15_short(path: Path, *, seed: int = 0) -> None:
     """Write an SD1.5 checkpoint whose CLIP has two layers, for `load_short` only."""
     build(path, SD15, seed, layers=SD15.short_layers)

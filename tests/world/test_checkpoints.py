@@ -8,6 +8,8 @@ import torch
 from world import checkpoints
 
 pytestmark = pytest.mark.host
+LAYER_BYTES = 2 * 12 * 768**2
+"""The matrices of a layer of CLIP-L, in fp16"""
 
 
 def draw(model, clip, vae):
@@ -48,15 +50,8 @@ def test_sd15_loads_by_the_plain_loader_and_draws(tmp_path):
     path = tmp_path / "tiny_sd15.safetensors"
     checkpoints.build_sd15(path)
     check(*load_by_node(path)[:3], "SD15")
-
-
-@torch.inference_mode()
-def test_sdxl_loads_by_the_plain_loader_and_draws(tmp_path):
-    path = tmp_path / "tiny_sdxl.safetensors"
-    checkpoints.build_sdxl(path)
-    check(*load_by_node(path)[:3], "KOALA_700M")
-    # Zero layers are holes: the file looks large and is small on the disk.
-    assert path.stat().st_blocks * 512 < path.stat().st_size / 2
+    # Zero layers are holes: ten of twelve take hardly any room on the disk.
+    assert path.stat().st_blocks * 512 < path.stat().st_size - 9 * LAYER_BYTES
 
 
 @torch.inference_mode()
