@@ -21,7 +21,11 @@ ROOT = Path(__file__).resolve().parents[2]
 @pytest.fixture(scope="session")
 def host() -> Host:
     """The host with its own nodes and the pack's, in this process."""
-    return start_host(ROOT)
+    started = start_host(ROOT)
+    gc.collect()
+    # Half a million objects that stay: each later collection would look at all of them.
+    gc.freeze()
+    return started
 
 
 @pytest.fixture(scope="session")
