@@ -17,7 +17,13 @@ from xml.etree import ElementTree
 
 from harness.tools.environment import ROOT, say
 
-APART = ("tests/browser", "tests/host/denoiser", "tests/host/text", "tests/world")
+APART = (
+    "tests/browser",
+    "tests/host/bundle",
+    "tests/host/evaluate",
+    "tests/host/text",
+    "tests/world",
+)
 """What runs in the second process: the browser's tests first, and as much as makes both even."""
 # The attribute of pytest's XML report for each word of its summary.
 COUNTED = {"failed": "failures", "errors": "errors", "skipped": "skipped"}
