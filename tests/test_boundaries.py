@@ -23,8 +23,8 @@ ADAPTER = ROOT / "nodes" / "host"
 
 HOST = {"comfy", "comfy_api", "comfy_execution", "comfy_extras", "folder_paths", "nodes", "server"}
 HOST |= {"execution", "latent_preview", "node_helpers", "comfyui_version"}
-# Packages that the host requires and that only its adapter may use.
-HOST |= {"tqdm", "aiohttp"}
+# Packages that the host requires, jinja2 through torch, and that only its adapter may use.
+HOST |= {"tqdm", "aiohttp", "jinja2"}
 ENGINE = {"torch", "safetensors", "PIL"}
 LAZY = {"diffusers", "prodigyopt", "transformers", "regex"}
 PLOTS = {"training/evaluation", "bundles/trim.py"}

@@ -65,6 +65,10 @@ class ComputePrecision(str, Enum):
     BF16 = "bf16"
 
 
+class BadTemplate(ValueError):
+    """A chat template that makes no question."""
+
+
 class _Shell(nn.Module):
     """Wraps a model of transformers, which refuses the attributes that the host's patcher sets."""
 
@@ -172,7 +176,7 @@ class FolderCaptioner:
         tokenizer.padding_side = "right" if is_encoder_decoder else "left"
         images = [picture.convert("RGB") for picture in pictures]
         if self.follows_instructions and getattr(processor, "chat_template", None):
-            text = self._chat(prompt or "Describe this picture.")
+            text = chat(self._processor, prompt or "Describe this picture.", self.name)
             nested = [[image] for image in images]
             options = {"text": [text] * len(images), "padding": True, "return_tensors": "pt"}
             try:
@@ -186,13 +190,6 @@ class FolderCaptioner:
             return processor(images=images, return_tensors="pt")
         options = {"text": [text] * len(images), "padding": True, "return_tensors": "pt"}
         return processor(images=images, **options)
-
-    def _chat(self, prompt: str) -> str:
-        content = [{"type": "image"}, {"type": "text", "text": prompt}]
-        messages = [{"role": "user", "content": content}]
-        return self._processor.apply_chat_template(
-            messages, add_generation_prompt=True, tokenize=False
-        )
 
     def _placed(self, inputs: Any) -> dict[str, Any]:
         device, dtype = self._patcher.load_device, self._model.dtype
@@ -305,6 +302,32 @@ class PlainProcessor:
         return self.tokenizer.batch_decode(tokens, **options)
 
 
+def chat(processor: Any, prompt: str, name: str) -> str:
+    """A question about a picture in the words of the model's chat template, which is bounded."""
+    from .chat_template import rendered
+
+    template = processor.chat_template
+    template = template.get("default") if isinstance(template, dict) else template
+    content = [{"type": "image"}, {"type": "text", "text": prompt}]
+    tokens = getattr(getattr(processor, "tokenizer", processor), "special_tokens_map", {})
+    values = {
+        "messages": [{"role": "user", "content": content}],
+        "tools": None,
+        "documents": None,
+        "add_generation_prompt": True,
+        **tokens,
+    }
+    try:
+        if not isinstance(template, str):
+            raise ValueError("it is not a text")
+        return rendered(template, values)
+    except ValueError as error:
+        raise BadTemplate(
+            f"The chat template of {name} cannot be used, because {error}: get the folder again "
+            "from those who made the model, or choose another one."
+        ) from error
+
+
 def load_processor(folder: Path, **options: Any) -> Any:
     """The processor of a model's folder, made from local files only."""
     from transformers import AutoProcessor
@@ -369,6 +392,8 @@ def load_model(folder: Path, dtype: torch.dtype) -> tuple[Any, Any]:
         if is_legacy(content):
             return load_legacy(folder, content, dtype)
         return _load(folder, content, dtype)
+    except BadTemplate:
+        raise
     except ImportError as error:
         raise ValueError(missing_package(folder, error)) from error
     # A damaged file can fail anywhere inside the library, in many ways.
@@ -389,6 +414,9 @@ def _load(folder: Path, content: dict[str, Any], dtype: torch.dtype) -> tuple[An
 
     options = {"local_files_only": True, "trust_remote_code": False}
     processor = load_processor(folder, **options)
+    if content["model_type"] not in OWN_PROMPTS and getattr(processor, "chat_template", None):
+        # Once before the weights are read, so that a bad template costs no time.
+        chat(processor, "Describe this picture.", folder.name)
     both: Any = AutoModelForImageTextToText.from_pretrained(
         folder,
         config=CONFIG_MAPPING[content["model_type"]].from_dict(content),
