@@ -10,6 +10,7 @@ from typing import cast
 
 from .bundle import Bundle
 from .metadata import PHRASE
+from .table_picture import data_uri, from_uri
 
 Recipe = Mapping[str, object]
 
@@ -68,6 +69,13 @@ _PLAIN_FIELDS = frozenset(
         ),
     )
 )
+_OF_PIXELS = frozenset(
+    (
+        *("jfif", "jfif_version", "jfif_unit", "jfif_density", "adobe", "adobe_transform"),
+        *("progressive", "progression", "dpi", "gamma", "srgb", "transparency", "interlace"),
+    )
+)
+"""What Pillow finds in a picture besides texts and profiles"""
 # What an author declares about the file, to whoever gets it.
 _DECLARED = frozenset(f"modelspec.{name}" for name in ("author", "description", "license", "tags"))
 _FOR_LOADING = frozenset(
@@ -90,7 +98,16 @@ def without_private(bundle: Bundle, metadata: Metadata) -> Bundle:
     if metadata is Metadata.RECIPE:
         fields = _PLAIN_FIELDS | _DECLARED | _FOR_LOADING
         recipe = _plain_recipe(bundle.recipe)
-        return replace(bundle, recipe=recipe, header=_plain_header(bundle.header, fields))
+        return replace(
+            bundle,
+            recipe=recipe,
+            header=_plain_header(bundle.header, fields),
+            thumbnail=_plain_thumbnail(bundle.thumbnail),
+            entries=tuple(
+                replace(entry, thumbnail=_plain_thumbnail(entry.thumbnail))
+                for entry in bundle.entries
+            ),
+        )
     return replace(
         bundle,
         recipe={},
@@ -158,6 +175,17 @@ def _pathless(value: object, levels: int = _MOST_LEVELS) -> object:
         fields = cast("dict[str, object]", value)
         return {k: _pathless(v, levels - 1) for k, v in fields.items() if not _PATH.search(k)}
     return [_pathless(part, levels - 1) for part in cast("Sequence[object]", value)]
+
+
+def _plain_thumbnail(uri: str) -> str:
+    """A picture without the camera's or a program's texts, which may hold a whole workflow."""
+    image = from_uri(uri) if uri else None
+    if image is None:
+        return ""
+    if image.info.keys() <= _OF_PIXELS:
+        return uri
+    image.info.clear()
+    return data_uri(image)
 
 
 def _plain_header(header: Mapping[str, str], fields: frozenset[str]) -> dict[str, str]:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import base64
+import io
 import json
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 from factories import lora, random_vectors
 from pack.bundles.__main__ import main
@@ -17,9 +21,10 @@ from pack.bundles.load import load_bundle
 from pack.bundles.metadata import INDEX
 from pack.bundles.privacy import Metadata, named_parts, without_private
 from pack.bundles.save import Container, save_bundle
+from pack.bundles.table_picture import data_uri, from_uri
 
-THUMBNAIL = "data:image/png;base64,AAAA"
 SECRET = "maria"
+THUMBNAIL = data_uri(Image.new("RGB", (8, 8), "red"))
 HIDDEN = {"name": SECRET, "fingerprint": f"sha {SECRET}"}
 FOREIGN = {
     "ss_dataset_dirs": json.dumps({f"10_{SECRET}": {"img_count": 2}}),
@@ -96,6 +101,23 @@ def test_the_recipe_keeps_settings_and_counts():
     assert kept.header == PLAIN and kept.entries == whole().entries
     restored = {**kept.recipe, **named_parts(whole().recipe)}
     assert restored["dataset"] == whole().recipe["dataset"]
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP"])
+def test_a_thumbnail_keeps_its_pixels_and_no_text(kind: str):
+    image, file, texts = Image.new("RGB", (8, 8), "red"), io.BytesIO(), PngInfo()
+    texts.add_text("workflow", SECRET)
+    exif = image.getexif()
+    exif[0x9C9D] = SECRET.encode()
+    more = {"pnginfo": texts} if kind == "PNG" else {"exif": exif, "comment": SECRET}
+    image.save(file, kind, **more)
+    uri = f"data:image/{kind.lower()};base64,{base64.b64encode(file.getvalue()).decode()}"
+    entry = Entry(name="tok", thumbnail=uri)
+    kept = without_private(replace(whole(), thumbnail=uri, entries=(entry,)), Metadata.RECIPE)
+    for made in (kept.thumbnail, kept.entries[0].thumbnail):
+        assert SECRET.encode() not in base64.b64decode(made.partition(",")[2])
+        seen = from_uri(made)
+        assert seen is not None and seen.convert("RGB").getpixel((4, 4))[0] > 240
 
 
 def test_what_loading_needs_is_in_every_file(tmp_path: Path):

@@ -34,6 +34,7 @@ from ..denoiser.families import (
 )
 from ..denoiser.port import HostDenoiser
 from ..digests import model_digest
+from ..disk import below_output
 from ..text.port import HostTextEncoder
 from ..versions import device_context, is_oom
 from .identity import identity_of, identity_recipe
@@ -198,8 +199,8 @@ def _same_start(peers: Peers, start: RunState | None, folder: RunFolder) -> RunS
     (differs,) = peers.any([peers.same(step) != step])
     if differs:
         raise ValueError(
-            f"The processes of this run read different checkpoints in {folder.path}: let all of "
-            "them read that folder."
+            "The processes of this run read different checkpoints in "
+            f"{below_output(folder.path)} in ComfyUI's output folder: let all of them read it."
         )
     return start
 

@@ -25,7 +25,7 @@ from ....bundles.privacy import Metadata, without_private
 from ....bundles.save import replace_bundle
 from ....training.state import RunState, load_state, save_state
 from ..disk import Disk, below_output, discard
-from ..folders import RUNS, checked_run_name
+from ..folders import RUNS, checked_run_name, keeps_metadata
 from ..images import save_picture
 from ..users import current_user
 from .identity import Identity
@@ -186,7 +186,8 @@ class RunFolder:
 
 def replace_shareable(path: Path, bundle: Bundle) -> None:
     """Write a bundle without what names the dataset: people share these files as they are."""
-    replace_bundle(path, without_private(bundle, Metadata.RECIPE))
+    most = Metadata.RECIPE if keeps_metadata() else Metadata.NAMES
+    replace_bundle(path, without_private(bundle, most))
 
 
 def step_files(folder: Path) -> list[int]:
