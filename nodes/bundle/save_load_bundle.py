@@ -224,7 +224,7 @@ class LoadBundle(io.ComfyNode):
             category="pivotal/bundles",
             description="Applies a bundle: its LoRA to MODEL and CLIP, and its names to this CLIP "
             "only. Type them as embedding:name.",
-            search_aliases=["load lora", "load embedding", "textual inversion", "lora loader"],
+            search_aliases=["load lora", "load embedding", "load textual inversion", "lora loader"],
             inputs=[
                 io.Model.Input("model", tooltip="The diffusion model the LoRA is applied to."),
                 io.Clip.Input("clip", tooltip="The text encoder that gets the names."),

@@ -36,7 +36,12 @@ class LoadDataset(io.ComfyNode):
             display_name="Load Dataset",
             category="pivotal/dataset",
             description="Loads a folder of images with their captions and masks.",
-            search_aliases=["training images", "image folder", "captions", "dreambooth dataset"],
+            search_aliases=[
+                "training images",
+                "image folder",
+                "captions",
+                "dataset for dreambooth",
+            ],
             inputs=[
                 io.Combo.Input(
                     "folder",

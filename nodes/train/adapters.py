@@ -27,7 +27,7 @@ class Lora(io.ComfyNode):
             category="pivotal/training",
             description="Low-rank adaptation of the q, k, v and output layers of all attention "
             "blocks, or of the layers that targets and patterns select.",
-            search_aliases=["low rank", "adapter", "train lora", "locon", "rslora", "lycoris"],
+            search_aliases=["low rank", "adapter", "locon", "rslora", "lycoris"],
             inputs=[
                 rank_input(
                     16,
@@ -75,7 +75,7 @@ class TriLora(io.ComfyNode):
             category="pivotal/training",
             description="Low-rank adaptation with three matrices, the middle one initialized from "
             "the singular values of the frozen weight. Saved as an ordinary LoRA.",
-            search_aliases=["svd lora", "three matrix", "adapter", "train lora"],
+            search_aliases=["svd lora", "three matrix", "adapter"],
             inputs=[
                 io.Int.Input(
                     "rank", default=16, min=1, max=1024, tooltip="Rank r1 of the input-side matrix."
@@ -175,7 +175,7 @@ class LoHa(io.ComfyNode):
             category="pivotal/training",
             description="Element-wise product of two low-rank matrices: an update of rank up to "
             "the square of the rank, in a file the size of a LoRA of twice the rank.",
-            search_aliases=["hadamard", "lycoris", "adapter", "fedpara", "train lora"],
+            search_aliases=["hadamard", "lycoris", "adapter", "fedpara"],
             inputs=[
                 rank_input(8, "Rank of each of the two factors."),
                 alpha_input(8.0, "The update is scaled by alpha / rank."),
@@ -200,7 +200,7 @@ class LoKr(io.ComfyNode):
             category="pivotal/training",
             description="Kronecker product of a small and a larger matrix: a high-rank update in a "
             "small file.",
-            search_aliases=["kronecker", "lycoris", "adapter", "train lora", "factor"],
+            search_aliases=["kronecker", "lycoris", "adapter", "factor"],
             inputs=[
                 io.Int.Input(
                     "factor",

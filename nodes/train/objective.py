@@ -27,7 +27,7 @@ class Objective(io.ComfyNode):
                 "min snr",
                 "prior preservation",
                 "noise offset",
-                "dreambooth",
+                "prior of dreambooth",
                 "huber",
                 "timestep sampling",
                 "guidance",
