@@ -1,4 +1,4 @@
-"""HTTP routes: ids and no paths, changes by POST only, and only for ComfyUI's own page."""
+"""HTTP routes: ids and no paths, changes by POST only, all for ComfyUI's own page alone."""
 
 from __future__ import annotations
 
@@ -83,6 +83,8 @@ def answering(route: Route) -> Callable[[web.Request], Any]:
 
     async def answer(request: web.Request) -> web.StreamResponse:
         try:
+            if not from_own_page(request.headers):
+                raise Refused(403, "Only ComfyUI's own page may ask for this.")
             call = Call(
                 ids={name: checked_id(value) for name, value in request.match_info.items()},
                 query=dict(request.query),
@@ -112,16 +114,17 @@ def checked_id(text: str) -> str:
 
 
 async def read_body(request: web.Request, limit: int) -> Mapping[str, Any]:
-    """The JSON object of a POST from ComfyUI's own page; Refused for anything else."""
-    if not from_own_page(request.headers):
-        raise Refused(403, "Only ComfyUI's own page may ask for this.")
+    """The JSON object of a POST; Refused for anything else."""
     if request.content_type != "application/json":
         raise Refused(415, "Send JSON.")
     body = bytearray()
-    async for chunk in request.content.iter_chunked(16 * 1024):
-        body += chunk
-        if len(body) > limit:
-            raise Refused(413, f"This is longer than the {limit} bytes allowed.")
+    try:
+        async for chunk in request.content.iter_chunked(16 * 1024):
+            body += chunk
+            if len(body) > limit:
+                raise Refused(413, f"This is longer than the {limit} bytes allowed.")
+    except web.RequestPayloadError:
+        raise Refused(400, "This is not compressed or divided as its headers say.") from None
     try:
         # Thousands of nested brackets end in a RecursionError.
         data = json.loads(body or b"{}")

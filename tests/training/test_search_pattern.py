@@ -9,7 +9,11 @@ import pytest
 
 from pack.training import search_pattern
 from pack.training.adapters.targets import parse_patterns
-from pack.training.dataset.captions.change import apply_operations, parse_operations
+from pack.training.dataset.captions.change import (
+    apply_operations,
+    parse_operations,
+    replace_words,
+)
 from pack.training.dataset.query import parse_query
 from pack.training.dataset.records import Dataset, Record
 from pack.training.search_pattern import SearchPattern
@@ -63,3 +67,29 @@ def test_what_python_calls_a_pattern_is_one_and_nothing_else():
         SearchPattern(r"(?P<kind>cat|dog)s?\b").replaced("two dogs", r"a \g<kind>") == "two a dog"
     )
     assert SearchPattern("CAT", ignore_case=True).found_in("a cat")
+
+
+LONG, MANY = "x" * 60_000, "a " * 30_000
+INSERTED = {
+    "a word": lambda: replace_words("a", LONG)(MANY, record(MANY)),
+    "a word among tags": lambda: replace_words("a", LONG)("a, " * 30_000, record("")),
+    "a pattern": lambda: SearchPattern("a").replaced(MANY, LONG),
+    "a pattern that names itself": lambda: SearchPattern("(.*)").replaced(MANY, r"\1" * 30_000),
+}
+
+
+@pytest.mark.parametrize("case", INSERTED)
+def test_replacements_insert_a_bounded_text(case: str):
+    """Sixty thousand letters in place of each of thirty thousand would be two gigabytes."""
+    with pytest.raises(ValueError, match="more than 1,048,576 characters into one text: write a"):
+        INSERTED[case]()
+
+
+def test_what_fits_is_inserted():
+    assert SearchPattern("a").replaced("a" * 10, "x" * 100_000) == "x" * 1_000_000
+
+
+def test_a_caption_of_blank_lines_is_edited_at_once():
+    start = time.process_time()
+    assert replace_words("a", "b")("a" + "\n" * 100_000 + "x", record("")).startswith("b\n")
+    assert time.process_time() - start < 1

@@ -9,17 +9,15 @@ import urllib.parse
 from pathlib import Path
 
 import pytest
-from host.run.test_cancel import server_graph
 from host.run.test_routes import HOSTILE, ask
 
-from factories import write_pictures
+from harness.faults.route_fuzzing import RUN, what_is_known
 from harness.host.server import Server
 from pack.nodes.extension import ROUTES
 from pack.nodes.host.routes import Route
 
 PLACE = re.compile(r"\{(\w+)\}")
 JSON = {"Content-Type": "application/json"}
-RUN = "routes run"
 GETS = [route for route in ROUTES if route.method == "GET"]
 POSTS = [route for route in ROUTES if route.method == "POST"]
 SLOTS = [(route, slot) for route in ROUTES for slot in PLACE.findall(route.path)]
@@ -32,23 +30,7 @@ def named(value: object) -> str | None:
 @pytest.fixture(scope="module")
 def known(host, server: Server) -> dict[str, str]:
     """Ids that exist: a run with a preview, a reviewed dataset with a picture, a bundle."""
-    write_pictures(server.base / "input" / "routes", ["a TOK", "TOK on grass"])
-    graph, base = server_graph()
-    drawn = graph.add(
-        "Pivotal_Previews", prompts="a TOK", every=1, time_share=1.0, seeds="1", steps=1, width=64,
-        height=64,
-    )  # fmt: skip
-    run = graph.train(
-        base, "routes", concepts=graph.concept(), adapter=graph.add("Pivotal_Lora", rank=2).out(),
-        steps=1, run_name=RUN, previews=drawn.out(),
-    )  # fmt: skip
-    graph.add("Pivotal_SaveBundle", bundle=run.out(), filename_prefix="loras/routes")
-    data = graph.add("Pivotal_LoadDataset", folder="routes").out()
-    review = graph.add("Pivotal_ReviewDataset", dataset=data)
-    dataset = server.run(graph, timeout=300)["outputs"][review]["review"][0]["dataset"]
-    (picture,) = (server.base / "output" / "pivotal" / RUN / "previews").glob("*.jpg")
-    item = server.get(f"/pivotal/datasets/{dataset}/items")["items"][0]["item"]
-    return {"run": RUN, "picture": picture.name, "dataset": dataset, "item": item}
+    return dict(what_is_known(server)["ids"])
 
 
 def address(route: Route, ids: dict[str, str]) -> str:
@@ -130,6 +112,26 @@ def test_a_post_that_the_editor_would_not_send_is_refused(server, known, route, 
     status, answer = ask(server, address(route, known), body, **headers)
     assert status == wanted, answer
     assert everything(server.base) == before
+
+
+FOREIGN = [case for case, (status, _, _) in REFUSED.items() if status == 403]
+
+
+@pytest.mark.parametrize("case", FOREIGN)
+@pytest.mark.parametrize("route", GETS, ids=named)
+def test_what_is_read_is_read_by_the_own_page_alone(server, known, route, case):
+    """A page elsewhere cannot have thumbnails made, whatever --enable-cors-header allows it."""
+    _, _, headers = REFUSED[case]
+    assert ask(server, address(route, known), None, **headers)[0] == 403
+
+
+@pytest.mark.parametrize("route", POSTS, ids=named)
+def test_a_body_that_is_not_compressed_as_it_says_is_refused(server, known, route):
+    headers = {**JSON, "Content-Encoding": "gzip"}
+    assert ask(server, address(route, known), b"{}", **headers) == (
+        400,
+        {"error": "This is not compressed or divided as its headers say."},
+    )
 
 
 @pytest.mark.parametrize("route", POSTS, ids=named)

@@ -11,8 +11,11 @@ from pathlib import Path
 from typing import Any, cast
 
 from ....bundles.files.journal import Journal
-from ..captions.change import parse_operations
+from ..captions.change import replace_words
 from ..records import HUMAN, Dataset, Record
+
+LONGEST = 64 * 1024
+"""Characters of a caption that a replacement made longer; nobody types as many"""
 
 
 class Conflict(ValueError):
@@ -93,15 +96,20 @@ class Review:
     ) -> dict[str, tuple[str, str]]:
         """Old and new captions, by name, of a find and replace of whole words in any case.
 
-        Raises ValueError for an empty search.
+        Raises ValueError for an empty search, and where a caption becomes far too long.
         """
         if not find.strip():
             raise ValueError("Write what to find.")
-        (operation,) = parse_operations(f"replace: {find} => {new}")
+        rewrite = replace_words(find.strip(), new.strip())
         changes: dict[str, tuple[str, str]] = {}
         for record in records:
             now = self.edited(record)
-            if now is not None and (text := operation.edit(now.caption, now)) != now.caption:
+            if now is not None and (text := rewrite(now.caption, now)) != now.caption:
+                if len(text) > max(LONGEST, len(now.caption)):
+                    raise ValueError(
+                        f"The caption of {record.name} would have {len(text):,} characters, and "
+                        f"{LONGEST:,} are allowed: write a shorter text."
+                    )
                 changes[record.name] = (now.caption, text)
         return changes
 

@@ -55,6 +55,20 @@ def test_a_replacement_is_shown_before_and_spares_longer_words(tmp_path: Path):
         review.replaced(DATA.records, " ", "x")
 
 
+def test_a_replacement_is_to_the_letter_and_may_have_lines(tmp_path: Path):
+    review = Review(tmp_path / "r.jsonl")
+    data = dataset("a => b", "a TOK")
+    assert review.replaced(data.records, "a => b", "c\nd") == {"0.png": ("a => b", "c\nd")}
+    assert review.replaced(data.records, "TOK\nlower", "x") == {}
+
+
+def test_a_caption_that_a_replacement_makes_too_long_is_refused(tmp_path: Path):
+    long = dataset("a " * 10)
+    with pytest.raises(ValueError, match=r"0\.png would have 1\d\d,\d{3} characters, and 65,536"):
+        Review(tmp_path / "r.jsonl").replace_all(long.records, "a", "x" * 10_000 + "y")
+    assert not (tmp_path / "r.jsonl").exists()
+
+
 @pytest.mark.parametrize(
     ("caption", "replaced"),
     [
