@@ -1,6 +1,7 @@
 /** The pack's one extension: each feature is a module that says what it adds to the editor. */
 import { app } from "../../scripts/app.js";
 import * as about from "./editor/about.js";
+import * as colors from "./editor/colors.js";
 import * as bundleView from "./bundles/view.js";
 import * as datasetGallery from "./dataset/gallery.js";
 import * as embeddingNames from "./bundles/embedding_names.js";
@@ -14,13 +15,15 @@ import { loadWords } from "./editor/words.js";
  * `graphLoaded()` after a workflow was opened, and `setup()`, once. Importing a feature changes
  * nothing by itself.
  */
-const FEATURES = [about, runMonitor, runView, datasetGallery, bundleView, embeddingNames];
+const FEATURES = [about, colors, runMonitor, runView, datasetGallery, bundleView, embeddingNames];
 
 function loadStyle() {
   const link = document.createElement("link");
   link.rel = "stylesheet";
   link.href = new URL("./pivotal.css", import.meta.url).href;
+  const loaded = new Promise((done) => (link.onload = link.onerror = done));
   document.head.append(link);
+  return loaded;
 }
 
 app.registerExtension({
@@ -29,8 +32,8 @@ app.registerExtension({
   settings,
   aboutPageBadges: FEATURES.flatMap((feature) => feature.aboutPageBadges ?? []),
   init: loadWords,
-  setup() {
-    loadStyle();
+  async setup() {
+    await loadStyle();
     for (const feature of FEATURES) feature.setup?.();
   },
   nodeCreated(node) {
