@@ -16,7 +16,6 @@ from ....training.dataset.writing.write import (
     read_before,
 )
 from ..folders import is_writable, user_folder
-from ..roots import own_folders
 from ..users import current_user
 
 MOST_FILES = 20
@@ -61,10 +60,10 @@ def check_writable(dataset: Dataset) -> None:
     """Raise ValueError for a picture in a folder that the pack may not write to."""
     for record in dataset.records:
         if not is_writable(record.path):
-            roots = ", ".join(str(root) for root in own_folders())
             raise ValueError(
-                f"{record.path.name} is outside the folders that may be written to "
-                f"({roots}): copy the dataset there, or keep its captions in the graph."
+                f"{record.path.name} is outside the folders that may be written to, which are "
+                "ComfyUI's input, output and datasets folders: copy the dataset there, or keep its "
+                "captions in the graph."
             )
 
 
