@@ -207,14 +207,14 @@ def check_listed(extension: str) -> None:
 def no_picture(folder: Path, skipped: Notes, unread: Sequence[str]) -> str:
     """Why a folder has no usable picture, and what to do."""
     if skipped:
-        first = f"None of the {len(skipped)} images in {folder} can be used"
+        first = f"None of the {len(skipped)} images in {folder.name} can be used"
         return f"{first}: {skipped.sentences()[0]}"
     if unread:
-        return f"There is no image in {folder} itself, but in its subfolders {_cure(unread)}."
+        return f"There is no image in {folder.name} itself, but in its subfolders {_cure(unread)}."
     kinds = ", ".join(sorted(kind.lstrip(".") for kind in EXTENSIONS))
     parent = (
         " It is an N_concept folder: choose the folder above it."
         if split_concept(folder.name)
         else ""
     )
-    return f"There is no image in {folder} itself: put some there ({kinds}).{parent}"
+    return f"There is no image in {folder.name} itself: put some there ({kinds}).{parent}"

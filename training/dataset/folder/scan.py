@@ -72,7 +72,7 @@ def scan_folder(folder: Path, subfolders: Subfolders) -> list[ScannedFolder]:
     FileNotFoundError if the folder does not exist.
     """
     if not folder.is_dir():
-        raise FileNotFoundError(f"The folder {folder} does not exist: choose another dataset.")
+        raise FileNotFoundError(f"The folder {folder.name} does not exist: choose another dataset.")
     return list(_walk(folder, "", subfolders, os.path.realpath(folder), set()))
 
 
