@@ -176,7 +176,7 @@ def parse(words: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
         sub = commands.add_parser(name, help=(function.__doc__ or "").split("\n")[0], **options)
         if name == "bench":
             what = ["startup", "learning", "speed", "dataset", "names", "fuzz", "adapters"]
-            what += ["families", "runs", "kernels", "identity", "flags"]
+            what += ["families", "runs", "kernels", "identity", "flags", "routes"]
             sub.add_argument("what", choices=what)
     known, rest = parser.parse_known_args(words)
     if rest and known.command in ("demo", "registry"):

@@ -16,6 +16,7 @@ import kernels.report
 import memory
 import names
 import pytest
+import routes
 import runs.report
 import speed.report
 import startup
@@ -29,6 +30,7 @@ PAGES: dict[str, Callable[[Any], str]] = {
     "identity": identity.page,
     "kernels": kernels.report.page,
     "memory": memory.page,
+    "routes": routes.page,
     "runs": runs.report.page,
     "speed": speed.report.page,
     "startup": startup.page,

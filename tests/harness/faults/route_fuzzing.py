@@ -173,7 +173,9 @@ def faults(request: Request, answer: Answer, known: Known) -> Iterator[str]:
     hosts_own = request.method == "OPTIONS" and not body
     if 200 <= status < 400 and not request.ours and not hosts_own:
         yield f"{status} for what no page of ours sends: {request.data[:200]!r}"
-    if request.plain and status != PLAIN.get(request.route, 200):
+    # Earlier requests may have left a caption that cannot grow.
+    grown = status == 400 and request.route.endswith("replace") and b"characters, and" in body
+    if request.plain and status != PLAIN.get(request.route, 200) and not grown:
         yield f"{status} for what the editor sends: {body[:100]!r}"
     for words in (known.base, "Traceback", SECRET):
         if words.encode() in body:
@@ -191,6 +193,9 @@ class MemoryOf:
 
     def __init__(self, pid: int) -> None:
         self._status = Path(f"/proc/{pid}/status")
+        # Makes the peak begin here; the run before has taken more.
+        with suppress(OSError):
+            Path(f"/proc/{pid}/clear_refs").write_text("5")
 
     def now(self) -> int:
         return self._read("VmRSS")

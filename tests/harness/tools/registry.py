@@ -21,7 +21,7 @@ COMFY_CLI = "comfy-cli==1.23.0"
 LINTER = "check-jsonschema==0.39.0"
 AUTHOR = ("-c", "user.name=dev", "-c", "user.email=dev@example.invalid")
 # What users need, by the first part of a path.
-SHIPPED = {"__init__.py", "CHANGELOG.md", "LICENSE", "README.md", "pyproject.toml"}
+SHIPPED = {"__init__.py", "CHANGELOG.md", "LICENSE", "README.md", "SECURITY.md", "pyproject.toml"}
 SHIPPED |= {"requirements.txt", "bundles", "example_workflows", "locales", "nodes", "training"}
 SHIPPED |= {"web"}
 SUFFIXES = {".py", ".md", ".js", ".css", ".json", ".jpg", ".png", ".svg", ".webp", ".toml"}
