@@ -15,7 +15,7 @@ from .dataset import (
     review_dataset,
 )
 from .evaluate import compare, scores
-from .host import routes, users, versions
+from .host import routes, user_files, users, versions
 from .host.bundle import routes as bundle_routes
 from .host.dataset import gallery
 from .host.run import routes as run_routes
@@ -49,6 +49,7 @@ ROUTES: list[routes.Route] = [
     *run_routes.ROUTES,
     *gallery.ROUTES,
     *bundle_routes.ROUTES,
+    *user_files.ROUTES,
 ]
 
 

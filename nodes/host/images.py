@@ -15,6 +15,7 @@ from ...training.dataset.pictures.pixels import to_picture, to_tensor
 from .folders import user_folder
 
 FORMATS = {".png": "PNG", ".jpg": "JPEG", ".webp": "WEBP"}
+_HANDED_OUT: set[Path] = set()
 
 
 def as_image(picture: Image.Image) -> Tensor:
@@ -46,9 +47,15 @@ def keep_picture(pixels: Tensor, what: str = "The image") -> Path:
     picture = to_picture(pixels)
     name = hashlib.sha256(repr((picture.size, picture.mode)).encode() + picture.tobytes())
     path = user_folder("pictures") / f"{name.hexdigest()[:32]}.png"
+    _HANDED_OUT.add(path)
     if not is_whole(path, picture.size):
         save_picture(path, picture, compress_level=1)
     return path
+
+
+def is_handed_out(path: Path) -> bool:
+    """Whether a node has got this file since the server started: the host may hold its output."""
+    return path in _HANDED_OUT
 
 
 def is_whole(path: Path, size: tuple[int, int] | None = None) -> bool:

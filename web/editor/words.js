@@ -5,10 +5,11 @@ import { app } from "../../../scripts/app.js";
 const ENGLISH = "en";
 /** @type {Record<string, string>} */
 let words = {};
+let language = ENGLISH;
 
 /** Read the words of the editor's language, before anything is shown. */
 export async function loadWords() {
-  const language = app.extensionManager?.setting?.get("Comfy.Locale") ?? ENGLISH;
+  language = app.extensionManager?.setting?.get("Comfy.Locale") ?? ENGLISH;
   if (language === ENGLISH) return;
   const answer = await api.fetchApi("/i18n").then((response) => response.json(), () => ({}));
   words = answer[language]?.pivotal ?? {};
@@ -27,4 +28,20 @@ export function say(text, values = {}) {
 /** A word that comes from the server, such as a run's state; unknown ones stay as they are. */
 export function word(text) {
   return words[text] ?? text;
+}
+
+/** A number of bytes as megabytes, or as gigabytes where there are many. */
+export function fileSize(bytes) {
+  const [size, unit] = bytes < 1e9 ? [bytes / 1e6, "megabyte"] : [bytes / 1e9, "gigabyte"];
+  return size.toLocaleString(tag(), { style: "unit", unit, maximumFractionDigits: 1 });
+}
+
+/** The day of a time, in seconds since 1970. */
+export function day(seconds) {
+  return new Date(seconds * 1000).toLocaleDateString(tag(), { dateStyle: "medium" });
+}
+
+/** The editor's language for numbers and dates; those of English differ by country. */
+function tag() {
+  return language === ENGLISH ? undefined : language;
 }

@@ -4,6 +4,7 @@ import { on } from "../editor/api.js";
 import { colorOf, drawLines, short } from "./chart.js";
 import { make, setText } from "../editor/dom.js";
 import { showControls } from "./controls.js";
+import { keptView } from "./kept.js";
 import { showPreviews } from "./previews.js";
 import * as series from "./series.js";
 import { listen, listTrouble, refreshRun, runNames, runOf, seriesList, watch } from "./store.js";
@@ -52,9 +53,14 @@ function open(container) {
   const charts = make("div.pivotal-charts");
   const previews = make("div.pivotal-previews");
   const detail = make("div.pivotal-detail", {}, status, controls, facts, charts, previews);
-  const root = make("div.pivotal-monitor", {}, list, detail);
+  const kept = keptView();
+  const toggle = { ariaPressed: "false", on: { click: () => showKept(kept.root.hidden) } };
+  const entry = make("button.pivotal-run.pivotal-kept-entry", toggle, say("What Pivotal keeps"));
+  const side = make("div.pivotal-side", {}, list, entry);
+  const root = make("div.pivotal-monitor", {}, side, detail, kept.root);
   container.replaceChildren(root);
-  panel = { root, list, status, controls, facts, charts, previews, chosen: null, follows: true };
+  panel = { root, list, detail, kept, entry, status, controls, facts, charts, previews };
+  Object.assign(panel, { chosen: null, follows: true });
   panel.unwatch = watch((name) => {
     if (name === null) showList();
     else markState(name);
@@ -76,6 +82,16 @@ function close() {
   panel?.resized.disconnect();
   panel?.root.remove();
   panel = null;
+}
+
+/** Show what is kept in the place of a run, or the run again. */
+function showKept(isShown) {
+  panel.kept.root.hidden = !isShown;
+  panel.detail.hidden = isShown;
+  panel.entry.ariaPressed = String(isShown);
+  panel.entry.classList.toggle("chosen", isShown);
+  if (isShown) panel.kept.refresh();
+  else draw();
 }
 
 function showList() {
@@ -111,6 +127,7 @@ function listed(name) {
   const parts = [make("span", {}, name), make("small", {}, stateOf(name))];
   const on = {
     click() {
+      showKept(false);
       panel.follows = runOf(name).summary.state === "running";
       choose(name);
     },

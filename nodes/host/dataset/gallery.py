@@ -69,6 +69,11 @@ def review_path(identity: str) -> Path:
     return user_folder("reviews") / f"{identity}.jsonl"
 
 
+def is_reviewed(path: Path) -> bool:
+    """Whether these edits have been shown since the server started, so that it continues them."""
+    return path.suffix == ".jsonl" and path.stem in REVIEWED and path == review_path(path.stem)
+
+
 def review_of(identity: str) -> Review:
     """The edits of a dataset, whose id is sixteen hex digits."""
     return Review(review_path(identity))

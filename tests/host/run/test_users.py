@@ -160,3 +160,19 @@ def test_a_prompt_cannot_say_that_it_is_of_another_user(shared, users, of_alice)
         queued = shared.post("/prompt", prompt)["prompt_id"]
         shown = shared.wait(queued, 120)["outputs"][review]["review"][0]["dataset"]
     assert shown != of_alice["dataset"]
+
+
+def test_what_is_kept_is_counted_for_everybody_and_removed_by_nobody(shared, users):
+    old = shared.base / "user" / "pivotal" / "thumbs" / f"{'0' * 32}.webp"
+    old.parent.mkdir(parents=True, exist_ok=True)
+    old.write_bytes(b"x")
+    for user in (*users, ""):
+        with shared.asked_by(user):
+            answer = shared.get("/pivotal/kept")
+            assert "python training/kept.py" in answer["closed"]
+            assert not any(name in json.dumps(answer) for name in users)
+            assert {row["kind"]: row["files"] for row in answer["kinds"]}["thumbs"] >= 1
+            for extra in ({}, {"id": "0123456789abcdef"}):
+                order = {"kinds": ["thumbs"], "days": 0, **extra}
+                assert shared.status("/pivotal/kept/prune", order) == 403
+    assert old.exists()
