@@ -15,6 +15,8 @@ pytest.importorskip("comfy_api", reason="needs ComfyUI: set PIVOTAL_COMFYUI")
 pytestmark = pytest.mark.host
 
 from pack.nodes.extension import NODES  # noqa: E402
+from pack.nodes.host.user_files import SHARED as SHARED_FILES  # noqa: E402
+from pack.training.kept import KINDS  # noqa: E402
 from pack.training.series import SERIES  # noqa: E402
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -192,9 +194,9 @@ def spoken() -> set[str]:
         one for entry in found for one in ([entry] if isinstance(entry, str) else entry) if one
     }
     spelled = {part[1:-1] for part in parts if " " in part or part[1:2].isalpha()}
-    return (
-        spelled | FROM_SERVER | {text for one in SERIES for text in (one.title, one.unit) if text}
-    )
+    served = {text for one in SERIES for text in (one.title, one.unit) if text}
+    served |= {text for one in KINDS for text in (one.title, one.lost)} | {SHARED_FILES}
+    return spelled | FROM_SERVER | served
 
 
 NOT_SPOKEN = re.compile(r"^(Pivotal[_.].*|pivotal\..*|\(connected bundle\)|https://.*|en)$")

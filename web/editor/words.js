@@ -30,10 +30,12 @@ export function word(text) {
   return words[text] ?? text;
 }
 
-/** A number of bytes as megabytes, or as gigabytes where there are many. */
+const UNITS = [[1e9, "gigabyte"], [1e6, "megabyte"], [1e3, "kilobyte"]];
+
+/** A number of bytes in the unit in which it is neither 0 nor long. */
 export function fileSize(bytes) {
-  const [size, unit] = bytes < 1e9 ? [bytes / 1e6, "megabyte"] : [bytes / 1e9, "gigabyte"];
-  return size.toLocaleString(tag(), { style: "unit", unit, maximumFractionDigits: 1 });
+  const [whole, unit] = UNITS.find(([least]) => bytes >= least) ?? UNITS.at(-1);
+  return (bytes / whole).toLocaleString(tag(), { style: "unit", unit, maximumFractionDigits: 1 });
 }
 
 /** The day of a time, in seconds since 1970. */

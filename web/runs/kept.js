@@ -20,7 +20,7 @@ class KeptView {
     this.days = number(DAYS, changed);
     this.most = number("", { ...changed, step: "any", placeholder: say("any size") });
     this.look = button(say("Show what would be removed"), () => this.ask(null));
-    this.remove = button("", () => this.ask(this.shown));
+    this.remove = button(say("Remove these files"), () => this.ask(this.shown));
     this.remove.classList.add("pivotal-danger");
     this.said = make("div.pivotal-kept-said", { role: "status" });
     this.form = make(
@@ -31,7 +31,7 @@ class KeptView {
       this.look,
       this.remove,
     );
-    const heads = ["", say("kept"), say("files"), say("size"), say("last written"), say("if removed")];
+    const heads = [say("kept"), say("files"), say("size"), say("last written"), say("if removed")];
     const head = make("tr", {}, ...heads.map((text) => make("th", { scope: "col" }, text)));
     const table = make("table.pivotal-kept-table", {}, make("thead", {}, head), this.rows);
     this.root = make("div.pivotal-kept", { hidden: true }, table, this.form, this.said);
@@ -85,9 +85,8 @@ class KeptView {
     const lost = listOf(kinds).map((kind) => `${word(kind.title)}: ${word(kind.lost)}`);
     this.forget();
     if (!files) return setText(this.said, say("Nothing would be removed."));
-    const first = say("{files} files, {size}, would be removed.", { files, size });
+    const first = say("Files that would be removed: {files}, {size}.", { files, size });
     this.said.replaceChildren(...[first, ...lost].map((text) => make("div", {}, text)));
-    setText(this.remove, say("Remove {files} files", { files }));
     this.shown = id;
     this.remove.hidden = false;
   }
@@ -99,15 +98,15 @@ function total(kinds) {
 }
 
 function done({ kinds, left }) {
-  const text = say("{files} files, {size}, were removed.", total(kinds));
-  return left ? `${text} ${say("{left} files were in use or had changed, and were left.", { left })}` : text;
+  const text = say("Files removed: {files}, {size}.", total(kinds));
+  return left ? `${text} ${say("Files in use or changed, and left: {left}.", { left })}` : text;
 }
 
 function row({ kind, title, lost, is_work, files, bytes, oldest, newest }, chosen, isClosed) {
   const checked = !isClosed && (chosen ? chosen.includes(kind) : !is_work);
   const box = make("input", { type: "checkbox", value: kind, checked, disabled: isClosed });
   const dates = files ? [...new Set([day(oldest), day(newest)])].join(" - ") : "";
-  const label = make("label", {}, box, ` ${word(title)}`);
+  const label = make("label", {}, box, word(title));
   const cells = [String(files), fileSize(bytes), dates, word(lost)];
   const shown = make("tr", { data: { kind } }, make("td", {}, label), ...cells.map((text) => make("td", {}, text)));
   shown.classList.toggle("pivotal-kept-work", is_work);
