@@ -321,7 +321,10 @@ def main(arguments: Sequence[str]) -> int:
     except (ValueError, OSError) as error:
         sys.stderr.write(f"{error}\n")
         return 1
-    sys.stdout.write("".join(f"{line}\n" for line in lines))
+    # A console may have no sign for a letter in the name of a user.
+    coding = sys.stdout.encoding or "utf-8"
+    text = "".join(f"{line}\n" for line in lines)
+    sys.stdout.write(text.encode(coding, "backslashreplace").decode(coding))
     return 0
 
 

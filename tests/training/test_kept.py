@@ -228,10 +228,19 @@ def test_the_command_answers_a_mistake_with_a_sentence(root: Path, wrong: list[s
 
 def test_the_command_runs_by_its_path_from_anywhere(root: Path, tmp_path: Path):
     """As in ComfyUI's portable version, whose Python looks in no folder of the user's."""
-    ask = [sys.executable, "-I", str(SCRIPT), "show", "--folder", str(root)]
-    done = subprocess.run(ask, cwd=tmp_path, capture_output=True, text=True, timeout=60)
+    script = [sys.executable, "-I", str(SCRIPT)]
+    ask = {"cwd": tmp_path, "capture_output": True, "timeout": 60}
+    done = subprocess.run([*script, "show", "--folder", str(root)], **ask)
     assert done.returncode == 0, done.stderr
-    assert "latents" in done.stdout
+    assert b"latents" in done.stdout
+
+
+def test_a_console_without_a_letter_shows_the_rest(root: Path):
+    plain = {"PYTHONIOENCODING": "ascii:strict", "PYTHONUTF8": "0"}
+    ask = [sys.executable, str(SCRIPT), "prune", "history", "--remove", "--folder", str(root)]
+    done = subprocess.run(ask, capture_output=True, timeout=60, env={**os.environ, **plain})
+    assert done.returncode == 0 and done.stderr == b""
+    assert b"history_Alice M\\xfcller.jsonl" in done.stdout
 
 
 def test_the_usual_folder_is_that_of_the_comfyui_around_the_pack():
