@@ -129,7 +129,9 @@ class Pruning:
     def __post_init__(self) -> None:
         known = [one.kind for one in KINDS]
         if unknown := [kind for kind in self.kinds if kind not in known]:
-            raise ValueError(f'Nothing called "{unknown[0]}" is kept: choose {", ".join(known)}.')
+            raise ValueError(
+                f'Nothing called "{unknown[0][:40]}" is kept: choose {", ".join(known)}.'
+            )
         if not 0 <= self.older_than_days <= MOST_DAYS:
             raise ValueError(f"A number of days must be from 0 to {MOST_DAYS}.")
         if self.most_bytes is not None and self.most_bytes < 0:

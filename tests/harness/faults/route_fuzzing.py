@@ -31,6 +31,8 @@ NODES = Path(__file__).with_name("touched_files.py")
 SECONDS, PATIENCE = 120.0, 0.3
 PLAIN = {"POST /pivotal/runs/{run}/ask": 409}
 """Answers to what the editor sends, where that is not 200: the run has finished"""
+CLOSED = {**PLAIN, "POST /pivotal/kept/prune": 403}
+"""The same with --multi-user"""
 OWN_WORDS = re.compile(r"[A-Za-z\"].*[.]", re.DOTALL)
 
 
@@ -175,7 +177,8 @@ def faults(request: Request, answer: Answer, known: Known) -> Iterator[str]:
         yield f"{status} for what no page of ours sends: {request.data[:200]!r}"
     # Earlier requests may have left a caption that cannot grow.
     grown = status == 400 and request.route.endswith("replace") and b"characters, and" in body
-    if request.plain and status != PLAIN.get(request.route, 200) and not grown:
+    wanted = (CLOSED if known.user else PLAIN).get(request.route, 200)
+    if request.plain and status != wanted and not grown:
         yield f"{status} for what the editor sends: {body[:100]!r}"
     for words in (known.base, "Traceback", SECRET):
         if words.encode() in body:

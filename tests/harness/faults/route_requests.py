@@ -12,7 +12,7 @@ import random
 import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, partial
 from urllib.parse import quote
 
 SECRET = "what lies outside the folders"
@@ -109,8 +109,10 @@ ROUTES = (
     "POST /pivotal/datasets/{dataset}/replace",
     "POST /pivotal/datasets/{dataset}/undo",
     "GET /pivotal/bundle",
+    "GET /pivotal/kept",
+    "POST /pivotal/kept/prune",
 )
-USERLESS = ("GET /pivotal/bundle",)
+USERLESS = ("GET /pivotal/bundle", "GET /pivotal/kept")
 """Routes that show the same to every user"""
 
 
@@ -151,6 +153,8 @@ def plain_request(rng: random.Random, route: str, known: Known) -> Draft:
         draft.set("Content-Type", JSON)
         draft.set("Origin", f"http://127.0.0.1:{known.port}")
         draft.body = json.dumps(plain_body(draft)).encode()
+    # Users share what is kept, so that none of them removes it.
+    draft.refuse(bool(known.user) and route.endswith("prune"))
     return draft
 
 
@@ -170,6 +174,8 @@ def plain_body(draft: Draft) -> dict[str, object]:
     if draft.route.endswith("replace"):
         find = draft.rng.choice(["TOK", "a", "cat", "garden"])
         return {"find": find, "replace": new, "preview": draft.rng.random() < 0.5}
+    if draft.route.endswith("prune"):
+        return {"kinds": ["latents", "thumbs"], "days": draft.rng.choice([0, 30]), "bytes": None}
     return {}
 
 
@@ -343,6 +349,17 @@ def strange_fields(draft: Draft) -> None:
         kinds = {"caption": str, "enabled": bool}
         right = all(isinstance(fields[n], k) for n, k in kinds.items() if n in fields)
         draft.refuse(not right or name in ("item", "tag"))
+    elif draft.route.endswith("prune"):
+        name, value = rng.choice(["kinds", "days", "bytes", "id"]), rng.choice(VALUES + TEXTS)
+        is_number = type(value) in (int, float) and 0 <= value <= 1e5
+        fields[name] = value
+        right = {
+            "kinds": False,
+            "days": is_number,
+            "bytes": value in (None, 0),
+            "id": value is None,
+        }
+        draft.refuse(not right[name])
     else:
         find, new = ["a", "x", "TOK", *TEXTS], ["a a", *TEXTS]
         fields = {
@@ -380,7 +397,9 @@ def bad_chunks(draft: Draft) -> None:
 
 
 def compressed(draft: Draft) -> None:
-    name, pack = draft.rng.choice([("gzip", gzip.compress), ("deflate", zlib.compress)])
+    # Otherwise gzip writes the time into it, and a seed would be another request each second.
+    zipped = partial(gzip.compress, mtime=0)
+    name, pack = draft.rng.choice([("gzip", zipped), ("deflate", zlib.compress)])
     draft.set("Content-Encoding", name)
     draft.body = pack(draft.body)
 
