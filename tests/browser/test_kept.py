@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
+import shutil
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -82,6 +84,31 @@ def test_it_is_shown_then_what_would_be_removed_then_it_is_removed(editor: Edito
     expect(button(editor, "Show what would be removed")).to_be_focused()
     button(editor, "Show what would be removed").click()
     said(editor, "Nothing would be removed.")
+
+
+def test_it_is_found_below_many_runs_with_charts(editor: Editor, server: Server):
+    runs = [server.base / "output" / "pivotal" / f"many {number}" for number in range(40)]
+    line = {"step": 1, "steps": 2, "loss": 0.5, "losses": [0.5], "norms": {"a": 1}, "d": {"a": 1}}
+    try:
+        for run in runs:
+            run.mkdir(parents=True)
+            (run / "run.json").write_text("{}")
+            (run / "report.jsonl").write_text(json.dumps(line) + "\n")
+        editor.reload()
+        if not editor.page.locator(".pivotal-monitor").count():
+            editor.open_panel("pivotal.runs")
+        editor.page.locator(".pivotal-run[data-run='many 39']").wait_for()
+        expect(entry(editor)).to_be_in_viewport(ratio=1)
+        editor.shot("kept_entry")
+        editor.page.locator(".pivotal-run[data-run='many 0']").scroll_into_view_if_needed()
+        entry(editor).click()
+        expect(editor.page.locator("tr[data-kind=latents]")).to_be_in_viewport(ratio=1)
+        editor.shot("kept_scrolled")
+    finally:
+        for run in runs:
+            shutil.rmtree(run, ignore_errors=True)
+        # The page would ask for the run that it showed.
+        editor.reload()
 
 
 def test_whoever_changes_the_order_sees_again_what_would_be_removed(editor: Editor):
