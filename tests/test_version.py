@@ -46,11 +46,18 @@ def test_what_manager_installs_is_what_is_looked_for():
 def test_missing_packages_are_named_in_one_line(monkeypatch, caplog):
     monkeypatch.setattr(versions, "NEEDED", ("diffusers", "no_such_one", "nor_this"))
     with caplog.at_level(logging.WARNING):
-        versions.report_missing()
+        versions.report_missing("13.0.0")
     (line,) = caplog.messages
     assert line.startswith("Pivotal misses no_such_one and nor_this: run python -m pip install")
 
 
 def test_nothing_is_said_when_all_are_there(caplog):
-    versions.report_missing()
+    versions.report_missing("13.0.0")
     assert caplog.messages == []
+
+
+def test_a_pillow_with_known_holes_is_one_line_and_the_floor_is_the_one_of_the_documents(caplog):
+    versions.report_missing("12.9.1")
+    (line,) = caplog.messages
+    assert line.startswith("Pillow 12.9.1 can be harmed by images of strangers")
+    assert f"| Pillow | {versions.LEAST_PILLOW}.0 |" in (ROOT / "SECURITY.md").read_text("utf-8")

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import comfy.model_management as management
 import comfyui_version
+import PIL
 import torch
 
 OLDEST = (0, 16, 3)
@@ -30,8 +31,21 @@ def check_version(version: str = comfyui_version.__version__) -> None:
         )
 
 
-def report_missing() -> None:
-    """Log one line that names every missing package; nodes that need none of them work anyway."""
+LEAST_PILLOW = 13
+"""Older versions can be harmed by images of strangers; SECURITY.md names the advisories."""
+
+
+def report_missing(pillow: str = PIL.__version__) -> None:
+    """Log a line for packages that are missing, and one for a Pillow with known holes.
+
+    Nodes that need no missing package work anyway, and images are opened with any Pillow.
+    """
+    if int(pillow.partition(".")[0]) < LEAST_PILLOW:
+        logging.getLogger(__name__).warning(
+            "Pillow %s can be harmed by images of strangers: open only your own, or run python -m "
+            "pip install --upgrade pillow with ComfyUI's Python.",
+            pillow,
+        )
     missing = [name for name in NEEDED if find_spec(name) is None]
     if missing:
         logging.getLogger(__name__).warning(
