@@ -295,6 +295,8 @@ def match_rows(table: Table, pictures: Iterable[Path], folder: Path) -> Matches:
                 found[path] = rank, [place]
             elif rank == best:
                 places.append(place)
+    # On a network each look takes time, and a table may be of a million images elsewhere.
+    lost = [name for name in lost[:LOOKED_FOR] if not named.is_there(name)] + lost[LOOKED_FOR:]
     matches = Matches({}, lost, vague, [], [])
     for path, (_, every) in found.items():
         # An empty row is not read, but it is the one to write.
@@ -311,6 +313,8 @@ def match_rows(table: Table, pictures: Iterable[Path], folder: Path) -> Matches:
 
 
 EXACT, LONGER, SHORTER, NONE = range(4)
+LOOKED_FOR = 500
+"""Files of rows without a picture that are looked for, since a folder that is not read has them"""
 
 
 def parts_of(name: str) -> Parts:
@@ -327,6 +331,7 @@ class _Pictures:
 
     def __init__(self, paths: Iterable[Path], folder: Path):
         self._folder = folder
+        self._folders: dict[Path, bool] = {}
         self._by_name: dict[str, list[tuple[Path, Parts]]] = {}
         self._by_stem: dict[str, list[tuple[Path, Parts]]] = {}
         for path in dict.fromkeys(paths):
@@ -341,6 +346,8 @@ class _Pictures:
         if not parts:
             return NONE, []
         groups = [by.get(parts[-1], []) for by in (self._by_name, self._by_stem)]
+        if not any(groups):
+            return NONE, []
         folders = parts[:-1]
         for group in groups:
             if exact := [path for path, own in group if own == folders]:
@@ -361,8 +368,18 @@ class _Pictures:
                 return SHORTER, shorter
         return NONE, []
 
+    def is_there(self, name: str) -> bool:
+        """Whether the file that a row names is there, relative to the table."""
+        return self._is_file(_pieces(name))
+
     def _is_file(self, pieces: Sequence[str]) -> bool:
-        return ".." not in pieces and self._folder.joinpath(*pieces).is_file()
+        if ".." in pieces:
+            return False
+        # Rows name few folders, and on a network each look takes time.
+        parent = self._folder.joinpath(*pieces[:-1])
+        if parent not in self._folders:
+            self._folders[parent] = parent.is_dir()
+        return self._folders[parent] and (parent / pieces[-1]).is_file()
 
 
 def _ends_with(whole: Parts, end: Parts) -> bool:
