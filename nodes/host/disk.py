@@ -45,7 +45,13 @@ class Disk:
             writer(path, *content, **options)
         except (OSError, SafetensorError) as error:
             if self.trouble is None:
-                LOG.warning("%s could not be written to %s (%s).", what, path, error)
+                LOG.warning(
+                    "%s could not be written to %s (%s): make room or access there; training "
+                    "continues without it.",
+                    what,
+                    path,
+                    error,
+                )
             # Every page of the server shows this one, so it has no path.
             reason = error.strerror if isinstance(error, OSError) and error.strerror else error
             self.trouble = (
