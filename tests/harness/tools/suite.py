@@ -20,8 +20,10 @@ from harness.tools.environment import ROOT, say
 APART = (
     "tests/browser",
     "tests/host/bundle",
+    "tests/host/captioners",
     "tests/host/evaluate",
     "tests/host/text",
+    "tests/training",
     "tests/world",
 )
 """What runs in the second process: the browser's tests first, and as much as makes both even."""
