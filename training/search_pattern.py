@@ -41,8 +41,8 @@ def _too_long() -> ValueError:
 class SearchPattern:
     """A regular expression in Python's syntax; all its searches together have ten seconds.
 
-    Some expressions, such as repeats inside repeats, take longer than the universe on a short text,
-    and Python's own module can be interrupted by nothing, not even Cancel. Raises re.error for text
+    Repeats inside repeats can take years on a short text, and nothing can interrupt Python's own
+    module, not even Cancel. Raises re.error for text
     that is not a pattern.
     """
 

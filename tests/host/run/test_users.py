@@ -15,21 +15,15 @@ from host.run.test_cancel import server_graph
 
 from factories import write_pictures
 from harness.faults.cancelling import furnish
-from harness.host.server import Server, ServerFailed
+from harness.faults.route_fuzzing import Asked
+from harness.host.server import ServerFailed
 
 HOST = pytest.importorskip("comfy.cli_args").__file__
 RUN = "same name"
 
 
-class UsersServer(Server):
+class UsersServer(Asked):
     """A server that is asked by one user or another."""
-
-    user = ""
-
-    def answer(self, request: urllib.request.Request) -> Any:
-        if self.user:
-            request.add_header("Comfy-User", self.user)
-        return super().answer(request)
 
     @contextmanager
     def asked_by(self, user: str) -> Iterator[None]:

@@ -68,11 +68,7 @@ class Sidecars:
                 continue
             text, guessed = read_text(path)
             if guessed:
-                self.notes.add(
-                    f"{path.name} is not UTF-8 text and was read as Windows-1252: save it as "
-                    "UTF-8.",
-                    path.name,
-                )
+                _note_guess(path, self.notes)
             self._shared(path, "", picture)
             yield SidecarCaption(text, extension, CaptionPlace(path, "", text))
 
@@ -108,7 +104,7 @@ def read_tables(places: Sequence[ScannedFolder], notes: Notes) -> list[CaptionTa
         paths = {p for p in place.files.values() if p.suffix.lower() in TABLE_EXTENSIONS}
         for path in sorted(paths, key=lambda p: p.name):
             try:
-                text, _ = read_text(path, MOST_OF_A_TABLE)
+                text, guessed = read_text(path, MOST_OF_A_TABLE)
             except ValueError as error:
                 notes.add(str(error), path.name)
                 continue
@@ -121,11 +117,18 @@ def read_tables(places: Sequence[ScannedFolder], notes: Notes) -> list[CaptionTa
                 )
                 continue
             matches = match_rows(table, pictures, place.path)
+            if guessed and matches.rows:
+                _note_guess(path, notes)
             for sentence in [*table.oddities, *_oddities(matches, place.key + path.name)]:
                 notes.add(sentence, path.name)
             if matches.rows:
                 found.append(CaptionTable(path, table, matches))
     return found
+
+
+def _note_guess(path: Path, notes: Notes) -> None:
+    sentence = f"{path.name} is not UTF-8 text and was read as Windows-1252: save it as UTF-8."
+    notes.add(sentence, path.name)
 
 
 def _oddities(matches: Matches, name: str) -> Iterator[str]:

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from .names import same_name
+from .notes import Notes
 from .text_files import clean
 
 NAME_COLUMNS = ("file_name", "image_file", "image", "file", "filename")
@@ -56,14 +57,14 @@ class JsonLines(Table):
         self._mark = MARK if before.startswith(MARK) else ""
         self._lines = [line for line in before.removeprefix(MARK).split("\n") if line.strip()]
         self._rows: list[dict[str, Any]] = []
-        self.oddities = []
+        notes = Notes()
         for number, line in enumerate(self._lines, 1):
             row = self._object(line, number)
             if not field_of(row, NAME_COLUMNS):
-                self.oddities.append(
-                    f"Line {number} of {file} is not a caption of an image: correct it."
-                )
+                sentence = f"Line {number} of {file} is not a caption of an image: correct it."
+                notes.add(sentence, f"Line {number}")
             self._rows.append(row)
+        self.oddities = list(notes.sentences())
         self.names = [field_of(row, NAME_COLUMNS) for row in self._rows]
 
     def _object(self, line: str, number: int) -> dict[str, Any]:
@@ -102,8 +103,8 @@ class Csv(Table):
         body = before.removeprefix(MARK)
         self._mark = MARK if before.startswith(MARK) else ""
         self._end = "\r\n" if "\r\n" in before else "\n"
-        self._separator = separator_of(body)
         try:
+            self._separator = separator_of(body)
             read = csv.reader(io.StringIO(body, newline=""), delimiter=self._separator)
             rows = [row for row in read if row]
         except csv.Error as error:
@@ -225,7 +226,10 @@ def parsed_json(text: str) -> Any:
 
 
 def separator_of(text: str) -> str:
-    """What stands between the cells of a table: that which gives the header its columns."""
+    """What stands between the cells of a table: that which gives the header its columns.
+
+    Raises csv.Error for a first line that is too long to be a header.
+    """
     header = next((line for line in text.splitlines() if line.strip()), "")
     best, most = SEPARATORS[0], 0
     for separator in SEPARATORS:

@@ -176,11 +176,11 @@ class _Folders:
 
     def find(self, path: Path) -> Path:
         """The file with this name, or the one that has it in another case or form."""
+        if os.path.lexists(path):
+            return path
         if path.parent not in self._files:
             names = sorted(p.name for p in path.parent.iterdir()) if path.parent.is_dir() else []
             self._files[path.parent] = {same_name(name): name for name in names}
-        if os.path.lexists(path):
-            return path
         return path.with_name(self._files[path.parent].get(same_name(path.name), path.name))
 
 
@@ -208,7 +208,7 @@ def _rewritten(
 ) -> str:
     """The table with the captions; the same text if no caption changes."""
     try:
-        table = parse_table(path, before)
+        table = parse_table(path, _as_read(before))
     except ValueError as error:
         raise ValueError(_unwritable(path, str(error))) from error
     if table.unsafe:
@@ -227,6 +227,15 @@ def _rewritten(
             table.put(place, record.path.relative_to(path.parent).as_posix(), new)
             changed = True
     return table.text() if changed else before
+
+
+def _as_read(before: str) -> str:
+    """A table's text as its reader has it; one in another encoding is written as UTF-8."""
+    try:
+        before.encode()
+    except UnicodeEncodeError:  # its bytes are not UTF-8
+        return decoded(before.encode("utf-8", "surrogateescape"))[0]
+    return decoded(before.encode())[0] if "\0" in before else before
 
 
 def _unwritable(path: Path, why: str) -> str:

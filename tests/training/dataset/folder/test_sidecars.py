@@ -126,6 +126,7 @@ def test_rows_of_no_image_and_of_several_are_noted_once_a_table(tmp_path: Path):
 FOREIGN = {
     "sales.csv": "id;price\n1;9,99\n",
     "long.csv": "id,data\n1," + "x" * 131_073 + "\n",
+    "long first.csv": "x" * 131_073 + ",data\n1,2\n",
     "workflow.json": json.dumps({"3": {"inputs": {"seed": 1}, "class_type": "KSampler"}}),
     "deep.json": "[" * 100_000,
     "list.json": "[1, 2]",
@@ -158,6 +159,21 @@ def test_a_file_that_is_longer_than_captions_are_is_named_and_not_read(
     said = [text for text in (*dataset.notes, *dataset.skipped) if file in text]
     assert len(said) == 1 and "MB, which is more than captions have" in said[0]
     assert "b.png" in [record.name for record in dataset.records]
+
+
+def test_a_table_in_another_encoding_is_said_to_be_a_guess_and_many_bad_lines_are_one_note(
+    tmp_path: Path,
+):
+    picture(tmp_path / "a.png")
+    (tmp_path / "metadata.csv").write_bytes("file_name,text\na.png,caf\u00e9\n".encode("cp1252"))
+    (tmp_path / "bad.jsonl").write_text("[1]\n" * 40)
+    dataset = read_folder(tmp_path)
+    assert [r.caption for r in dataset.records] == ["caf\u00e9"]
+    assert sorted(dataset.notes) == [
+        "Line 1 of bad.jsonl is not a caption of an image: correct it. The same is true of 39 "
+        "others: Line 2, Line 3, Line 4 and 36 more.",
+        "metadata.csv is not UTF-8 text and was read as Windows-1252: save it as UTF-8.",
+    ]
 
 
 def test_halves_of_characters_in_a_table_are_joined_or_replaced(tmp_path: Path):

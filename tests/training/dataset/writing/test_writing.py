@@ -253,6 +253,19 @@ def test_a_caption_in_a_table_above_its_folder_is_written_there(tmp_path: Path):
     assert (folder / "dog" / "metadata.csv").read_text() == "file_name,text\n1.png,a dog\n"
 
 
+@pytest.mark.parametrize("encoding", ["cp1252", "utf-16", "utf-16-le"])
+def test_a_table_in_another_encoding_is_written_whole_and_undone_to_the_byte(folder, encoding):
+    (folder / "a.txt").unlink()
+    Image.new("RGB", (8, 8)).save(folder / "caf\u00e9.png")
+    before = "file_name,text\ncaf\u00e9.png,cr\u00e8me\na.png,one\n".encode(encoding)
+    (folder / "metadata.csv").write_bytes(before)
+    now = rewritten(folder, **{"caf\u00e9": "cr\u00e8me, new"})
+    assert now == {"a": "one", "b": "", "c": "", "caf\u00e9": "cr\u00e8me, new"}
+    assert len((folder / "metadata.csv").read_text("utf-8").splitlines()) == 3
+    CaptionHistory(folder.parent / "history.jsonl").undo(1)
+    assert (folder / "metadata.csv").read_bytes() == before
+
+
 def test_a_caption_edited_by_hand_since_it_was_read_is_kept(folder: Path):
     (folder / "a.txt").write_text("old")
     records = captioned(folder, a="old, new")
