@@ -16,7 +16,7 @@ from comfy.cli_args import args
 from .versions import is_within
 
 OWNERS_FILE = "folders.txt"
-WHERE = f"pivotal/{OWNERS_FILE} in ComfyUI's user folder"
+WHERE = f"pivotal/{OWNERS_FILE} in ComfyUI's user folder, by its absolute path"
 LARGEST = 64 * 1024
 
 
